@@ -1,0 +1,23 @@
+"""Real data sets as plain NumPy arrays: fetched once, verified by checksum, cached outside the repository.
+
+The handwritten `digits` ship inside scikit-learn and never need the network. Needs NumPy alone to read
+what is cached; scikit-learn, pillow and scipy are imported by the one reader that wants them.
+"""
+
+from celo.data.cache import data_dir
+from celo.data.load import fetch, is_cached, load_images, load_text
+from celo.data.registry import DATASETS, DatasetInfo
+from celo.data.splits import Images, Split, Text
+
+__all__ = [
+    "DATASETS",
+    "DatasetInfo",
+    "Images",
+    "Split",
+    "Text",
+    "data_dir",
+    "fetch",
+    "is_cached",
+    "load_images",
+    "load_text",
+]

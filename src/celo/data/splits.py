@@ -1,0 +1,68 @@
+"""Train, validation and test splits: disjoint, and the same on every machine and with every NumPy."""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+SPLIT_SEED = 0
+VERSE = re.compile(r"^\w+\d+:\d+ (.*)$", re.MULTILINE)
+
+
+class Split(NamedTuple):
+    """Images and their labels: x uint8 [N, H, W, C] in 0..255, y int32 [N] in 0..num_classes-1."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Images(NamedTuple):
+    """An image data set in three disjoint splits."""
+
+    train: Split
+    valid: Split
+    test: Split
+    num_classes: int
+
+
+class Text(NamedTuple):
+    """A text in three contiguous parts, uint8 [N] each; token t stands for the character vocabulary[t]."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    vocabulary: str
+
+
+def fixed_permutation(count: int) -> np.ndarray:
+    """A random order of `count` examples, int64 [count].
+
+    Sorts raw output of the PCG64 bit generator, which NumPy keeps stable, as it does not keep
+    `Generator.permutation`.
+    """
+    return np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(count), kind="stable")
+
+
+def split_off(x: np.ndarray, y: np.ndarray, count: int) -> tuple[Split, Split]:
+    """The examples without the last `count` of the fixed permutation, and these."""
+    order = fixed_permutation(len(x))
+    kept, held_out = order[:-count], order[-count:]
+    labels = y.astype(np.int32)
+    return Split(x[kept], labels[kept]), Split(x[held_out], labels[held_out])
+
+
+def split_verses(text: str, train: int, valid: int) -> Text:
+    """Verses as lines without their references ("Ge1:1 "): the first `train`, the next `valid`, the rest.
+
+    The vocabulary is every character of the whole text, sorted.
+    """
+    verses = VERSE.findall(text)
+    vocabulary = "".join(sorted(set("".join(verses)) | {"\n"}))
+    token = np.zeros(128, np.uint8)
+    token[np.frombuffer(vocabulary.encode("ascii"), np.uint8)] = np.arange(len(vocabulary))
+
+    def encode(lines: list[str]) -> np.ndarray:
+        return token[np.frombuffer("".join(f"{line}\n" for line in lines).encode("ascii"), np.uint8)]
+
+    end = train + valid
+    return Text(encode(verses[:train]), encode(verses[train:end]), encode(verses[end:]), vocabulary)

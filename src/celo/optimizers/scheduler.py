@@ -1,0 +1,144 @@
+"""Celo's scheduler: an LSTM that turns time and loss into one step size for all tensors.
+
+Celo (arXiv 2501.12670), section 3: eta = 0.1 * exp(w . h + b), h the output of an LSTM of 64 units fed with
+nine features of time and nine of the loss. The published code runs it once for each tensor, on equal
+inputs; the answers are equal, so here it runs once. A hidden layer there maximises over tensors: over
+equal rows that is the identity.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from celo.nn import lstm_step, truncated_normal_fan_in
+from celo.types import Array, Key
+
+GROUP = "scheduler"
+UNITS = 64
+TIME_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
+NUM_LOSS_AVERAGES = 10
+SHORTEST_AVERAGE = 10.0  # steps
+NUM_INPUTS = len(TIME_CENTRES) + NUM_LOSS_AVERAGES - 1
+STEP_SIZE_SCALE = 0.1
+
+
+class LossHistory(NamedTuple):
+    """Moving averages of the loss over ten time scales, and the smallest value each has had."""
+
+    means: Array  # [10], not bias-corrected
+    minima: Array  # [10], of the bias-corrected means
+    count: Array  # int32, losses seen
+
+
+class ScheduleState(NamedTuple):
+    """What the scheduler remembers; a few hundred bytes whatever the model's size."""
+
+    step: Array  # int32, steps taken
+    num_steps: Array  # int32, the horizon
+    losses: LossHistory
+    hidden: Array  # [64]
+    cell: Array  # [64]
+
+
+def init_theta(key: Key) -> dict[str, Array]:
+    """Fresh weights of the scheduler, 35,649 in all: truncated normal of 1/sqrt(fan in), zero biases
+    and initial state."""
+    key_mix, key_skip, key_lstm, key_out = jax.random.split(key, 4)
+    return {
+        "mix_w": truncated_normal_fan_in(key_mix, (NUM_INPUTS, UNITS), NUM_INPUTS),
+        "mix_b": jnp.zeros((UNITS,), jnp.float32),
+        "skip_w": truncated_normal_fan_in(key_skip, (NUM_INPUTS, UNITS), NUM_INPUTS),
+        "skip_b": jnp.zeros((UNITS,), jnp.float32),
+        "lstm_w": truncated_normal_fan_in(key_lstm, (2 * UNITS, 4 * UNITS), 2 * UNITS),
+        "lstm_b": jnp.zeros((4 * UNITS,), jnp.float32),
+        "out_w": truncated_normal_fan_in(key_out, (UNITS,), UNITS),
+        "out_b": jnp.zeros((), jnp.float32),
+        "h0": jnp.zeros((UNITS,), jnp.float32),
+        "c0": jnp.zeros((UNITS,), jnp.float32),
+    }
+
+
+def init(theta: dict[str, Array], num_steps: Array) -> ScheduleState:
+    """The state before the first step of a run of `num_steps` (int32 scalar)."""
+    zeros = jnp.zeros((NUM_LOSS_AVERAGES,), jnp.float32)
+    return ScheduleState(
+        step=jnp.zeros((), jnp.int32),
+        num_steps=jnp.asarray(num_steps, jnp.int32),
+        losses=LossHistory(means=zeros, minima=zeros + jnp.inf, count=jnp.zeros((), jnp.int32)),
+        hidden=jnp.asarray(theta["h0"], jnp.float32),
+        cell=jnp.asarray(theta["c0"], jnp.float32),
+    )
+
+
+def advance(theta: dict[str, Array], state: ScheduleState, loss: Array) -> tuple[Array, ScheduleState]:
+    """Reads one training loss (scalar) and gives the step size for this step.
+
+    Returns:
+      (eta, state): a float32 scalar and the new state.
+    """
+    losses, means = observe(state.losses, loss, state.num_steps)
+    inputs = jnp.concatenate(
+        [
+            time_features(state.step, state.num_steps),
+            loss_features(means, losses),
+        ]
+    )
+    mixed = jax.nn.relu(inputs @ theta["mix_w"] + theta["mix_b"])
+    mixed = mixed + inputs @ theta["skip_w"] + theta["skip_b"]
+    hidden, cell = lstm_step(mixed, state.hidden, state.cell, theta["lstm_w"], theta["lstm_b"])
+    eta = STEP_SIZE_SCALE * jnp.exp(jnp.sum(hidden * theta["out_w"]) + theta["out_b"])
+    return eta, ScheduleState(state.step + 1, state.num_steps, losses, hidden, cell)
+
+
+def time_features(step: Array, num_steps: Array) -> Array:
+    """tanh(10 (step / num_steps - c)) for nine moments c of training; shape [9]."""
+    fraction = step.astype(jnp.float32) / num_steps.astype(jnp.float32)
+    return jnp.tanh(10.0 * (fraction - jnp.asarray(TIME_CENTRES, jnp.float32)))
+
+
+def half_lives(num_steps: Array) -> Array:
+    """Time constants of the ten averages, in steps: log-spaced from 10 to the horizon; shape [10]."""
+    shortest = jnp.log(jnp.float32(SHORTEST_AVERAGE))
+    longest = jnp.log(num_steps.astype(jnp.float32))
+    position = jnp.linspace(0.0, 1.0, NUM_LOSS_AVERAGES, dtype=jnp.float32)
+    return jnp.exp(shortest + position * (longest - shortest))
+
+
+def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHistory, Array]:
+    """Takes one loss (scalar) into the averages.
+
+    A loss counts at most as twice the largest average, so a spike cannot drown the others; NaN counts as
+    infinite. A loss that is still not finite (the very first one, or -inf) is left out.
+
+    Returns:
+      (history, means): the bias-corrected means [10], the very numbers that the minima are taken of.
+    """
+    rates = 1.0 / half_lives(num_steps)
+    loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
+    largest = jnp.max(_corrected(losses.means, rates, losses.count))
+    loss = jnp.minimum(loss, jnp.where(losses.count == 0, loss, 2.0 * jnp.abs(largest)))
+    means = losses.means + -jnp.expm1(-rates) * (loss - losses.means)
+    corrected = _corrected(means, rates, losses.count + 1)
+    seen = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.count + 1)
+    seen, corrected = jax.tree.map(
+        lambda new, old: jnp.where(jnp.isfinite(loss), new, old),
+        (seen, corrected),
+        (losses, _corrected(losses.means, rates, losses.count)),
+    )
+    return seen, corrected
+
+
+def loss_features(means: Array, losses: LossHistory) -> Array:
+    """How each average stands against the next slower one, both above the running minimum; shape [9].
+
+    Zero for the first two losses, when all averages are alike.
+    """
+    faster, slower, least = means[:-1], means[1:], losses.minima[:-1]
+    ratio = (faster - least) / jnp.maximum(1e-8, slower - least)
+    return jnp.where(losses.count <= 2, 0.0, jnp.clip(ratio - 1.0, -1.0, 1.0))
+
+
+def _corrected(means: Array, rates: Array, count: Array) -> Array:
+    """Bias-corrected means, mean / (1 - exp(-rate * count)); zero before the first loss."""
+    return means / -jnp.expm1(-rates * jnp.maximum(count, 1).astype(jnp.float32))

@@ -1,0 +1,194 @@
+"""Celo's update rule: one small network, shared by all parameters, turns gradient statistics into a step.
+
+Celo (arXiv 2501.12670), section 3. For a parameter p with gradient g, 30 inputs -> 4 -> 4 -> (direction d,
+magnitude s), rectified linear units between, and
+
+    update = -0.001 * d * exp(0.001 * s) * sqrt(mean(p²) + 1e-9)
+
+Each input is divided by its root mean square over the tensor. The first layer is linear, so that division
+is folded into its weights, and inputs that vary along one axis only are contracted with the weights
+before they are broadcast: no array of 30 inputs is ever made.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from celo.features import TensorStats, finite_gradient, init_stats, inverse_factors, rms, update_stats
+from celo.nn import truncated_normal_fan_in
+from celo.optimizers.base import LearnedOptimizer
+from celo.types import Array, Key, OptState, Params, Theta, Updates
+
+GROUP = "update_rule"
+NUM_INPUTS, HIDDEN, NUM_OUTPUTS = 30, 4, 2
+MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
+SECOND_MOMENT_DECAY = 0.999
+FACTORED_DECAYS = (0.9, 0.99, 0.999)
+GRADIENT_LIMIT = 1000.0
+STEP_SCALE = 1e-3
+MAGNITUDE_SCALE = 1e-3
+
+
+class RuleState(NamedTuple):
+    """Statistics of the gradients; each field is a tuple, over decays, of pytrees like the parameters."""
+
+    momenta: tuple[Params, ...]
+    second_moment: Params
+    row: tuple[Params, ...]
+    col: tuple[Params, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateRule(LearnedOptimizer):
+    """Celo's update rule by itself: the optimizer of meta-training's first phase.
+
+    It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
+    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights.
+    """
+
+    theta_groups = (GROUP,)
+
+    def init_theta(self, key: Key) -> Theta:
+        """Truncated normal weights of deviation 1/sqrt(fan in), zero biases."""
+        key0, key1, key2 = jax.random.split(key, 3)
+        return {
+            GROUP: {
+                "w0": truncated_normal_fan_in(key0, (NUM_INPUTS, HIDDEN), NUM_INPUTS),
+                "b0": jnp.zeros((HIDDEN,), jnp.float32),
+                "w1": truncated_normal_fan_in(key1, (HIDDEN, HIDDEN), HIDDEN),
+                "b1": jnp.zeros((HIDDEN,), jnp.float32),
+                "w2": truncated_normal_fan_in(key2, (HIDDEN, NUM_OUTPUTS), HIDDEN),
+                "b2": jnp.zeros((NUM_OUTPUTS,), jnp.float32),
+            }
+        }
+
+    def init(self, theta: Theta, params: Params, num_steps: Array) -> RuleState:
+        """Zero statistics, float32."""
+        del theta, num_steps
+        leaves, treedef = jax.tree.flatten(params)
+        return _pack([init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)) for p in leaves], treedef)
+
+    def update(
+        self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
+    ) -> tuple[Updates, RuleState]:
+        """One step of the rule for every tensor."""
+        del value
+        leaves, treedef = jax.tree.flatten(params)
+        grad_leaves = treedef.flatten_up_to(grads)
+        steps = [
+            tensor_update(theta[GROUP], stats, grad, param)
+            for stats, grad, param in zip(_unpack(state, treedef), grad_leaves, leaves, strict=True)
+        ]
+        updates = [step.astype(p.dtype) for (step, _), p in zip(steps, leaves, strict=True)]
+        return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+
+
+def tensor_update(
+    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
+) -> tuple[Array, TensorStats]:
+    """The rule for one tensor of any shape: (update, float32; new statistics)."""
+    grad = finite_gradient(grad, GRADIENT_LIMIT)
+    param = param.astype(jnp.float32)
+    stats = update_stats(
+        stats,
+        grad,
+        momentum_decays=MOMENTUM_DECAYS,
+        second_moment_decay=SECOND_MOMENT_DECAY,
+        factored_decays=FACTORED_DECAYS,
+    )
+    inputs = rule_inputs(stats, grad, param)
+    scale = jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in inputs])
+    hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], inputs))
+    hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
+    direction, magnitude = _dense(theta["w2"], theta["b2"], hidden)
+    step = -STEP_SCALE * rms(param, 1e-9)
+    return step * direction * jnp.exp(MAGNITUDE_SCALE * magnitude), stats
+
+
+def rule_inputs(stats: TensorStats, grad: Array, param: Array) -> list[Array]:
+    """The rule's 30 inputs for one tensor, in the order of the rows of `w0`, before normalisation.
+
+    Row and column inputs keep their size-1 axis: they broadcast to the tensor. A tensor with fewer than
+    two axes has its whole second moment in their places.
+    """
+    momenta, rows = stats.momenta, stats.row
+    inverse_rms = jax.lax.rsqrt(stats.second_moment + 1e-6)
+    if grad.ndim < 2:
+        cols = rows
+        preconditioned_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
+        preconditioned_momenta = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, rows, strict=True)]
+    else:
+        cols = stats.col
+        factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]
+        preconditioned_grad = [grad * r * c for r, c in factors]
+        preconditioned_momenta = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
+    return [
+        grad,
+        jnp.clip(grad, -0.1, 0.1),
+        param,
+        *momenta,
+        stats.second_moment,
+        *(m * inverse_rms for m in momenta),
+        inverse_rms,
+        *preconditioned_grad,
+        grad * inverse_rms,
+        *rows,
+        *cols,
+        *(jax.lax.rsqrt(x + 1e-8) for x in rows),
+        *(jax.lax.rsqrt(x + 1e-8) for x in cols),
+        *preconditioned_momenta,
+    ]
+
+
+def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array]:
+    """A linear layer over lists of arrays, one for each unit.
+
+    Sums of weight * input over separate arrays compile to one vectorised loop; a contraction of stacked
+    inputs does not. Inputs of one shape are summed before they are broadcast.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for k, x in enumerate(inputs):
+        by_shape.setdefault(x.shape, []).append(k)
+    return [
+        sum((sum(weights[k, unit] * inputs[k] for k in group) for group in by_shape.values()), biases[unit])
+        for unit in range(weights.shape[1])
+    ]
+
+
+def _relu(units: Sequence[Array]) -> list[Array]:
+    return [jax.nn.relu(unit) for unit in units]
+
+
+def _pack(stats: Sequence[TensorStats], treedef: jax.tree_util.PyTreeDef) -> RuleState:
+    """Statistics of each tensor -> a state whose leaves are pytrees like the parameters."""
+
+    def tree(leaves: Sequence[Array]) -> Params:
+        return jax.tree.unflatten(treedef, leaves)
+
+    decays = range(len(FACTORED_DECAYS))
+    return RuleState(
+        momenta=tuple(tree([s.momenta[k] for s in stats]) for k in range(len(MOMENTUM_DECAYS))),
+        second_moment=tree([s.second_moment for s in stats]),
+        row=tuple(tree([s.row[k] for s in stats]) for k in decays),
+        col=tuple(tree([s.col[k] for s in stats]) for k in decays),
+    )
+
+
+def _unpack(state: RuleState, treedef: jax.tree_util.PyTreeDef) -> list[TensorStats]:
+    """The inverse of `_pack`."""
+    momenta = [treedef.flatten_up_to(tree) for tree in state.momenta]
+    second_moment = treedef.flatten_up_to(state.second_moment)
+    rows = [treedef.flatten_up_to(tree) for tree in state.row]
+    cols = [treedef.flatten_up_to(tree) for tree in state.col]
+    return [
+        TensorStats(
+            momenta=tuple(m[i] for m in momenta),
+            second_moment=second_moment[i],
+            row=tuple(r[i] for r in rows),
+            col=tuple(c[i] for c in cols),
+        )
+        for i in range(treedef.num_leaves)
+    ]

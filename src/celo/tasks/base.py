@@ -1,0 +1,64 @@
+"""What a task is: parameters to find, a loss to lower, batches to draw."""
+
+import abc
+from typing import Any
+
+import jax
+
+from celo.types import Array, Batch, Key, ModelState, Params
+
+SPLITS = ("train", "valid", "test")
+
+
+class Task(abc.ABC):
+    """One inner problem. A pytree: every array in which two tasks of a family differ is a leaf.
+
+    The data is never a leaf; it belongs to the family, and batches are arguments.
+    """
+
+    @abc.abstractmethod
+    def init(self, key: Key) -> tuple[Params, ModelState]:
+        """Fresh parameters and model state (() where the model has none)."""
+
+    @abc.abstractmethod
+    def loss(
+        self, params: Params, model_state: ModelState, key: Key, batch: Batch
+    ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
+        """The loss on one batch.
+
+        Returns:
+          (loss, (model_state, metrics)): a float32 scalar, the state after the batch, and named
+          scalars for people to read.
+        """
+
+
+class TaskFamily(abc.ABC):
+    """A distribution of tasks that share shapes, and the data they draw on.
+
+    A family is made once and closed over; its methods are pure, can be jitted and vmapped.
+
+    Attributes:
+      members: names of the kinds of task in the family, for reports; `sample` takes their index.
+      loss_cap: what the loss of meta-training is clipped to, and what a non-finite loss counts as.
+    """
+
+    members: tuple[str, ...]
+    loss_cap: float
+
+    @abc.abstractmethod
+    def sample(self, key: Key, member: Array) -> Any:
+        """A random task of the kind `members[member]`, `member` an int32 scalar."""
+
+    @abc.abstractmethod
+    def batch(self, task: Any, split: str, key: Key) -> Batch:
+        """One mini-batch for `task` from the split "train", "valid" or "test", a pure function of `key`."""
+
+
+def value_and_grad(
+    task: Any, params: Params, model_state: ModelState, key: Key, batch: Batch
+) -> tuple[Array, Params, ModelState]:
+    """(loss, gradient, new model state) of a task at `params` on one batch."""
+    (loss, (model_state, _)), grads = jax.value_and_grad(task.loss, has_aux=True)(
+        params, model_state, key, batch
+    )
+    return loss, grads, model_state

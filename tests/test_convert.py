@@ -1,0 +1,405 @@
+import hashlib
+from pathlib import Path
+
+import msgpack
+import numpy as np
+import pytest
+
+from celo import convert as converter
+from celo import weights
+from celo.convert import convert, read_official, to_official
+from celo.errors import CeloError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+WIDTHS = [1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3]
+COUNTS = {"celo": (35_803, 1_286), "celo_adam": (35_649, 1_216)}
+
+
+def official_tree(architecture, seed=0):
+    """Random weights in the published nesting and key order, written out independently of the converter."""
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.normal(size=shape).astype("f4")
+
+    def linear(inputs, outputs):
+        return {"b": draw(outputs), "w": draw(inputs, outputs)}
+
+    blocks = {f"w0__{group}": draw(1, width, 4) for group, width in enumerate(WIDTHS)}
+    stack = {"b0": draw(1, 4), "b1": draw(1, 4), "b2": draw(1, 3), **dict(sorted(blocks.items()))}
+    stack |= {"w1": draw(1, 4, 4), "w2": draw(1, 4, 3)}
+    rnn = {
+        "linear": linear(18, 64),
+        "linear_1": linear(18, 64),
+        "linear_2": linear(18, 64),
+        "rnn/linear": linear(128, 256),
+        "rnn_to_controls": linear(64, 1),
+        "step_size": linear(64, 1),
+    }
+    tree = {
+        "ff_mod_stack": {"~": stack},
+        "lstm_init_state": {"hidden": draw(1, 64), "cell": draw(1, 64)},
+        "rnn_params": rnn,
+    }
+    if architecture == "celo_adam":
+        del tree["ff_mod_stack"], rnn["rnn_to_controls"]
+    return tree
+
+
+def pack_array(array):
+    return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
+
+
+def pack(tree):
+    return msgpack.packb(tree, default=pack_array)
+
+
+def write(path, tree):
+    path.write_bytes(pack(tree))
+    return path
+
+
+def reference(architecture):
+    path = SHARED / "reference" / architecture / "theta.state"
+    if not path.exists():
+        pytest.skip(f"the published file is not here: {path}")
+    return path
+
+
+@pytest.fixture(params=["celo", "celo_adam"])
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture
+def state(tmp_path, architecture):
+    return write(tmp_path / "theta.state", official_tree(architecture))
+
+
+# Round trips
+
+
+def check_round_trip(source, architecture, folder):
+    data = source.read_bytes()
+    ours, back = folder / "ours.safetensors", folder / "back.state"
+    forth_line, back_line = convert(source, ours), convert(ours, back)
+    assert back.read_bytes() == data
+    loaded = weights.load(ours)
+    live, dead = COUNTS[architecture]
+    assert sum(array.size for array in weights.flatten(loaded.theta).values()) == live
+    assert sum(array.size for array in loaded.extra.values()) == dead
+    official_sha256 = hashlib.sha256(data).hexdigest()
+    assert loaded.metadata == {
+        "format": "celo-theta/1",
+        "architecture": architecture,
+        "official_sha256": official_sha256,
+    }
+    assert forth_line == f"{ours}: {architecture}, {live:,} weights, sha256 {loaded.sha256}"
+    assert back_line == f"{back}: {architecture}, {live:,} weights, sha256 {official_sha256}"
+
+
+def test_round_trip_of_synthetic_files(state, architecture, tmp_path):
+    check_round_trip(state, architecture, tmp_path)
+
+
+def test_round_trip_of_the_published_files(architecture, tmp_path):
+    check_round_trip(reference(architecture), architecture, tmp_path)
+
+
+def test_read_and_write_by_hand(state, architecture, tmp_path):
+    theta, unused, found = read_official(state)
+    assert found == architecture
+    digest = to_official(theta, unused, tmp_path / "back.state")
+    assert (tmp_path / "back.state").read_bytes() == state.read_bytes()
+    assert digest == hashlib.sha256(state.read_bytes()).hexdigest()
+
+
+def test_weights_without_unused_part_get_zeros_there(state, architecture, tmp_path):
+    theta, _, _ = read_official(state)
+    path = tmp_path / "own.safetensors"
+    weights.save(path, theta, metadata={"architecture": architecture}, extra={"notes": np.ones(1, "f4")})
+    convert(path, tmp_path / "own.state")
+
+    tree = official_tree(architecture)
+    dead = [tree["rnn_params"]["linear"]["b"], tree["rnn_params"]["linear"]["w"]]
+    if architecture == "celo":
+        stack, controls = tree["ff_mod_stack"]["~"], tree["rnn_params"]["rnn_to_controls"]
+        dead += [stack["w2"][:, :, 2], stack["b2"][:, 2], controls["b"], controls["w"]]
+    for array in dead:
+        array[...] = 0
+    assert (tmp_path / "own.state").read_bytes() == pack(tree)
+
+
+def test_bundled_names_can_be_converted_back(state, tmp_path, monkeypatch):
+    shelf = tmp_path / "pretrained"
+    shelf.mkdir()
+    convert(state, shelf / "mine.safetensors")
+    monkeypatch.setattr(weights, "_folder", lambda: shelf)
+    convert("mine", tmp_path / "back.state")
+    assert (tmp_path / "back.state").read_bytes() == state.read_bytes()
+
+
+# Where every number goes
+
+
+def test_update_rule_mapping(tmp_path):
+    tree = official_tree("celo")
+    theta, unused, _ = read_official(write(tmp_path / "theta.state", tree))
+    stack, ours = tree["ff_mod_stack"]["~"], theta["update_rule"]
+    assert ours["w0"].shape == (30, 4)
+    row = 0
+    for group, width in enumerate(WIDTHS):
+        for inside in range(width):
+            np.testing.assert_array_equal(ours["w0"][row], stack[f"w0__{group}"][0, inside])
+            row += 1
+    assert row == 30
+    expected = {
+        "b0": stack["b0"][0],
+        "w1": stack["w1"][0],
+        "b1": stack["b1"][0],
+        "w2": stack["w2"][0, :, :2],
+        "b2": stack["b2"][0, :2],
+    }
+    assert ours.keys() == {"w0", *expected}
+    for name, array in expected.items():
+        np.testing.assert_array_equal(ours[name], array, strict=True)
+    np.testing.assert_array_equal(unused["official/ff_mod_stack/w2_third"], stack["w2"][0, :, 2], strict=True)
+    assert unused["official/ff_mod_stack/b2_third"] == stack["b2"][0, 2]
+
+
+def test_scheduler_mapping(state, architecture):
+    theta, unused, _ = read_official(state)
+    tree = official_tree(architecture)
+    rnn, start = tree["rnn_params"], tree["lstm_init_state"]
+    expected = {
+        "mix_w": rnn["linear_1"]["w"],
+        "mix_b": rnn["linear_1"]["b"],
+        "skip_w": rnn["linear_2"]["w"],
+        "skip_b": rnn["linear_2"]["b"],
+        "lstm_w": rnn["rnn/linear"]["w"],
+        "lstm_b": rnn["rnn/linear"]["b"],
+        "out_w": rnn["step_size"]["w"][:, 0],
+        "out_b": rnn["step_size"]["b"].reshape(()),
+        "h0": start["hidden"][0],
+        "c0": start["cell"][0],
+    }
+    assert theta["scheduler"].keys() == expected.keys()
+    assert theta.keys() == ({"update_rule", "scheduler"} if architecture == "celo" else {"scheduler"})
+    for name, array in expected.items():
+        np.testing.assert_array_equal(theta["scheduler"][name], array, strict=True)
+    for name in set(rnn) & {"linear", "rnn_to_controls"}:
+        for leaf in "bw":
+            kept = unused[f"official/rnn_params/{name}/{leaf}"]
+            np.testing.assert_array_equal(kept, rnn[name][leaf], strict=True)
+
+
+# Official files that are not what they should be
+
+
+CELL = "lstm_init_state.cell"
+
+
+def packed(*content):
+    return msgpack.ExtType(1, msgpack.packb(content))
+
+
+def with_value(array, value):
+    array.flat[3] = value
+    return array
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("rnn_params.linear_1.w", None, r"missing: rnn_params\.linear_1\.w"),
+        ("rnn_params", None, "missing: .* and 8 more"),
+        ("rnn_params.extra.w", np.zeros(1, "f4"), r"unexpected: rnn_params\.extra\.w"),
+        ("extra", {}, "extra is a dict, not an array"),
+        ("extra", {"a.b": 0}, "unexpected key 'a.b'"),
+        ("extra", {b"bytes": 0}, "unexpected key b'bytes'"),
+        ("k" * 100, np.zeros(1, "f4"), "invalid msgpack"),
+        ("ff_mod_stack.~.w1", np.zeros((32, 4, 4), "f4"), r"w1 is \(32, 4, 4\), expected \(1, 4, 4\)"),
+        ("rnn_params.linear.b", np.zeros(64, "f8"), r"rnn_params\.linear\.b is float64, not float32"),
+        ("rnn_params.linear.b", with_value(np.zeros(64, "f4"), np.inf), r"finite: rnn_params\.linear\.b"),
+        (CELL, with_value(np.zeros((1, 64), "f4"), np.nan), r"not finite: lstm_init_state\.cell"),
+        (CELL, [0.0, 1.0], r"lstm_init_state\.cell is a list, not an array"),
+        ("rnn_params.linear.w", {"deep": 0}, r"rnn_params\.linear\.w is a dict, not an array"),
+        (CELL, msgpack.ExtType(2, b""), "cell is a ExtType, not an array"),
+        (CELL, msgpack.ExtType(1, b""), "invalid msgpack"),
+        (CELL, msgpack.ExtType(1, b"\xc1"), "invalid msgpack"),
+        (CELL, packed([1], "float32"), "not packed as shape, dtype and bytes"),
+        (CELL, packed([True], "float32", bytes(4)), "not packed as shape"),
+        (CELL, packed(["1"], "float32", bytes(4)), "not packed as shape"),
+        (CELL, packed([1, 64], "float32", bytes(8)), r"8 bytes, .* shape \(1, 64\)"),
+        (CELL, packed([-1, -1], "float32", bytes(4)), "4 bytes, which do not make"),
+        (CELL, packed([0, 2**63], "float32", b""), "0 bytes, which do not make"),
+        (CELL, packed([1] * 9, "float32", bytes(4)), "invalid msgpack"),
+        (CELL, packed([], "float32", bytes(4)), r"cell is \(\), expected \(1, 64\)"),
+    ],
+)
+def test_wrong_content(tmp_path, name, value, message):
+    tree = official_tree("celo")
+    *groups, leaf = name.split(".")
+    node = tree
+    for group in groups:
+        node = node.setdefault(group, {})
+    node[leaf] = value
+    if value is None:
+        del node[leaf]
+    path = write(tmp_path / "theta.state", tree)
+    with pytest.raises(CeloError, match=rf"theta\.state: not an official theta.state of celo.*{message}"):
+        read_official(path)
+    with pytest.raises(CeloError, match=message):
+        convert(path, tmp_path / "ours.safetensors")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "invalid msgpack"),
+        (b"\xc1", "invalid msgpack"),
+        (b"\x80", "taken for celo_adam, but missing"),
+        (b"\x00", "holds one int instead of a dict"),
+        (b"PK\x03\x04 a zip or npz file", "invalid msgpack"),
+        (b"\x91" * 100_000, "invalid msgpack"),  # nested beyond any limit
+        (b"\x81\xa1a" * 2_000 + b"\x00", "invalid msgpack"),
+        (b"\xdd\xff\xff\xff\xff", "invalid msgpack"),  # a list of 4 billion entries
+        (b"\xdf\xff\xff\xff\xff", "invalid msgpack"),
+        (b"\xc6\xff\xff\xff\xff", "invalid msgpack"),
+        (b"\x81\xa1a\xd6\xff\x00\x00\x00\x00", "a is a Timestamp, not an array"),
+        (b"\x81\xc0\x00", "invalid msgpack"),  # a key that is no text
+        (b"\x81\xa1\xff\x00", "invalid msgpack"),  # not UTF-8
+    ],
+)
+def test_wrong_bytes(tmp_path, data, message):
+    path = tmp_path / "theta.state"
+    path.write_bytes(data)
+    with pytest.raises(CeloError, match=message):
+        read_official(path)
+
+
+def test_truncation_anywhere_is_a_celo_error(state, tmp_path):
+    data = state.read_bytes()
+    cut = tmp_path / "cut.state"
+    offsets = {*range(700), *range(700, len(data), 997), *range(len(data) - 300, len(data))}
+    for length in sorted(offsets):
+        cut.write_bytes(data[:length])
+        with pytest.raises(CeloError, match=r"cut\.state: not an official"):
+            read_official(cut)
+    cut.write_bytes(data + b"\x00")
+    with pytest.raises(CeloError, match="invalid msgpack"):
+        read_official(cut)
+
+
+def test_flipped_and_random_bytes_raise_nothing_but_celo_error(state):
+    rng = np.random.default_rng(0)
+    data = state.read_bytes()
+    outcomes = set()
+    for trial in range(1500):
+        if trial % 4:
+            corrupt = bytearray(data)
+            for index in rng.integers(0, 800 if trial % 4 == 1 else len(data), size=rng.integers(1, 6)):
+                corrupt[index] = rng.integers(256)
+        else:
+            corrupt = rng.bytes(rng.integers(0, 300))
+        try:
+            converter._decode(bytes(corrupt), "fuzz")
+            outcomes.add("read")  # a changed number is still a number
+        except CeloError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+# convert's arguments
+
+
+def test_missing_source(tmp_path):
+    for destination in ["x.safetensors", "x.state"]:
+        with pytest.raises(CeloError, match="no such file"):
+            convert(tmp_path / "gone.state", tmp_path / destination)
+    with pytest.raises(CeloError, match="unknown weights 'gone'"):
+        convert("gone", tmp_path / "x.state")
+
+
+@pytest.mark.parametrize("name", ["ours", "ours.npz", "folder"])
+def test_destination_suffix_chooses_the_direction(state, tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CeloError, match=r"must end in \.safetensors .* or \.state"):
+        convert(state, tmp_path / name)
+
+
+def test_destination_must_be_a_file_in_a_folder_that_exists(state, tmp_path):
+    ours = tmp_path / "ours.safetensors"
+    convert(state, ours)
+    for source, suffix in [(state, "safetensors"), (ours, "state")]:
+        (tmp_path / f"folder.{suffix}").mkdir()
+        with pytest.raises(CeloError, match="is a folder; name the file"):
+            convert(source, tmp_path / f"folder.{suffix}")
+        with pytest.raises(CeloError, match=r"the folder .*gone does not exist"):
+            convert(source, tmp_path / "gone" / f"x.{suffix}")
+
+
+def test_source_is_never_overwritten_with_itself(state, tmp_path, monkeypatch):
+    data = state.read_bytes()
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(state)
+    monkeypatch.chdir(tmp_path)
+    for destination in [state, "theta.state", "./theta.state", link]:
+        with pytest.raises(CeloError, match="same file"):
+            convert(state, destination)
+    assert state.read_bytes() == data
+
+
+def test_wrong_direction_points_to_the_right_one(state, tmp_path):
+    with pytest.raises(CeloError, match=r"celo convert theta\.state celo\.safetensors"):
+        convert(state, tmp_path / "other.state")
+    ours = tmp_path / "ours.safetensors"
+    convert(state, ours)
+    with pytest.raises(CeloError, match=r"not an official theta\.state"):
+        convert(ours, tmp_path / "other.safetensors")
+
+
+def test_an_older_destination_is_replaced(state, tmp_path):
+    ours = tmp_path / "ours.safetensors"
+    ours.write_bytes(b"old")
+    convert(state, ours)
+    assert weights.load(ours).theta
+
+
+def test_architectures_without_official_form(tmp_path):
+    path = tmp_path / "x.safetensors"
+    weights.save(path, {"g": {"x": np.zeros(1, "f4")}}, metadata={"architecture": "velo"})
+    with pytest.raises(CeloError, match="only celo and celo_adam have an official form, not 'velo'"):
+        convert(path, tmp_path / "x.state")
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "message"),
+    [
+        ("scheduler", "out_b", np.zeros(1, "f4"), r"out_b is \(1,\), expected \(\)"),
+        ("scheduler", "more", np.zeros(1, "f4"), "unexpected: scheduler/more"),
+        ("update_rule", "w0", np.full((30, 4), np.inf, "f4"), "not finite: update_rule/w0"),
+        ("update_rule", "b1", np.zeros(4), "not float32: update_rule/b1"),
+    ],
+)
+def test_to_official_checks_theta(tmp_path, group, name, value, message):
+    theta, unused, _ = read_official(write(tmp_path / "theta.state", official_tree("celo")))
+    theta[group][name] = value
+    with pytest.raises(CeloError, match=rf"θ is not a θ of celo: .*{message}"):
+        to_official(theta, unused, tmp_path / "out.state")
+
+
+def test_to_official_wants_all_unused_arrays_or_none(state, tmp_path):
+    theta, unused, _ = read_official(state)
+    unused.popitem()
+    with pytest.raises(CeloError, match="unused arrays of θ do not fit: missing"):
+        to_official(theta, unused, tmp_path / "out.state")
+
+
+def test_metadata_and_content_must_agree(tmp_path):
+    theta, _, _ = read_official(write(tmp_path / "theta.state", official_tree("celo_adam")))
+    path = tmp_path / "x.safetensors"
+    weights.save(path, theta, metadata={"architecture": "celo"})
+    with pytest.raises(CeloError, match="is not a θ of celo: missing: update_rule"):
+        convert(path, tmp_path / "x.state")
