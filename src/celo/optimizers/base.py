@@ -102,7 +102,8 @@ def require_params(params: Params | None) -> Params:
     """The parameters, or the error optax gives when a transformation misses them."""
     if params is None:
         raise CeloError(
-            "this optimizer reads the parameters, got params=None; call update(grads, state, params, value=loss)"
+            "this optimizer reads the parameters, got params=None; "
+            "call update(grads, state, params, value=loss)"
         )
     return params
 
