@@ -60,14 +60,17 @@ def init_theta(key: Key) -> dict[str, Array]:
 
 
 def init(theta: dict[str, Array], num_steps: Array) -> ScheduleState:
-    """The state before the first step of a run of `num_steps` (int32 scalar)."""
+    """The state before the first step of a run of `num_steps` (int32 scalar).
+
+    What comes from the arguments is copied, so that a donated state does not take θ with it.
+    """
     zeros = jnp.zeros((NUM_LOSS_AVERAGES,), jnp.float32)
     return ScheduleState(
         step=jnp.zeros((), jnp.int32),
-        num_steps=jnp.asarray(num_steps, jnp.int32),
+        num_steps=jnp.array(num_steps, jnp.int32),
         losses=LossHistory(means=zeros, minima=zeros + jnp.inf, count=jnp.zeros((), jnp.int32)),
-        hidden=jnp.asarray(theta["h0"], jnp.float32),
-        cell=jnp.asarray(theta["c0"], jnp.float32),
+        hidden=jnp.array(theta["h0"], jnp.float32),
+        cell=jnp.array(theta["c0"], jnp.float32),
     )
 
 

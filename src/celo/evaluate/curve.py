@@ -1,0 +1,216 @@
+"""Training curves: any optax transformation on any task, several seeds (and learning rates) in one program.
+
+Runs that share a seed share the task, its initial parameters, the batches they train on and those they are
+evaluated on, whatever the optimizer, so that differences between curves are differences between optimizers.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from celo.tasks.base import TaskFamily, value_and_grad
+from celo.types import Array, Key, ModelState, OptState, Params
+
+EVAL_EVERY = 10  # steps between evaluations, and the batches of each: Celo's protocol
+EVAL_BATCHES = 5
+FINAL_EVAL_BATCHES = 10
+
+
+class Curve(NamedTuple):
+    """What runs reported; NumPy arrays. A run that diverges has non-finite losses from then on.
+
+    Attributes:
+      steps: [E] training steps taken before each evaluation; the first is 0, the last num_steps.
+      train_loss: [..., seeds, E] mean loss on fresh training batches.
+      valid_loss: [..., seeds, E] the same on validation batches.
+      metrics: name -> [..., seeds, E], the task's metrics on the validation batches.
+    """
+
+    steps: np.ndarray
+    train_loss: np.ndarray
+    valid_loss: np.ndarray
+    metrics: dict[str, np.ndarray]
+
+
+def train_curve(
+    family: TaskFamily,
+    member: int,
+    tx: optax.GradientTransformation,
+    *,
+    num_steps: int,
+    seeds: Sequence[int],
+    eval_every: int = EVAL_EVERY,
+) -> Curve:
+    """Train once per seed, all seeds side by side; the curve's arrays are [seeds, E].
+
+    Args:
+      family: where tasks and batches come from.
+      member: index into `family.members`.
+      tx: the optimizer; it is given `value=loss` if it takes extra arguments.
+      num_steps: training steps.
+      seeds: what task, initialisation and data order depend on.
+      eval_every: steps between evaluations; the last comes after the last step all the same.
+    """
+    curves = train_curves_over_rates(
+        family, member, lambda _: tx, (0.0,), num_steps=num_steps, seeds=seeds, eval_every=eval_every
+    )
+    return curve_at(curves, 0)
+
+
+def train_curves_over_rates(
+    family: TaskFamily,
+    member: int,
+    make_tx: Callable[[Array], optax.GradientTransformation],
+    rates: Sequence[float],
+    *,
+    num_steps: int,
+    seeds: Sequence[int],
+    eval_every: int = EVAL_EVERY,
+) -> Curve:
+    """Train at every learning rate with every seed, side by side; the curve's arrays are [rates, seeds, E].
+
+    Args:
+      family: where tasks and batches come from.
+      member: index into `family.members`.
+      make_tx: learning rate, a traced float32 scalar -> optimizer.
+      rates: learning rates.
+      num_steps: training steps.
+      seeds: as in `train_curve`.
+      eval_every: as in `train_curve`.
+    """
+
+    def run(rate: Array, start: _Start) -> dict[str, Any]:
+        return _train(family, make_tx(rate), num_steps, eval_every, start)
+
+    starts = [_start(family, member, jnp.asarray(seed, jnp.uint32)) for seed in seeds]
+    starts = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+    grid = jax.jit(jax.vmap(jax.vmap(run, in_axes=(None, 0)), in_axes=(0, None)))
+    reports = jax.device_get(grid(jnp.asarray(rates, jnp.float32), starts))
+    steps = np.append(np.arange(0, num_steps, eval_every), num_steps)
+    (train_loss, _), (valid_loss, metrics) = reports["train"], reports["valid"]
+    return Curve(steps, train_loss, valid_loss, metrics)
+
+
+def curve_at(curves: Curve, index: Any) -> Curve:
+    """The part of `curves` at `index` of the leading axes (a number, a slice, or a tuple of them)."""
+    steps, *arrays = curves
+    return Curve(steps, *jax.tree.map(lambda x: x[index], arrays))
+
+
+def seconds_per_step(
+    family: TaskFamily,
+    member: int,
+    tx: optax.GradientTransformation,
+    *,
+    num_steps: int = 100,
+    repeats: int = 7,
+) -> float:
+    """Seconds of one training step (batch, gradient, update), one run alone; the fastest of `repeats` timings.
+
+    Each timing is `num_steps` compiled steps in one call, after a warm-up. The fastest one is the one least
+    disturbed by other programs.
+    """
+    start = _start(family, member, jnp.zeros((), jnp.uint32))
+    step = _stepper(family, start.task, tx)
+
+    @jax.jit
+    def train(start: _Start) -> _Run:
+        run = _Run(start.params, start.model_state, tx.init(start.params))
+        keys = jax.random.split(start.key_steps, (num_steps, 2))
+        return jax.lax.scan(lambda run, key: (step(run, key), None), run, keys)[0]
+
+    seconds = []
+    for _ in range(1 + repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(train(start))
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds) / num_steps
+
+
+class _Start(NamedTuple):
+    """All that depends on the seed and not on the optimizer."""
+
+    task: Any
+    params: Params
+    model_state: ModelState
+    key_steps: Key
+    key_eval: Key
+
+
+class _Run(NamedTuple):
+    """One training run in flight."""
+
+    params: Params
+    model_state: ModelState
+    opt_state: OptState
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _start(family: TaskFamily, member: int, seed: Array) -> _Start:
+    key_task, key_init, key_steps, key_eval = jax.random.split(jax.random.key(seed), 4)
+    task = family.sample(key_task, jnp.asarray(member, jnp.int32))
+    params, model_state = task.init(key_init)
+    return _Start(task, params, model_state, key_steps, key_eval)
+
+
+def _stepper(
+    family: TaskFamily, task: Any, tx: optax.GradientTransformation
+) -> Callable[[_Run, Key], _Run]:
+    """One training step, the same code for every optimizer."""
+    tx = optax.with_extra_args_support(tx)
+
+    def step(run: _Run, keys: Key) -> _Run:
+        key_batch, key_loss = keys
+        batch = family.batch(task, "train", key_batch)
+        loss, grads, model_state = value_and_grad(task, run.params, run.model_state, key_loss, batch)
+        updates, opt_state = tx.update(grads, run.opt_state, run.params, value=loss)
+        return _Run(optax.apply_updates(run.params, updates), model_state, opt_state)
+
+    return step
+
+
+def _train(
+    family: TaskFamily,
+    tx: optax.GradientTransformation,
+    num_steps: int,
+    eval_every: int,
+    start: _Start,
+) -> dict[str, Any]:
+    """{split: (losses [E], metrics [E])} of one run."""
+    step = _stepper(family, start.task, tx)
+    points = -(-num_steps // eval_every) + 1
+    times = jnp.minimum(jnp.arange(points, dtype=jnp.int32) * eval_every, num_steps)
+    # All keys are split here, at once: random bits are what XLA takes longest to compile.
+    eval_keys = jax.random.split(start.key_eval, (points, FINAL_EVAL_BATCHES, 2))
+    step_keys = jax.random.split(start.key_steps, (num_steps, 2))
+
+    def evaluate(run: _Run, keys: Key) -> dict[str, Any]:
+        key_batch, key_loss = keys
+        result = {}
+        for split in ("train", "valid"):
+            batch = family.batch(start.task, split, key_batch)
+            loss, (_, metrics) = start.task.loss(run.params, run.model_state, key_loss, batch)
+            result[split] = jax.tree.map(lambda x: x.astype(jnp.float32), (loss, metrics))
+        return result
+
+    def segment(run: _Run, now: tuple[Array, Key]) -> tuple[_Run, dict[str, Any]]:
+        t, keys = now
+        batches = jnp.where(t == num_steps, FINAL_EVAL_BATCHES, EVAL_BATCHES)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(evaluate, run, keys[0])
+        )
+        sums = jax.lax.fori_loop(
+            0, batches, lambda i, sums: jax.tree.map(jnp.add, sums, evaluate(run, keys[i])), zeros
+        )
+        stop = jnp.minimum(t + eval_every, num_steps)  # after the last evaluation no steps are left
+        run = jax.lax.fori_loop(t, stop, lambda i, run: step(run, step_keys[i]), run)
+        return run, jax.tree.map(lambda x: x / batches, sums)
+
+    run = _Run(start.params, start.model_state, tx.init(start.params))
+    return jax.lax.scan(segment, run, (times, eval_keys))[1]

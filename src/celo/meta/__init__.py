@@ -1,0 +1,1 @@
+"""Meta-training: unrolled problems, gradient estimators, and the loop that trains θ."""

@@ -1,0 +1,176 @@
+"""The outer step: estimate the meta-gradient on all devices, take one AdamW step on θ, many times a call."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from celo import tree
+from celo.meta.pes import PES
+from celo.meta.recipes import Recipe
+from celo.meta.unroll import Unroll
+from celo.optimizers import OPTIMIZERS
+from celo.tasks import Reparametrisation, TaskFamily, make_task
+from celo.types import Array, Key, Theta
+
+PARTICLES = "particles"  # the mesh axis that particles are split over
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One phase of meta-training: which optimizer unrolls, and which groups of θ are trained."""
+
+    name: str
+    optimizer: str
+    trains: tuple[str, ...]
+    steps: int
+
+
+def phases(recipe: Recipe) -> tuple[Phase, ...]:
+    """Celo's two phases: the rule by itself, then the scheduler on top of the finished rule."""
+    both = (
+        Phase("rule", "celo_rule", ("update_rule",), recipe.rule_steps),
+        Phase("scheduler", "celo", ("scheduler",), recipe.scheduler_steps),
+    )
+    return tuple(phase for phase in both if phase.steps > 0)
+
+
+class OuterState(NamedTuple):
+    """Everything a phase needs to go on, bit for bit."""
+
+    theta: Theta  # the groups in training
+    opt_state: optax.OptState
+    estimator: Any  # particles; split over devices along the first axis
+    key: Key
+    step: Array  # int32, outer steps taken in this phase
+
+
+class Progress(NamedTuple):
+    """Means over the outer steps of one call."""
+
+    meta_loss: Array
+    particle_losses: Array  # [particles]
+    gradient_norm: Array
+    nonfinite: Array
+
+
+def task_family(recipe: Recipe) -> TaskFamily:
+    """The recipe's tasks, augmented as it says."""
+    augment = Reparametrisation(recipe.augmentation, recipe.augmentation_low, recipe.augmentation_high)
+    return make_task(recipe.tasks, augment=augment)
+
+
+class PhaseProgram:
+    """The compiled computations of one phase.
+
+    Groups of θ outside `phase.trains` are frozen: they are an argument, neither perturbed, nor updated,
+    nor decayed. Particles are split over as many devices as divide their number; only θ-sized sums and
+    a few scalars cross devices.
+    """
+
+    def __init__(self, recipe: Recipe, phase: Phase, family: TaskFamily):
+        self.recipe, self.phase, self.family = recipe, phase, family
+        self.num_particles = recipe.pairs_per_task * len(family.members)
+        devices = jax.devices()[: math.gcd(self.num_particles, jax.device_count())]
+        self.mesh = Mesh(devices, (PARTICLES,))
+        schedule = optax.cosine_decay_schedule(
+            recipe.learning_rate, max(1, phase.steps), recipe.learning_rate_end / recipe.learning_rate
+        )
+        self._outer_optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
+        whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
+        self._specs = OuterState(whole, whole, split, whole, whole)
+        progress_specs = Progress(whole, split, whole, whole)
+        self._init_particles = jax.jit(
+            jax.shard_map(
+                self._estimator_state,
+                mesh=self.mesh,
+                in_specs=(whole, whole, whole, split),
+                out_specs=split,
+                check_vma=False,
+            )
+        )
+        self._advance = jax.jit(
+            jax.shard_map(
+                self._outer_steps,
+                mesh=self.mesh,
+                in_specs=(self._specs, whole, whole),
+                out_specs=(self._specs, progress_specs),
+                check_vma=False,
+            ),
+            donate_argnums=0,
+        )
+
+    @property
+    def inner_steps(self) -> int:
+        """Inner steps in one outer step: particles, times two sides, times the truncation."""
+        return 2 * self.num_particles * self.recipe.truncation_length
+
+    def init(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
+        """(state, frozen): the beginning of the phase from a whole θ, and the groups it leaves alone."""
+        trained = {group: theta[group] for group in self.phase.trains}
+        frozen = {group: theta[group] for group in theta if group not in self.phase.trains}
+        key_particles, key = jax.random.split(key)
+        index = jnp.arange(self.num_particles, dtype=jnp.int32)
+        state = OuterState(
+            theta=trained,
+            opt_state=self._outer_optimizer.init(trained),
+            estimator=self._init_particles(trained, frozen, key_particles, index),
+            key=key,
+            step=jnp.zeros((), jnp.int32),
+        )
+        return self.place(state), frozen
+
+    def place(self, state: OuterState) -> OuterState:
+        """The state on this program's devices, wherever it came from."""
+        shardings = jax.tree.map(
+            lambda spec, part: jax.tree.map(lambda _: NamedSharding(self.mesh, spec), part),
+            self._specs,
+            state,
+            is_leaf=lambda x: isinstance(x, PartitionSpec),
+        )
+        return jax.device_put(jax.tree.map(jnp.copy, state), shardings)
+
+    def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, Progress]:
+        """`count` outer steps. The state given is consumed."""
+        return self._advance(state, frozen, jnp.asarray(count, jnp.int32))
+
+    def _estimator(self, frozen: Theta) -> PES:
+        recipe = self.recipe
+        problem = Unroll(
+            family=self.family,
+            optimizer=OPTIMIZERS[self.phase.optimizer](),
+            truncation_length=recipe.truncation_length,
+            horizon_min=recipe.horizon_min,
+            horizon_max=recipe.horizon_max,
+            frozen=frozen,
+        )
+        return PES(problem, truncation_length=recipe.truncation_length, std=recipe.std)
+
+    def _estimator_state(self, theta: Theta, frozen: Theta, key: Key, index: Array) -> Any:
+        return self._estimator(frozen).init(theta, key, index)
+
+    def _outer_steps(self, state: OuterState, frozen: Theta, count: Array) -> tuple[OuterState, Progress]:
+        """Runs on each device with its share of the particles."""
+        estimator = self._estimator(frozen)
+
+        def one(_: Array, carry: tuple[OuterState, Progress]) -> tuple[OuterState, Progress]:
+            state, total = carry
+            key, key_estimate = jax.random.split(state.key)
+            estimate, particles = estimator.estimate(state.theta, state.estimator, key_estimate)
+            meta_loss, gradient, nonfinite = jax.lax.pmean(
+                (estimate.meta_loss, estimate.gradient, estimate.nonfinite), PARTICLES
+            )
+            updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
+            theta = optax.apply_updates(state.theta, updates)
+            now = Progress(meta_loss, estimate.particle_losses, tree.norm(gradient), nonfinite)
+            state = OuterState(theta, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
+            return state, jax.tree.map(jnp.add, total, now)
+
+        zero = jnp.zeros((), jnp.float32)
+        nothing = Progress(zero, jnp.zeros(state.estimator.index.shape, jnp.float32), zero, zero)
+        state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
+        return state, jax.tree.map(lambda x: x / count.astype(jnp.float32), total)

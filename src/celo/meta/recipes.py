@@ -1,0 +1,71 @@
+"""Meta-training recipes: named, frozen settings of a whole run of both phases."""
+
+import dataclasses
+from dataclasses import field
+
+from celo.errors import CeloError, unknown_name
+
+
+def _setting(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run. Defaults are those of Celo (arXiv 2501.12670, section 4).
+
+    Raises:
+      CeloError: if a value is out of range.
+    """
+
+    tasks: str = _setting("celo_image_mlps", "task family to train on (see `celo info --tasks`)")
+    rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
+    scheduler_steps: int = _setting(100_000, "outer steps of phase 2, which trains the scheduler")
+    pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
+    truncation_length: int = _setting(50, "inner steps in each outer step")
+    std: float = _setting(0.01, "deviation of the perturbations of θ")
+    horizon_min: int = _setting(100, "shortest inner training, in steps")
+    horizon_max: int = _setting(2000, "longest inner training, in steps")
+    learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of each phase")
+    learning_rate_end: float = _setting(3e-4, "at the end of each phase, reached along a cosine")
+    weight_decay: float = _setting(1e-4, "of AdamW on θ, decoupled")
+    augmentation: str = _setting("global", "reparametrisation level: none, global, tensor, parameter")
+    augmentation_low: float = _setting(1e-3, "smallest reparametrisation factor")
+    augmentation_high: float = _setting(1e3, "largest reparametrisation factor")
+    seed: int = _setting(0, "decides everything random")
+
+    def __post_init__(self):
+        for name in ("pairs_per_task", "truncation_length", "horizon_min", "std", "learning_rate"):
+            if not getattr(self, name) > 0:
+                raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("rule_steps", "scheduler_steps", "learning_rate_end", "weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.rule_steps == 0:
+            raise CeloError("rule_steps must be positive, got 0: phase 2 needs a trained rule")
+        if self.horizon_max < max(self.horizon_min, self.truncation_length):
+            raise CeloError(
+                f"horizon_max must be at least horizon_min and truncation_length, got {self.horizon_max}"
+            )
+
+
+RECIPES: dict[str, Recipe] = {
+    "celo": Recipe(),  # the paper's
+    "laptop": Recipe(rule_steps=15_000, scheduler_steps=9_000, learning_rate=1e-3, learning_rate_end=1e-5),
+    "quick": Recipe(rule_steps=1_500, scheduler_steps=1_000, learning_rate=3e-3, learning_rate_end=3e-5),
+}
+
+
+def make_recipe(name: str, **overrides) -> Recipe:
+    """The recipe `name` with some fields replaced.
+
+    Raises:
+      CeloError: for an unknown recipe or field, or a value out of range.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    fields = {f.name for f in dataclasses.fields(Recipe)}
+    for key in overrides:
+        if key not in fields:
+            raise unknown_name("recipe field", key, fields)
+    return dataclasses.replace(RECIPES[name], **overrides)

@@ -1,0 +1,129 @@
+"""Inner training as a series of truncations: the problem a meta-gradient estimator works on."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from celo import tree
+from celo.errors import CeloError
+from celo.meta.estimator import Trajectory
+from celo.optimizers.base import LearnedOptimizer
+from celo.tasks.base import TaskFamily, value_and_grad
+from celo.types import Array, Key, ModelState, OptState, Params, Theta
+
+
+class UnrollState(NamedTuple):
+    """One inner problem in the middle of its training."""
+
+    index: Array  # int32, the particle's number
+    task: Any
+    params: Params
+    model_state: ModelState
+    opt_state: OptState
+    step: Array  # int32, inner steps taken
+    num_steps: Array  # int32, the horizon
+
+
+@dataclasses.dataclass(frozen=True)
+class Unroll:
+    """Tasks of a family, trained by a learned optimizer over random horizons.
+
+    Horizons are log-uniform in [horizon_min, horizon_max], rounded to whole truncations: a problem then
+    ends between two calls of `run`, no step is wasted on a reset, and resets cost once a truncation.
+    Particle i trains on the family's kind i modulo the number of kinds.
+
+    Attributes:
+      family: where tasks and data come from.
+      optimizer: what trains them.
+      truncation_length: K, the `length` that `run` will be called with.
+      frozen: groups of θ that are used but not given by the estimator (not perturbed, not trained).
+
+    Raises:
+      CeloError: if the horizons are not 1 <= min <= max, or max is below one truncation.
+    """
+
+    family: TaskFamily
+    optimizer: LearnedOptimizer
+    truncation_length: int = 50
+    horizon_min: int = 100
+    horizon_max: int = 2000
+    frozen: Theta = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not 1 <= self.horizon_min <= self.horizon_max or self.horizon_max < self.truncation_length:
+            raise CeloError(
+                "horizons need 1 <= horizon_min <= horizon_max and horizon_max >= truncation_length, got "
+                f"{self.horizon_min}, {self.horizon_max} and {self.truncation_length}"
+            )
+
+    def init(self, theta: Theta, key: Key, index: Array) -> UnrollState:
+        """A problem at a random point of its life, trained up to there with `theta`.
+
+        At a random moment a long horizon is the likelier to be met: log-uniform horizons seen so are
+        uniform.
+        """
+        key_horizon, key_age, key_start, key_run = jax.random.split(key, 4)
+        horizon = jax.random.uniform(
+            key_horizon, (), jnp.float32, float(self.horizon_min), float(self.horizon_max)
+        )
+        num_steps = self._whole_truncations(horizon)
+        age = jax.random.randint(key_age, (), 0, num_steps // self.truncation_length)
+        state = self._start(theta, key_start, index)._replace(num_steps=num_steps)
+        state = state._replace(opt_state=self._init_optimizer(theta, state.params, num_steps))
+
+        def older(carry: tuple[UnrollState, Array]) -> tuple[UnrollState, Array]:
+            state, truncation = carry
+            state, _ = self.run(theta, state, jax.random.fold_in(key_run, truncation), self.truncation_length)
+            return state, truncation + 1
+
+        start = (state, jnp.zeros((), jnp.int32))
+        return jax.lax.while_loop(lambda carry: carry[1] < age, older, start)[0]
+
+    def run(self, theta: Theta, state: UnrollState, key: Key, length: int) -> tuple[UnrollState, Trajectory]:
+        """`length` inner steps; a problem that has ended is replaced by a new one first."""
+        key_start, key_steps = jax.random.split(key)
+        over = state.step >= state.num_steps
+        state = tree.where(over, self._start(theta, key_start, state.index), state)
+
+        def step(state: UnrollState, key: Key) -> tuple[UnrollState, Trajectory]:
+            key_data, key_loss = jax.random.split(key)
+            batch = self.family.batch(state.task, "train", key_data)
+            loss, grads, model_state = value_and_grad(
+                state.task, state.params, state.model_state, key_loss, batch
+            )
+            updates, opt_state = self.optimizer.update(
+                {**self.frozen, **theta}, grads, state.opt_state, state.params, value=loss
+            )
+            params = jax.tree.map(jnp.add, state.params, updates)
+            finite = jnp.isfinite(loss)
+            taken = state.step + 1
+            seen = Trajectory(
+                losses=jnp.where(finite, jnp.clip(loss, 0.0, self.family.loss_cap), self.family.loss_cap),
+                nonfinite=~finite,
+                ended=taken >= state.num_steps,
+            )
+            state = state._replace(params=params, model_state=model_state, opt_state=opt_state, step=taken)
+            return state, seen
+
+        return jax.lax.scan(step, state, jax.random.split(key_steps, length))
+
+    def _start(self, theta: Theta, key: Key, index: Array) -> UnrollState:
+        key_task, key_params, key_horizon = jax.random.split(key, 3)
+        task = self.family.sample(key_task, index % len(self.family.members))
+        params, model_state = task.init(key_params)
+        low, high = jnp.log(float(self.horizon_min)), jnp.log(float(self.horizon_max))
+        num_steps = self._whole_truncations(
+            jnp.exp(jax.random.uniform(key_horizon, (), jnp.float32, low, high))
+        )
+        opt_state = self._init_optimizer(theta, params, num_steps)
+        step = jnp.zeros((), jnp.int32)
+        return UnrollState(index, task, params, model_state, opt_state, step, num_steps)
+
+    def _init_optimizer(self, theta: Theta, params: Params, num_steps: Array) -> OptState:
+        return self.optimizer.init({**self.frozen, **theta}, params, num_steps)
+
+    def _whole_truncations(self, horizon: Array) -> Array:
+        truncations = jnp.maximum(1, jnp.round(horizon / self.truncation_length))
+        return (truncations * self.truncation_length).astype(jnp.int32)
