@@ -13,12 +13,22 @@ def key():
 
 
 @pytest.fixture(scope="session")
-def theta():
-    """Weights of Celo of which none is zero, so that every part of the optimizer matters."""
+def noisy_theta():
+    """A function: learned optimizer -> θ of which no number is zero, so that all of it matters."""
+
+    def make(optimizer, seed=1):
+        key_init, key_noise = jax.random.split(jax.random.key(seed))
+        leaves, treedef = jax.tree.flatten(optimizer.init_theta(key_init))
+        keys = jax.random.split(key_noise, len(leaves))
+        noise = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
+        return jax.tree.unflatten(treedef, [leaf + n for leaf, n in zip(leaves, noise, strict=True)])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def theta(noisy_theta):
+    """θ of Celo without zeros."""
     from celo.optimizers import Celo
 
-    fresh = Celo().init_theta(jax.random.key(1))
-    leaves, treedef = jax.tree.flatten(fresh)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    noisy = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(treedef, noisy)
+    return noisy_theta(Celo())

@@ -18,7 +18,7 @@ class TensorStats(NamedTuple):
 
     `row` and `col` are the two factors of the second moment of Adafactor (Shazeer & Stern 2018), one
     for each decay: S with the largest axis, or the second largest, averaged away to size 1. A tensor
-    with fewer than two axes keeps the whole second moment in `row`, and `col` is empty.
+    with fewer than two axes keeps the whole second moment in `row`, and `col` is an unused scalar.
     """
 
     momenta: tuple[Array, ...]  # EMA(g), one for each momentum decay, shape S each
@@ -47,7 +47,7 @@ def init_stats(param: Array, num_momenta: int, num_factored: int) -> TensorStats
     shape = tuple(param.shape)
     axes = factored_axes(shape)
     if axes is None:
-        row_shape, col_shape = shape, (0,)
+        row_shape, col_shape = shape, ()
     else:
         row_shape = tuple(1 if axis == axes[0] else size for axis, size in enumerate(shape))
         col_shape = tuple(1 if axis == axes[1] else size for axis, size in enumerate(shape))
@@ -72,7 +72,7 @@ def update_stats(
     axes = factored_axes(grad.shape)
     floored = square + FACTORED_FLOOR
     if axes is None:
-        row_now, col_now = floored, jnp.zeros((0,), jnp.float32)
+        row_now, col_now = floored, jnp.zeros((), jnp.float32)
     else:
         row_now = jnp.mean(floored, axis=axes[0], keepdims=True)
         col_now = jnp.mean(floored, axis=axes[1], keepdims=True)

@@ -100,7 +100,7 @@ def train_curves_over_rates(
 def curve_at(curves: Curve, index: Any) -> Curve:
     """The part of `curves` at `index` of the leading axes (a number, a slice, or a tuple of them)."""
     steps, *arrays = curves
-    return Curve(steps, *jax.tree.map(lambda x: x[index], arrays))
+    return Curve(steps, *_at(arrays, index))
 
 
 def seconds_per_step(
@@ -122,8 +122,8 @@ def seconds_per_step(
     @jax.jit
     def train(start: _Start) -> _Run:
         run = _Run(start.params, start.model_state, tx.init(start.params))
-        keys = jax.random.split(start.key_steps, (num_steps, 2))
-        return jax.lax.scan(lambda run, key: (step(run, key), None), run, keys)[0]
+        luck = _draw(family, start.key, num_steps)
+        return jax.lax.scan(lambda run, luck: (step(run, luck), None), run, luck)[0]
 
     seconds = []
     for _ in range(1 + repeats):
@@ -139,8 +139,7 @@ class _Start(NamedTuple):
     task: Any
     params: Params
     model_state: ModelState
-    key_steps: Key
-    key_eval: Key
+    key: Key
 
 
 class _Run(NamedTuple):
@@ -153,22 +152,37 @@ class _Run(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _start(family: TaskFamily, member: int, seed: Array) -> _Start:
-    key_task, key_init, key_steps, key_eval = jax.random.split(jax.random.key(seed), 4)
+    key_task, key_init, key = jax.random.split(jax.random.key(seed), 3)
     task = family.sample(key_task, jnp.asarray(member, jnp.int32))
     params, model_state = task.init(key_init)
-    return _Start(task, params, model_state, key_steps, key_eval)
+    return _Start(task, params, model_state, key)
+
+
+class _Luck(NamedTuple):
+    """The randomness of one or, with a leading axis, several batches."""
+
+    draw: Any
+    key: Key
+
+
+def _draw(family: TaskFamily, key: Key, count: int) -> _Luck:
+    key_draw, key_loss = jax.random.split(key)
+    return _Luck(family.draw(key_draw, count), jax.random.split(key_loss, count))
+
+
+def _at(tree: Any, index: Any) -> Any:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def _stepper(
     family: TaskFamily, task: Any, tx: optax.GradientTransformation
-) -> Callable[[_Run, Key], _Run]:
+) -> Callable[[_Run, _Luck], _Run]:
     """One training step, the same code for every optimizer."""
     tx = optax.with_extra_args_support(tx)
 
-    def step(run: _Run, keys: Key) -> _Run:
-        key_batch, key_loss = keys
-        batch = family.batch(task, "train", key_batch)
-        loss, grads, model_state = value_and_grad(task, run.params, run.model_state, key_loss, batch)
+    def step(run: _Run, luck: _Luck) -> _Run:
+        batch = family.batch(task, "train", luck.draw)
+        loss, grads, model_state = value_and_grad(task, run.params, run.model_state, luck.key, batch)
         updates, opt_state = tx.update(grads, run.opt_state, run.params, value=loss)
         return _Run(optax.apply_updates(run.params, updates), model_state, opt_state)
 
@@ -186,31 +200,28 @@ def _train(
     step = _stepper(family, start.task, tx)
     points = -(-num_steps // eval_every) + 1
     times = jnp.minimum(jnp.arange(points, dtype=jnp.int32) * eval_every, num_steps)
-    # All keys are split here, at once: random bits are what XLA takes longest to compile.
-    eval_keys = jax.random.split(start.key_eval, (points, FINAL_EVAL_BATCHES, 2))
-    step_keys = jax.random.split(start.key_steps, (num_steps, 2))
 
-    def evaluate(run: _Run, keys: Key) -> dict[str, Any]:
-        key_batch, key_loss = keys
+    def evaluate(run: _Run, luck: _Luck) -> dict[str, Any]:
         result = {}
         for split in ("train", "valid"):
-            batch = family.batch(start.task, split, key_batch)
-            loss, (_, metrics) = start.task.loss(run.params, run.model_state, key_loss, batch)
+            batch = family.batch(start.task, split, luck.draw)
+            loss, (_, metrics) = start.task.loss(run.params, run.model_state, luck.key, batch)
             result[split] = jax.tree.map(lambda x: x.astype(jnp.float32), (loss, metrics))
         return result
 
     def segment(run: _Run, now: tuple[Array, Key]) -> tuple[_Run, dict[str, Any]]:
         t, keys = now
+        luck = _draw(family, keys[0], FINAL_EVAL_BATCHES)
         batches = jnp.where(t == num_steps, FINAL_EVAL_BATCHES, EVAL_BATCHES)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(evaluate, run, keys[0])
-        )
+        shapes = jax.eval_shape(evaluate, run, _at(luck, 0))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         sums = jax.lax.fori_loop(
-            0, batches, lambda i, sums: jax.tree.map(jnp.add, sums, evaluate(run, keys[i])), zeros
+            0, batches, lambda i, sums: jax.tree.map(jnp.add, sums, evaluate(run, _at(luck, i))), zeros
         )
-        stop = jnp.minimum(t + eval_every, num_steps)  # after the last evaluation no steps are left
-        run = jax.lax.fori_loop(t, stop, lambda i, run: step(run, step_keys[i]), run)
+        luck = _draw(family, keys[1], eval_every)
+        count = jnp.minimum(eval_every, num_steps - t)  # 0 after the last evaluation
+        run = jax.lax.fori_loop(0, count, lambda i, run: step(run, _at(luck, i)), run)
         return run, jax.tree.map(lambda x: x / batches, sums)
 
     run = _Run(start.params, start.model_state, tx.init(start.params))
-    return jax.lax.scan(segment, run, (times, eval_keys))[1]
+    return jax.lax.scan(segment, run, (times, jax.random.split(start.key, (points, 2))))[1]

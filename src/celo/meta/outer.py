@@ -124,6 +124,20 @@ class PhaseProgram:
         )
         return self.place(state), frozen
 
+    def shapes(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
+        """What `init` returns, as shapes and dtypes: the template a checkpoint is read into."""
+        trained = {group: theta[group] for group in self.phase.trains}
+        frozen = {group: theta[group] for group in theta if group not in self.phase.trains}
+        index = jax.ShapeDtypeStruct((self.num_particles,), jnp.int32)
+        state = OuterState(
+            theta=jax.eval_shape(lambda: trained),
+            opt_state=jax.eval_shape(self._outer_optimizer.init, trained),
+            estimator=jax.eval_shape(self._estimator_state, trained, frozen, key, index),
+            key=jax.eval_shape(lambda: key),
+            step=jax.ShapeDtypeStruct((), jnp.int32),  # type: ignore[arg-type]
+        )
+        return state, jax.eval_shape(lambda: frozen)
+
     def place(self, state: OuterState) -> OuterState:
         """The state on this program's devices, wherever it came from."""
         shardings = jax.tree.map(

@@ -83,16 +83,14 @@ class Unroll:
 
     def run(self, theta: Theta, state: UnrollState, key: Key, length: int) -> tuple[UnrollState, Trajectory]:
         """`length` inner steps; a problem that has ended is replaced by a new one first."""
-        key_start, key_steps = jax.random.split(key)
+        key_start, key_data, key_loss = jax.random.split(key, 3)
         over = state.step >= state.num_steps
         state = tree.where(over, self._start(theta, key_start, state.index), state)
 
-        def step(state: UnrollState, key: Key) -> tuple[UnrollState, Trajectory]:
-            key_data, key_loss = jax.random.split(key)
-            batch = self.family.batch(state.task, "train", key_data)
-            loss, grads, model_state = value_and_grad(
-                state.task, state.params, state.model_state, key_loss, batch
-            )
+        def step(state: UnrollState, now: tuple[Any, Key]) -> tuple[UnrollState, Trajectory]:
+            draw, key = now
+            batch = self.family.batch(state.task, "train", draw)
+            loss, grads, model_state = value_and_grad(state.task, state.params, state.model_state, key, batch)
             updates, opt_state = self.optimizer.update(
                 {**self.frozen, **theta}, grads, state.opt_state, state.params, value=loss
             )
@@ -107,7 +105,8 @@ class Unroll:
             state = state._replace(params=params, model_state=model_state, opt_state=opt_state, step=taken)
             return state, seen
 
-        return jax.lax.scan(step, state, jax.random.split(key_steps, length))
+        draws = self.family.draw(key_data, length)
+        return jax.lax.scan(step, state, (draws, jax.random.split(key_loss, length)))
 
     def _start(self, theta: Theta, key: Key, index: Array) -> UnrollState:
         key_task, key_params, key_horizon = jax.random.split(key, 3)

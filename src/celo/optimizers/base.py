@@ -89,7 +89,9 @@ def check_num_steps(num_steps: Any) -> Any:
                 f"num_steps must be a scalar integer, got {num_steps.dtype}{list(num_steps.shape)}; "
                 "pass the number of training steps"
             )
-        return num_steps
+        if isinstance(num_steps, jax.core.Tracer):
+            return num_steps
+        num_steps = int(num_steps)
     if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral) or num_steps < 1:
         raise CeloError(
             f"num_steps must be a positive whole number, got {num_steps!r}; "

@@ -175,7 +175,11 @@ def load_theta(weights: Weights, groups: tuple[str, ...]) -> Theta:
         theta, source = weights, "weights="
     else:
         theta, source = weights_files.load(weights).theta, str(weights)
-    theta = {group: dict(theta[group]) for group in groups if group in theta}
+    theta = {
+        group: dict(theta[group]) if isinstance(theta[group], Mapping) else theta[group]
+        for group in groups
+        if group in theta
+    }
     if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(theta)):
         weights_files.check_theta(theta, expected_shapes(groups), source=source)
     return jax.tree.map(jnp.asarray, theta)
@@ -188,7 +192,7 @@ def expected_shapes(groups: tuple[str, ...] = Celo.theta_groups) -> dict[str, tu
 
 
 def _scale(updates: Updates, eta: Array) -> Updates:
-    return jax.tree.map(lambda u: (eta * u).astype(u.dtype), updates)
+    return jax.tree.map(lambda u: (eta * u.astype(jnp.float32)).astype(u.dtype), updates)
 
 
 def _negate(rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:

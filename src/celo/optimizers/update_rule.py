@@ -90,6 +90,8 @@ def tensor_update(
     theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
 ) -> tuple[Array, TensorStats]:
     """The rule for one tensor of any shape: (update, float32; new statistics)."""
+    if param.size == 0:  # means over nothing are NaN
+        return jnp.zeros(param.shape, jnp.float32), stats
     grad = finite_gradient(grad, GRADIENT_LIMIT)
     param = param.astype(jnp.float32)
     stats = update_stats(

@@ -7,6 +7,7 @@ factor for all parameters, VeLO (arXiv 2211.09760) one for each tensor.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ class Reparametrisation:
     """How factors are drawn: log-uniform in [low, high], one for all ("global"), each tensor, or each number.
 
     Raises:
-      CeloError: for an unknown level or a range that is not 0 < low <= high.
+      CeloError: for an unknown level or a range that is not 0 < low <= high < inf.
     """
 
     level: str = "global"
@@ -33,8 +34,8 @@ class Reparametrisation:
     def __post_init__(self):
         if self.level not in LEVELS:
             raise unknown_name("augmentation level", self.level, LEVELS)
-        if not 0 < self.low <= self.high:
-            raise CeloError(f"augmentation needs 0 < low <= high, got low={self.low}, high={self.high}")
+        if not 0 < self.low <= self.high < math.inf:
+            raise CeloError(f"augmentation needs 0 < low <= high < inf, got low={self.low}, high={self.high}")
 
     def sample(self, key: Key, params: Params) -> Params:
         """Factors for parameters like `params` (arrays or shapes), a pytree of the same structure."""

@@ -50,8 +50,15 @@ class TaskFamily(abc.ABC):
         """A random task of the kind `members[member]`, `member` an int32 scalar."""
 
     @abc.abstractmethod
-    def batch(self, task: Any, split: str, key: Key) -> Batch:
-        """One mini-batch for `task` from the split "train", "valid" or "test", a pure function of `key`."""
+    def draw(self, key: Key, count: int) -> Any:
+        """The randomness of `count` batches: a pytree whose leaves have that leading axis.
+
+        Drawing for many steps at once is much cheaper than a draw in each step.
+        """
+
+    @abc.abstractmethod
+    def batch(self, task: Any, split: str, draw: Any) -> Batch:
+        """The mini-batch for `task` from "train", "valid" or "test" that one draw stands for; pure."""
 
 
 def value_and_grad(

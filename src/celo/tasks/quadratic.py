@@ -63,7 +63,12 @@ class Quadratics(TaskFamily):
         )
         return Quadratic(jnp.exp(log_curvature), jax.random.normal(key_centre, (self.dim,), jnp.float32))
 
-    def batch(self, task: Quadratic, split: str, key: Key) -> Batch:
+    def draw(self, key: Key, count: int) -> tuple[()]:
         """Nothing: the loss is deterministic."""
-        del task, split, key
+        del key, count
         return ()
+
+    def batch(self, task: Quadratic, split: str, draw: tuple[()]) -> Batch:
+        """Nothing."""
+        del task, split
+        return draw

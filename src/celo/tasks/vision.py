@@ -110,12 +110,16 @@ class ImageMLPs(TaskFamily):
         params, _ = jax.eval_shape(task.init, key)
         return Reparametrised(task, self.augment.sample(key, params))
 
-    def batch(self, task: Task, split: str, key: Key) -> Batch:
+    def draw(self, key: Key, count: int) -> Array:
+        """Uniform numbers in [0, 1), one for each example; [count, batch] float32."""
+        return jax.random.uniform(key, (count, self.batch_size), jnp.float32)
+
+    def batch(self, task: Task, split: str, draw: Array) -> Batch:
         """(x [batch, inputs] float32, standardised by the set's mean and deviation; y [batch] int32)."""
         member = task.task.member if isinstance(task, Reparametrised) else task.member
         data = self._splits[split]
         offset, size = jnp.asarray(data.offsets)[member], jnp.asarray(data.sizes)[member]
-        index = offset + jax.random.randint(key, (self.batch_size,), 0, size)
+        index = offset + jnp.minimum((draw * size).astype(jnp.int32), size - 1)
         x = jnp.asarray(data.x)[index].astype(jnp.float32)
         mean, inverse_std = jnp.asarray(self._mean)[member], jnp.asarray(self._inverse_std)[member]
         return (x - mean) * inverse_std, jnp.asarray(data.y)[index].astype(jnp.int32)

@@ -1,0 +1,233 @@
+"""The figure of a race: loss against steps and, on the same loss axis, final loss against learning rate."""
+
+import importlib.util
+import io
+import textwrap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from celo.errors import CeloError
+from celo.evaluate import metrics
+from celo.evaluate.curve import curve_at
+
+if TYPE_CHECKING:  # race draws what it found
+    from celo.evaluate.race import Contestant, RaceResult
+
+
+class _Look(NamedTuple):
+    """Colours of one figure; lines from the Okabe-Ito set, which the colour-blind can tell apart."""
+
+    paper: str
+    ink: str
+    soft: str
+    grid: str
+    celo: str
+    others: tuple[str, ...]
+
+
+_LIGHT = _Look(
+    paper="#ffffff",
+    ink="#1f2328",
+    soft="#6b737d",
+    grid="#c3c8cf",
+    celo="#d55e00",
+    others=("#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9"),
+)
+_DARK = _Look(
+    paper="#15171c",
+    ink="#e4e6ea",
+    soft="#9aa1ab",
+    grid="#4a505a",
+    celo="#ff8c42",
+    others=("#4fa8e8", "#2fc79a", "#e39bc4", "#e6b93c", "#9ad4f5"),
+)
+
+
+class _Label(NamedTuple):
+    """A text to stand right of a line's end."""
+
+    loss: float
+    text: str
+    colour: str
+    bold: bool
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it: 1e-3, 2.5e-4."""
+    digits, exponent = f"{rate:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def require_matplotlib() -> None:
+    """Raise CeloError if figures cannot be drawn."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise CeloError("figures need Matplotlib, which is not installed; pip install 'celo[plots]'")
+
+
+def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> bytes:
+    """The figure as a PNG of 1920 x 1080 pixels.
+
+    Raises:
+      CeloError: if Matplotlib is missing.
+    """
+    require_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    look = _DARK if dark else _LIGHT
+    style = {
+        "font.family": "DejaVu Sans",  # comes with Matplotlib: the same figure everywhere
+        "font.size": 10.5,
+        "text.color": look.ink,
+        "axes.labelcolor": look.soft,
+        "axes.edgecolor": look.grid,
+        "axes.facecolor": look.paper,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.facecolor": look.paper,
+        "xtick.color": look.grid,
+        "ytick.color": look.grid,
+        "xtick.labelcolor": look.soft,
+        "ytick.labelcolor": look.soft,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(12, 6.75))
+        _compose(figure, result, look)
+        figure.text(0.06, 0.945, textwrap.fill(title, 95), fontsize=14.5, fontweight="bold", va="top")
+        figure.text(0.06, 0.03, textwrap.fill(note, 165), fontsize=8.5, color=look.soft, va="bottom")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=160)
+    return buffer.getvalue()
+
+
+def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
+    """Both panels; `soft` lines in the left one are the learning rates that were not chosen."""
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
+    figure.subplots_adjust(left=0.06, right=0.97, top=0.80, bottom=0.21, wspace=0.36)
+    labels, others = [], iter(look.others * len(result.contestants))
+    for contestant in result.contestants:
+        colour = look.celo if contestant.rates == (None,) else next(others)
+        labels += _draw_curves(left, result, contestant, colour, look)
+        _draw_finals(right, contestant, colour, look)
+    losses = np.concatenate(
+        [metrics.smooth(row.curve.train_loss).ravel() for row in result.rows]
+        + [metrics.smooth(c.curves.train_loss)[..., -1].ravel() for c in result.contestants]
+    )
+    start = max(float(np.nanmax(row.curve.train_loss[:, 0])) for row in result.rows)
+    shown = losses[np.isfinite(losses) & (losses > 0)]
+    left.set_yscale("log")
+    left.set_ylim(float(shown.min()) / 1.5 if shown.size else 0.1, start * 2.2)
+    left.set_xlim(0, result.config.steps)
+    right.set_xscale("log")
+    right.tick_params(labelleft=False)
+    for axes, title, xlabel in (
+        (left, "training loss", "step"),
+        (right, "where each learning rate ends", "learning rate"),
+    ):
+        axes.set_title(title, loc="left", fontsize=10.5, color=look.soft, pad=10)
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="y", color=look.grid, linewidth=0.5, alpha=0.45)
+        axes.minorticks_off()
+    _place_labels(left, labels)
+
+
+def _draw_curves(
+    axes: Any, result: "RaceResult", contestant: "Contestant", colour: str, look: _Look
+) -> list[_Label]:
+    """Loss against steps: the rows of the table in colour, Adam's other rates in grey."""
+    rows = [row for row in result.rows if row.optimizer == contestant.optimizer]
+    labels = []
+    if contestant.optimizer == "adam":
+        for i, rate in enumerate(contestant.rates):
+            if rate not in [row.learning_rate for row in rows]:
+                curve = curve_at(contestant.curves, i)
+                mean = metrics.smooth(curve.train_loss).mean(axis=0)
+                axes.plot(curve.steps, mean, color=look.grid, linewidth=0.9, zorder=1)
+                labels.append(_Label(mean[-1], rate_text(rate or 0), look.soft, False))
+    for row in rows:
+        smoothed = metrics.smooth(row.curve.train_loss)
+        mean, learned, tuned = smoothed.mean(axis=0), "learned" in row.roles, "tuned" in row.roles
+        axes.fill_between(
+            row.curve.steps, smoothed.min(axis=0), smoothed.max(axis=0), color=colour, alpha=0.16, linewidth=0
+        )
+        axes.plot(
+            row.curve.steps,
+            mean,
+            color=colour,
+            linewidth=3 if learned else 1.9,
+            linestyle="-" if learned or tuned else (0, (4, 1.6)),
+            solid_capstyle="round",
+            zorder=4 if learned else 3,
+        )
+        name = "Celo" if learned else f"{row.optimizer} {rate_text(row.learning_rate or 0)}"
+        roles = "" if learned else " default" if not tuned else " tuned"
+        labels.append(_Label(mean[-1], name + roles, colour, learned))
+    return labels
+
+
+def _draw_finals(axes: Any, contestant: "Contestant", colour: str, look: _Look) -> None:
+    """Final loss against learning rate: a line right across for Celo, a valley for the others."""
+    final = metrics.smooth(contestant.curves.train_loss)[..., -1]
+    low, mean, high = final.min(axis=1), final.mean(axis=1), final.max(axis=1)
+    if contestant.rates == (None,):
+        axes.axhspan(low[0], high[0], color=colour, alpha=0.16, linewidth=0)
+        axes.axhline(mean[0], color=colour, linewidth=3, zorder=4)
+        return
+    axes.fill_between(contestant.rates, low, high, color=colour, alpha=0.16, linewidth=0)
+    axes.plot(contestant.rates, mean, color=colour, linewidth=1.9, marker="o", markersize=5, zorder=3)
+    best = contestant.best
+    axes.plot(
+        [contestant.rates[best]],
+        [mean[best]],
+        "o",
+        markersize=10,
+        markerfacecolor=look.paper,
+        markeredgecolor=colour,
+        markeredgewidth=2.2,
+        zorder=5,
+    )
+    for rate, loss in zip(contestant.rates, mean, strict=True):
+        if not np.isfinite(loss):
+            axes.annotate(
+                "×\ndiverged",
+                (rate, 1),
+                xycoords=("data", "axes fraction"),
+                color=colour,
+                fontsize=8,
+                ha="center",
+                va="top",
+            )
+
+
+def _place_labels(axes: Any, labels: list[_Label]) -> None:
+    """Labels right of the last step, at their line's height but never on top of each other."""
+    axes.figure.draw_without_rendering()  # settles the axes, so that heights in points are known
+    low, high = axes.get_ylim()
+    points = axes.get_window_extent().height * 72 / axes.figure.dpi
+    spacing = 14 / points
+    labels = [label for label in labels if np.isfinite(label.loss)]
+    heights = np.array([np.log(max(label.loss, low) / low) / np.log(high / low) for label in labels])
+    order = np.argsort(heights)
+    placed = np.clip(heights[order], 0, 1)
+    for _ in range(200):  # neighbours that overlap push each other apart
+        gaps = np.diff(placed)
+        push = np.maximum(spacing - gaps, 0) / 2
+        if not push.size or push.max() < 1e-4:
+            break
+        placed[:-1] -= push
+        placed[1:] += push
+        placed = np.maximum(placed, 0)
+    for height, index in zip(placed, order, strict=True):
+        label = labels[index]
+        axes.annotate(
+            label.text,
+            (1, height),
+            xycoords="axes fraction",
+            xytext=(8, 0),
+            textcoords="offset points",
+            color=label.colour,
+            fontweight="bold" if label.bold else "normal",
+            fontsize=11 if label.bold else 9,
+            va="center",
+        )

@@ -1,0 +1,298 @@
+"""A race: one real task, Celo with trained weights beside Adam and whoever else is named, over learning rates.
+
+Celo runs once per seed. Every other optimizer runs at each learning rate of a grid; its best rate is chosen on
+tuning seeds and reported on other ones, the seeds that Celo runs on too.
+"""
+
+import dataclasses
+import math
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+
+import celo
+from celo import weights as weights_files
+from celo.errors import CeloError, unknown_name
+from celo.evaluate import figure, metrics, report
+from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES
+from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curve, train_curves_over_rates
+from celo.optimizers import celo as celo_transform
+from celo.tasks import TASKS, TaskFamily, make_task
+from celo.types import Theta
+
+OPTIMIZERS = ("celo", *BASELINES)
+ALWAYS = ("celo", "adam")  # the subject and the yardstick
+
+
+def _field(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class RaceConfig:
+    """What to race. Raises CeloError, naming the value and the remedy, before any data is read."""
+
+    task: str = _field("digits_mlp128x128", "task to train")
+    optimizers: tuple[str, ...] = _field(ALWAYS, "who races; celo and adam always do")
+    steps: int = _field(1000, "training steps, also the horizon Celo is told")
+    seeds: int = _field(3, "seeds to report on; learning rates are chosen on as many others")
+    weights: str = _field("celo", "Celo's weights: a bundled name or a .safetensors file")
+    rates: tuple[float, ...] = _field(LEARNING_RATES, "learning rates the others are tuned over")
+    seed: int = _field(0, "what all seeds of the race are derived from")
+    out: str = _field("race", "folder for race.json, race.png and race.html")
+
+    def __post_init__(self):
+        if self.task not in TASKS:
+            raise unknown_name("task", self.task, TASKS)
+        for name in self.optimizers:
+            if name not in OPTIMIZERS:
+                raise unknown_name("optimizer", name, OPTIMIZERS)
+        for name, least in (("steps", 1), ("seeds", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise CeloError(f"{name} must be a whole number, at least {least}, got {value!r}")
+        if not self.rates:
+            raise CeloError("rates is empty; name at least one learning rate, for example 1e-3")
+        for rate in self.rates:
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+                raise CeloError(f"a learning rate must be a positive number, got {rate!r}; try 1e-3")
+        if not self.out:
+            raise CeloError("out is empty; name the folder that the results go to")
+        object.__setattr__(self, "optimizers", tuple(dict.fromkeys((*ALWAYS, *self.optimizers))))
+        object.__setattr__(self, "rates", tuple(sorted({float(rate) for rate in self.rates})))
+
+    @property
+    def command(self) -> str:
+        """The shell command that repeats this race; `out` left aside."""
+        words = ["celo", "race"]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value != field.default and field.name != "out":
+                words += [f"--{field.name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return shlex.join(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """All runs of one optimizer.
+
+    Attributes:
+      optimizer: its name.
+      rates: its learning rates, rising; (None,) for Celo.
+      curves: [rates, seeds, E], on the reporting seeds.
+      tuning_loss: [rates] mean last smoothed training loss on the tuning seeds, inf where one diverged.
+      best: index of the rate with the lowest tuning loss.
+      seconds_per_step: time of one training step.
+    """
+
+    optimizer: str
+    rates: tuple[float | None, ...]
+    curves: Curve
+    tuning_loss: np.ndarray
+    best: int
+    seconds_per_step: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the result: an optimizer at one learning rate. Arrays are [seeds]; losses are smoothed.
+
+    Attributes:
+      optimizer: its name.
+      learning_rate: None for Celo.
+      roles: of "learned", "default" (the rate people use untuned) and "tuned" (the best of the grid).
+      curve: [seeds, E].
+      final: last smoothed training loss, then of validation: loss and the task's metrics.
+      ratio: final-loss score against tuned Adam.
+      speedup: speedup score against tuned Adam.
+      speedup_default: the same against Adam at its default rate.
+      seconds_per_step: time of one training step.
+    """
+
+    optimizer: str
+    learning_rate: float | None
+    roles: tuple[str, ...]
+    curve: Curve
+    final: dict[str, np.ndarray]
+    ratio: np.ndarray
+    speedup: np.ndarray
+    speedup_default: np.ndarray
+    seconds_per_step: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RaceResult:
+    """What a race found, and what it ran on."""
+
+    config: RaceConfig
+    contestants: tuple[Contestant, ...]
+    rows: tuple[Row, ...]
+    tuning_seeds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    weights_sha256: str
+    environment: dict[str, str]
+    seconds: float
+
+    def row(self, optimizer: str, role: str) -> Row:
+        """The row of an optimizer in a role."""
+        return next(row for row in self.rows if row.optimizer == optimizer and role in row.roles)
+
+
+def run_race(config: RaceConfig, *, console: Console) -> RaceResult:
+    """Run a race, print its table and write race.json, race.png and race.html into `config.out`.
+
+    Raises:
+      CeloError: before training, if weights, data, Matplotlib or the folder cannot be had, or the task is
+        a family of several kinds.
+    """
+    begin = time.perf_counter()
+    figure.require_matplotlib()
+    weights = weights_files.load(config.weights)
+    celo_transform(config.steps, weights=weights.theta)  # refuses weights that do not fit
+    family = make_task(config.task)
+    if len(family.members) > 1:
+        raise CeloError(
+            f"{config.task!r} is {len(family.members)} tasks ({', '.join(family.members)}); "
+            "race on a single one, for example 'digits_mlp128x128'"
+        )
+    folder = Path(config.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CeloError(f"{folder}: cannot be made ({error.strerror}); choose another out") from error
+
+    drawn = np.random.SeedSequence(config.seed).generate_state(2 * config.seeds).tolist()
+    seeds, tuning_seeds = tuple(drawn[: config.seeds]), tuple(drawn[config.seeds :])
+    contestants = []
+    board: dict[str, tuple[Any, str]] = {name: ("waiting", "") for name in config.optimizers}
+    with Live(_board(board), console=console, transient=True) as live:
+        for name in config.optimizers:
+            started = time.perf_counter()
+
+            def show(doing: Any, found: str = "", name: str = name) -> None:
+                board[name] = (doing, found)
+                live.update(_board(board), refresh=True)
+
+            contestant = _run(name, family, config, weights.theta, seeds, tuning_seeds, show)
+            contestants.append(contestant)
+            loss = metrics.smooth(contestant.curves.train_loss[contestant.best])[:, -1].mean()
+            show(f"done in {time.perf_counter() - started:.0f} s", f"{loss:.3g}")
+    result = RaceResult(
+        config=config,
+        contestants=tuple(contestants),
+        rows=_rows(contestants),
+        tuning_seeds=tuning_seeds,
+        seeds=seeds,
+        weights_sha256=weights.sha256,
+        environment=_environment(),
+        seconds=time.perf_counter() - begin,
+    )
+    report.show(result, console)
+    for path in report.write(result, folder):
+        console.print(f"wrote {path}", highlight=False)
+    return result
+
+
+def _run(
+    name: str,
+    family: TaskFamily,
+    config: RaceConfig,
+    theta: Theta,
+    seeds: tuple[int, ...],
+    tuning_seeds: tuple[int, ...],
+    show: Callable[[Any], None],
+) -> Contestant:
+    """All runs of one optimizer, then its timing; `show` is told what goes on."""
+    count = len(seeds)
+    if name == "celo":
+        show(Spinner("dots", f"training {count} seeds"))
+        tx = celo_transform(config.steps, weights=theta)
+        curve = train_curve(family, 0, tx, num_steps=config.steps, seeds=seeds)
+        rates, best = (None,), 0
+        curves = curve_at(curve, None)
+        tuning_loss = np.full(1, np.nan)
+    else:
+        make = BASELINES[name]
+        rates = tuple(sorted({*config.rates, *([DEFAULT_RATES[name]] if name in DEFAULT_RATES else [])}))
+        show(Spinner("dots", f"training {len(rates)} learning rates × {2 * count} seeds"))
+        every = train_curves_over_rates(
+            family,
+            0,
+            lambda rate: make(rate, config.steps),
+            rates,
+            num_steps=config.steps,
+            seeds=(*seeds, *tuning_seeds),
+        )
+        curves = curve_at(every, (slice(None), slice(count)))
+        last = metrics.smooth(every.train_loss[:, count:])[..., -1].mean(axis=-1)
+        tuning_loss = np.where(np.isfinite(last), last, np.inf)
+        best = int(np.argmin(tuning_loss))
+        tx = make(rates[best], config.steps)
+    show(Spinner("dots", "timing one step"))
+    return Contestant(name, rates, curves, tuning_loss, best, seconds_per_step(family, 0, tx))
+
+
+def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:
+    """Each contestant at its best rate and, where it has one, at its default rate."""
+    adam = next(c for c in contestants if c.optimizer == "adam")
+    last = metrics.smooth(adam.curves.train_loss)[..., -1]
+    tuned, default = last[adam.best], last[adam.rates.index(DEFAULT_RATES["adam"])]
+    rows = []
+    for contestant in contestants:
+        for index, rate in enumerate(contestant.rates):
+            roles = {
+                "learned": rate is None,
+                "tuned": rate is not None and index == contestant.best,
+                "default": rate is not None and rate == DEFAULT_RATES.get(contestant.optimizer),
+            }
+            if not any(roles.values()):
+                continue
+            curve = curve_at(contestant.curves, index)
+            smoothed = metrics.smooth(curve.train_loss)
+            final = {"loss": curve.valid_loss, **curve.metrics}
+            rows.append(
+                Row(
+                    optimizer=contestant.optimizer,
+                    learning_rate=rate,
+                    roles=tuple(role for role, played in roles.items() if played),
+                    curve=curve,
+                    final={"train": smoothed[:, -1]}
+                    | {f"valid {name}": metrics.smooth(values)[:, -1] for name, values in final.items()},
+                    ratio=metrics.final_loss_ratio(smoothed[:, -1], tuned),
+                    speedup=metrics.speedup(curve.steps, smoothed, tuned),
+                    speedup_default=metrics.speedup(curve.steps, smoothed, default),
+                    seconds_per_step=contestant.seconds_per_step,
+                )
+            )
+    return tuple(rows)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "celo": celo.__version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _board(states: dict[str, tuple[Any, str]]) -> Table:
+    table = Table("optimizer", "", "loss so far", title="race", title_justify="left")
+    for name, (doing, found) in states.items():
+        table.add_row(name, doing, found)
+    return table

@@ -1,0 +1,216 @@
+"""A meta-training run: both phases, from start or checkpoint to weights, with progress and logs on the way."""
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich import progress as rich_progress
+from rich.console import Console
+
+from celo import __version__, weights
+from celo.errors import CeloError
+from celo.meta import checkpoint
+from celo.meta.outer import OuterState, Phase, PhaseProgram, Progress, phases, task_family
+from celo.meta.recipes import Recipe
+from celo.optimizers import Celo
+from celo.types import Theta
+
+STEPS_PER_CALL = 10  # outer steps in one dispatch, and in one row of the log
+CHECKPOINT, METRICS, THETA = "checkpoint.npz", "metrics.jsonl", "theta.safetensors"
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has saved its state; it can be resumed."""
+
+
+def start(run: Path, recipe: Recipe, *, console: Console, checkpoint_seconds: float = 120.0) -> Path:
+    """Runs `recipe` from its beginning in the new folder `run`; returns the path of the weights.
+
+    Raises:
+      CeloError: if the folder already holds a run, or the recipe's tasks cannot be had.
+      Stopped: after SIGINT or SIGTERM, with a checkpoint written.
+    """
+    if (run / CHECKPOINT).exists() or (run / METRICS).exists():
+        raise CeloError(
+            f"{run} already holds a run; go on with `celo train --resume {run}` or choose another folder"
+        )
+    if run.exists() and not run.is_dir():
+        raise CeloError(f"{run} is a file; choose a folder for the run")
+    run.mkdir(parents=True, exist_ok=True)
+    return _Run(run, recipe, console, checkpoint_seconds).finish(resume=False)
+
+
+def resume(run: Path, *, console: Console, checkpoint_seconds: float = 120.0) -> Path:
+    """Goes on from the checkpoint in `run`, to the same θ, bit for bit, as if never interrupted.
+
+    Raises:
+      CeloError: if there is no readable checkpoint.
+      Stopped: as `start`.
+    """
+    header = checkpoint.read_header(run / CHECKPOINT)
+    recipe = Recipe(**header["recipe"])
+    return _Run(run, recipe, console, checkpoint_seconds).finish(resume=True)
+
+
+class _Run:
+    def __init__(self, run: Path, recipe: Recipe, console: Console, checkpoint_seconds: float):
+        self.run, self.recipe, self.console = run, recipe, console
+        self.checkpoint_seconds = checkpoint_seconds
+        self.phases = phases(recipe)
+        self.family = task_family(recipe)
+        self.key_theta, *self.keys = jax.random.split(jax.random.key(recipe.seed), 1 + len(self.phases))
+        self.seconds = 0.0  # of earlier sessions and of this one, training only
+
+    def finish(self, *, resume: bool) -> Path:
+        """Trains to the end of the last phase."""
+        theta = Celo().init_theta(self.key_theta)
+        first, restored = 0, None
+        if resume:
+            header = checkpoint.read_header(self.run / CHECKPOINT)
+            first, self.seconds = header["phase"], header["seconds"]
+            restored = self._restore(first, theta)
+            _drop_rows_after(self.run / METRICS, header["rows"])
+        with _stop_requests() as stopped, self._bar() as bar:
+            for number in range(first, len(self.phases)):
+                theta = self._train_phase(number, theta, restored if number == first else None, stopped, bar)
+        return self._write_weights(theta)
+
+    def _train_phase(
+        self,
+        number: int,
+        theta: Theta,
+        restored: tuple[OuterState, Theta] | None,
+        stopped: list[int],
+        bar: rich_progress.Progress,
+    ) -> Theta:
+        phase = self.phases[number]
+        program = PhaseProgram(self.recipe, phase, self.family)
+        task = bar.add_task(
+            f"phase {number + 1}: {phase.name}", total=phase.steps, loss="compiling", speed=""
+        )
+        if restored is None:
+            state, frozen = program.init(theta, self.keys[number])
+            self._save(number, state, frozen, rows=_count_rows(self.run / METRICS))
+        else:
+            state, frozen = program.place(restored[0]), restored[1]
+        step, saved = int(state.step), time.monotonic()
+        with (self.run / METRICS).open("a") as log:
+            while step < phase.steps:
+                began = time.monotonic()
+                count = min(STEPS_PER_CALL, phase.steps - step)
+                state, progress = program.advance(state, frozen, count)
+                progress = jax.device_get(progress)
+                seconds = time.monotonic() - began
+                step, self.seconds = step + count, self.seconds + seconds
+                row = self._row(phase, step, progress, program.inner_steps * count / seconds)
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                speed = f"{row['inner_steps_per_second']:,.0f}/s"
+                bar.update(task, completed=step, loss=f"{row['meta_loss']:.4f}", speed=speed)
+                due = time.monotonic() - saved > self.checkpoint_seconds
+                if due or stopped or step == phase.steps:
+                    self._save(number, state, frozen, rows=_count_rows(self.run / METRICS))
+                    saved = time.monotonic()
+                if stopped and step < phase.steps:
+                    raise Stopped(
+                        f"stopped at outer step {step} of phase {phase.name}; state saved in {self.run}"
+                    )
+        return {**frozen, **state.theta}
+
+    def _restore(self, number: int, theta: Theta) -> tuple[OuterState, Theta]:
+        program = PhaseProgram(self.recipe, self.phases[number], self.family)
+        return checkpoint.load(self.run / CHECKPOINT, program.shapes(theta, self.keys[number]))
+
+    def _save(self, number: int, state: OuterState, frozen: Theta, *, rows: int) -> None:
+        header = {
+            "recipe": dataclasses.asdict(self.recipe),
+            "phase": number,
+            "rows": rows,
+            "seconds": self.seconds,
+            "version": __version__,
+        }
+        checkpoint.save(self.run / CHECKPOINT, (state, frozen), header)
+
+    def _row(self, phase: Phase, step: int, progress: Progress, speed: float) -> dict[str, Any]:
+        members = self.family.members
+        losses = np.asarray(progress.particle_losses, np.float64)
+        return {
+            "phase": phase.name,
+            "outer_step": step,
+            "meta_loss": float(progress.meta_loss),
+            "tasks": {name: float(losses[i :: len(members)].mean()) for i, name in enumerate(members)},
+            "gradient_norm": float(progress.gradient_norm),
+            "nonfinite_fraction": float(progress.nonfinite),
+            "inner_steps_per_second": round(speed, 1),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def _write_weights(self, theta: Theta) -> Path:
+        metadata = {
+            "architecture": "celo",
+            "recipe": json.dumps(dataclasses.asdict(self.recipe)),
+            "tasks": ",".join(self.family.members),
+            "version": __version__,
+        }
+        path = self.run / THETA
+        weights.save(path, jax.tree.map(np.asarray, theta), metadata=metadata)
+        return path
+
+    def _bar(self) -> rich_progress.Progress:
+        return rich_progress.Progress(
+            rich_progress.TextColumn("{task.description}"),
+            rich_progress.BarColumn(),
+            rich_progress.MofNCompleteColumn(),
+            rich_progress.TextColumn("meta-loss {task.fields[loss]}"),
+            rich_progress.TextColumn("{task.fields[speed]}"),
+            rich_progress.TextColumn("ETA"),
+            rich_progress.TimeRemainingColumn(),
+            console=self.console,
+        )
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that SIGINT and SIGTERM append to; a second SIGINT interrupts at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        del frame
+        if number in received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log; a last line that a crash cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _count_rows(path: Path) -> int:
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
+def _drop_rows_after(path: Path, rows: int) -> None:
+    """Takes back what was logged after the checkpoint: it will happen, and be logged, again."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    weights.write_file(path, "".join(lines[:rows]).encode())
