@@ -111,8 +111,8 @@ def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
         labels += _draw_curves(left, result, contestant, colour, look)
         _draw_finals(right, contestant, colour, look)
     losses = np.concatenate(
-        [metrics.smooth(row.curve.train_loss).ravel() for row in result.rows]
-        + [metrics.smooth(c.curves.train_loss)[..., -1].ravel() for c in result.contestants]
+        [metrics.trailing_mean(row.curve.train_loss).ravel() for row in result.rows]
+        + [metrics.trailing_mean(c.curves.train_loss)[..., -1].ravel() for c in result.contestants]
     )
     start = max(float(np.nanmax(row.curve.train_loss[:, 0])) for row in result.rows)
     shown = losses[np.isfinite(losses) & (losses > 0)]
@@ -142,14 +142,14 @@ def _draw_curves(
         for i, rate in enumerate(contestant.rates):
             if rate not in [row.learning_rate for row in rows]:
                 curve = curve_at(contestant.curves, i)
-                mean = metrics.smooth(curve.train_loss).mean(axis=0)
+                mean = metrics.trailing_mean(curve.train_loss).mean(axis=0)
                 axes.plot(curve.steps, mean, color=look.grid, linewidth=0.9, zorder=1)
                 labels.append(_Label(mean[-1], rate_text(rate or 0), look.soft, False))
     for row in rows:
-        smoothed = metrics.smooth(row.curve.train_loss)
-        mean, learned, tuned = smoothed.mean(axis=0), "learned" in row.roles, "tuned" in row.roles
+        losses = metrics.trailing_mean(row.curve.train_loss)
+        mean, learned, tuned = losses.mean(axis=0), "learned" in row.roles, "tuned" in row.roles
         axes.fill_between(
-            row.curve.steps, smoothed.min(axis=0), smoothed.max(axis=0), color=colour, alpha=0.16, linewidth=0
+            row.curve.steps, losses.min(axis=0), losses.max(axis=0), color=colour, alpha=0.16, linewidth=0
         )
         axes.plot(
             row.curve.steps,
@@ -168,7 +168,7 @@ def _draw_curves(
 
 def _draw_finals(axes: Any, contestant: "Contestant", colour: str, look: _Look) -> None:
     """Final loss against learning rate: a line right across for Celo, a valley for the others."""
-    final = metrics.smooth(contestant.curves.train_loss)[..., -1]
+    final = metrics.trailing_mean(contestant.curves.train_loss)[..., -1]
     low, mean, high = final.min(axis=1), final.mean(axis=1), final.max(axis=1)
     if contestant.rates == (None,):
         axes.axhspan(low[0], high[0], color=colour, alpha=0.16, linewidth=0)

@@ -1,8 +1,8 @@
 """Scores of training curves against a reference, as in Celo (arXiv 2501.12670). NumPy only.
 
 Both scores put a method beside tuned Adam on the same task and seed: above 1 is better than Adam. Curves are
-training losses at evaluation points, smoothed by `smooth`; the reference is the last point of Adam's smoothed
-curve at its best learning rate.
+training losses at evaluation points, smoothed (in the paper by `smooth`); the reference is the last point of
+Adam's smoothed curve at its best learning rate.
 """
 
 from typing import Any
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-SMOOTHING = 0.9
+SMOOTHING = 0.9  # the paper's
+WINDOW = 5  # evaluations in a trailing mean: the last 5% of a race
 
 
 def smooth(curve: ArrayLike, decay: float = SMOOTHING) -> np.ndarray:
@@ -26,6 +27,24 @@ def smooth(curve: ArrayLike, decay: float = SMOOTHING) -> np.ndarray:
     for i in range(1, smoothed.shape[-1]):
         smoothed[..., i] = decay * smoothed[..., i - 1] + (1 - decay) * smoothed[..., i]
     return smoothed
+
+
+def trailing_mean(curve: ArrayLike, window: int = WINDOW) -> np.ndarray:
+    """Mean of the last `window` points up to each point (of all there are, near the start), float64.
+
+    Unlike `smooth` it forgets. Where a loss falls by many powers of ten, the exponential average is still
+    made of the first values when the loss has long reached its floor: after n points 0.9^n of the loss at the
+    start is left, so that no optimizer, however fast, gets below that.
+
+    Args:
+      curve: losses [..., E]; a non-finite value makes everything after it NaN, as in `smooth`.
+      window: how many points, positive.
+    """
+    values = np.asarray(curve, np.float64)
+    diverged = np.logical_or.accumulate(~np.isfinite(values), axis=-1)
+    values = np.where(diverged, np.nan, values)
+    ends = range(1, values.shape[-1] + 1)
+    return np.stack([values[..., max(0, end - window) : end].mean(axis=-1) for end in ends], axis=-1)
 
 
 def final_loss_ratio(final: ArrayLike, reference: ArrayLike) -> Any:

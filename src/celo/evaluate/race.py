@@ -32,6 +32,7 @@ from celo.optimizers import celo as celo_transform
 from celo.tasks import TASKS, TaskFamily, make_task
 from celo.types import Theta
 
+EVAL_POINTS = 100  # in a race, besides the one at step 0
 OPTIMIZERS = ("celo", *BASELINES)
 ALWAYS = ("celo", "adam")  # the subject and the yardstick
 
@@ -92,7 +93,7 @@ class Contestant:
       optimizer: its name.
       rates: its learning rates, rising; (None,) for Celo.
       curves: [rates, seeds, E], on the reporting seeds.
-      tuning_loss: [rates] mean last smoothed training loss on the tuning seeds, inf where one diverged.
+      tuning_loss: [rates] mean final training loss on the tuning seeds, inf where one diverged.
       best: index of the rate with the lowest tuning loss.
       seconds_per_step: time of one training step.
     """
@@ -107,14 +108,14 @@ class Contestant:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of the result: an optimizer at one learning rate. Arrays are [seeds]; losses are smoothed.
+    """One line of the result: an optimizer at one learning rate. Arrays are [seeds].
 
     Attributes:
       optimizer: its name.
       learning_rate: None for Celo.
       roles: of "learned", "default" (the rate people use untuned) and "tuned" (the best of the grid).
       curve: [seeds, E].
-      final: last smoothed training loss, then of validation: loss and the task's metrics.
+      final: smoothed training loss at the end; then of validation the loss and the task's metrics.
       ratio: final-loss score against tuned Adam.
       speedup: speedup score against tuned Adam.
       speedup_default: the same against Adam at its default rate.
@@ -187,7 +188,7 @@ def run_race(config: RaceConfig, *, console: Console) -> RaceResult:
 
             contestant = _run(name, family, config, weights.theta, seeds, tuning_seeds, show)
             contestants.append(contestant)
-            loss = metrics.smooth(contestant.curves.train_loss[contestant.best])[:, -1].mean()
+            loss = metrics.trailing_mean(contestant.curves.train_loss[contestant.best])[:, -1].mean()
             show(f"done in {time.perf_counter() - started:.0f} s", f"{loss:.3g}")
     result = RaceResult(
         config=config,
@@ -215,11 +216,11 @@ def _run(
     show: Callable[[Any], None],
 ) -> Contestant:
     """All runs of one optimizer, then its timing; `show` is told what goes on."""
-    count = len(seeds)
+    count, eval_every = len(seeds), max(1, config.steps // EVAL_POINTS)
     if name == "celo":
         show(Spinner("dots", f"training {count} seeds"))
         tx = celo_transform(config.steps, weights=theta)
-        curve = train_curve(family, 0, tx, num_steps=config.steps, seeds=seeds)
+        curve = train_curve(family, 0, tx, num_steps=config.steps, seeds=seeds, eval_every=eval_every)
         rates, best = (None,), 0
         curves = curve_at(curve, None)
         tuning_loss = np.full(1, np.nan)
@@ -234,9 +235,10 @@ def _run(
             rates,
             num_steps=config.steps,
             seeds=(*seeds, *tuning_seeds),
+            eval_every=eval_every,
         )
         curves = curve_at(every, (slice(None), slice(count)))
-        last = metrics.smooth(every.train_loss[:, count:])[..., -1].mean(axis=-1)
+        last = metrics.trailing_mean(every.train_loss[:, count:])[..., -1].mean(axis=-1)
         tuning_loss = np.where(np.isfinite(last), last, np.inf)
         best = int(np.argmin(tuning_loss))
         tx = make(rates[best], config.steps)
@@ -247,7 +249,7 @@ def _run(
 def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:
     """Each contestant at its best rate and, where it has one, at its default rate."""
     adam = next(c for c in contestants if c.optimizer == "adam")
-    last = metrics.smooth(adam.curves.train_loss)[..., -1]
+    last = metrics.trailing_mean(adam.curves.train_loss)[..., -1]
     tuned, default = last[adam.best], last[adam.rates.index(DEFAULT_RATES["adam"])]
     rows = []
     for contestant in contestants:
@@ -260,7 +262,7 @@ def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:
             if not any(roles.values()):
                 continue
             curve = curve_at(contestant.curves, index)
-            smoothed = metrics.smooth(curve.train_loss)
+            smoothed = metrics.trailing_mean(curve.train_loss)
             final = {"loss": curve.valid_loss, **curve.metrics}
             rows.append(
                 Row(
@@ -269,7 +271,10 @@ def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:
                     roles=tuple(role for role, played in roles.items() if played),
                     curve=curve,
                     final={"train": smoothed[:, -1]}
-                    | {f"valid {name}": metrics.smooth(values)[:, -1] for name, values in final.items()},
+                    | {
+                        f"valid {name}": metrics.trailing_mean(values)[:, -1]
+                        for name, values in final.items()
+                    },
                     ratio=metrics.final_loss_ratio(smoothed[:, -1], tuned),
                     speedup=metrics.speedup(curve.steps, smoothed, tuned),
                     speedup_default=metrics.speedup(curve.steps, smoothed, default),

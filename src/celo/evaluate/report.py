@@ -77,10 +77,11 @@ def caption(result: "RaceResult") -> str:
     seeds = f"{count} seed{'s' if count > 1 else ''}"
     spread = f"mean ± standard deviation over {seeds}" if count > 1 else "one seed, so no spread"
     return (
-        f"{config.task}, {config.steps:,} steps, {spread}. Learning rates were chosen out of "
-        f"{len(config.rates)} on {count} other seed{'s' if count > 1 else ''}. Losses are moving averages "
-        f"(factor {metrics.SMOOTHING}) of the curve. Speedup: steps of the race / steps until the final loss "
-        "of Adam on the same seed; never = 0. Step time: batch, gradient and update, one run alone."
+        f"{config.task}, {config.steps:,} steps, {spread}. Learning rates were chosen from {len(config.rates)} "
+        f"on {count} other seed{'s' if count > 1 else ''}. Losses and accuracies are means over the last "
+        f"{metrics.WINDOW} evaluations. Speedup: steps of the race / steps until the final training loss of Adam "
+        "with the same seed; a seed that never gets there counts 0. Step time: batch, gradient and update, "
+        "one run alone."
     )
 
 

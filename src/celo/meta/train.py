@@ -1,4 +1,4 @@
-"""A meta-training run: both phases, from start or checkpoint to weights, with progress and logs on the way."""
+"""A meta-training run: both phases, from start or checkpoint to weights, with progress and logs."""
 
 import dataclasses
 import json
