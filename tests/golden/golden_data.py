@@ -1,6 +1,6 @@
 """Golden numbers as the tests read them, and the copy of them that is committed.
 
-    python tests/golden/golden_data.py ../shared/golden      # makes the files of this folder again
+python tests/golden/golden_data.py ../shared/golden      # makes the files of this folder again
 """
 
 import shutil

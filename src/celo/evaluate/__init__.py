@@ -1,0 +1,1 @@
+"""Measuring optimizers, learned and hand-made: curves, baselines, scores, races and their reports."""

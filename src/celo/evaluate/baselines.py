@@ -34,6 +34,7 @@ BASELINES: dict[str, MakeBaseline] = {
 DEFAULT_RATES: dict[str, float] = {"adam": 1e-3, "adam_cosine": 1e-3, "adamw": 1e-3}
 
 LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # half decades: the grid of a race
-PAPER_LEARNING_RATES = tuple(  # the 15 rates Celo's paper tunes Adam over
-    float(f"{digit}e{exponent}") for exponent in range(-7, 0) for digit in (1, 3)
-) + (1.0,)
+PAPER_LEARNING_RATES = (  # the 15 that Celo's paper tunes Adam over
+    *(float(f"{digit}e{exponent}") for exponent in range(-7, 0) for digit in (1, 3)),
+    1.0,
+)

@@ -108,10 +108,10 @@ def seconds_per_step(
     member: int,
     tx: optax.GradientTransformation,
     *,
-    num_steps: int = 100,
-    repeats: int = 7,
+    num_steps: int = 30,
+    repeats: int = 20,
 ) -> float:
-    """Seconds of one training step (batch, gradient, update), one run alone; the fastest of `repeats` timings.
+    """Seconds of one training step (batch, gradient, update) of one run alone: the fastest of `repeats`.
 
     Each timing is `num_steps` compiled steps in one call, after a warm-up. The fastest one is the one least
     disturbed by other programs.

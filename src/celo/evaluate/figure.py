@@ -104,7 +104,7 @@ def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> 
 def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
     """Both panels; `soft` lines in the left one are the learning rates that were not chosen."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
-    figure.subplots_adjust(left=0.06, right=0.97, top=0.80, bottom=0.21, wspace=0.36)
+    figure.subplots_adjust(left=0.06, right=0.97, top=0.80, bottom=0.21, wspace=0.4)
     labels, others = [], iter(look.others * len(result.contestants))
     for contestant in result.contestants:
         colour = look.celo if contestant.rates == (None,) else next(others)
@@ -122,7 +122,7 @@ def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
     right.set_xscale("log")
     right.tick_params(labelleft=False)
     for axes, title, xlabel in (
-        (left, "training loss", "step"),
+        (left, "training loss, mean and range over seeds", "step"),
         (right, "where each learning rate ends", "learning rate"),
     ):
         axes.set_title(title, loc="left", fontsize=10.5, color=look.soft, pad=10)
@@ -144,7 +144,8 @@ def _draw_curves(
                 curve = curve_at(contestant.curves, i)
                 mean = metrics.trailing_mean(curve.train_loss).mean(axis=0)
                 axes.plot(curve.steps, mean, color=look.grid, linewidth=0.9, zorder=1)
-                labels.append(_Label(mean[-1], rate_text(rate or 0), look.soft, False))
+                if len(result.contestants) == 2:  # with more there is no room
+                    labels.append(_Label(mean[-1], rate_text(rate or 0), look.soft, False))
     for row in rows:
         losses = metrics.trailing_mean(row.curve.train_loss)
         mean, learned, tuned = losses.mean(axis=0), "learned" in row.roles, "tuned" in row.roles

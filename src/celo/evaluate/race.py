@@ -1,7 +1,7 @@
-"""A race: one real task, Celo with trained weights beside Adam and whoever else is named, over learning rates.
+"""A race: one real task, Celo with trained weights beside Adam and whoever else is named.
 
-Celo runs once per seed. Every other optimizer runs at each learning rate of a grid; its best rate is chosen on
-tuning seeds and reported on other ones, the seeds that Celo runs on too.
+Celo runs once per seed. Every other optimizer runs at each learning rate of a grid; its best rate is chosen
+on tuning seeds and reported on other ones, the seeds that Celo runs on too.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from celo import weights as weights_files
 from celo.errors import CeloError, unknown_name
 from celo.evaluate import figure, metrics, report
 from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES
-from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curve, train_curves_over_rates
+from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curves_over_rates
 from celo.optimizers import celo as celo_transform
 from celo.tasks import TASKS, TaskFamily, make_task
 from celo.types import Theta
@@ -69,8 +69,6 @@ class RaceConfig:
         for rate in self.rates:
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
                 raise CeloError(f"a learning rate must be a positive number, got {rate!r}; try 1e-3")
-        if not self.out:
-            raise CeloError("out is empty; name the folder that the results go to")
         object.__setattr__(self, "optimizers", tuple(dict.fromkeys((*ALWAYS, *self.optimizers))))
         object.__setattr__(self, "rates", tuple(sorted({float(rate) for rate in self.rates})))
 
@@ -93,7 +91,8 @@ class Contestant:
       optimizer: its name.
       rates: its learning rates, rising; (None,) for Celo.
       curves: [rates, seeds, E], on the reporting seeds.
-      tuning_loss: [rates] mean final training loss on the tuning seeds, inf where one diverged.
+      tuning_loss: [rates] mean final training loss on the tuning seeds (Celo: on the reporting ones), inf
+        where one diverged.
       best: index of the rate with the lowest tuning loss.
       seconds_per_step: time of one training step.
     """
@@ -147,7 +146,7 @@ class RaceResult:
     seconds: float
 
     def row(self, optimizer: str, role: str) -> Row:
-        """The row of an optimizer in a role."""
+        """The row of `optimizer` in a role it plays."""
         return next(row for row in self.rows if row.optimizer == optimizer and role in row.roles)
 
 
@@ -177,7 +176,7 @@ def run_race(config: RaceConfig, *, console: Console) -> RaceResult:
     drawn = np.random.SeedSequence(config.seed).generate_state(2 * config.seeds).tolist()
     seeds, tuning_seeds = tuple(drawn[: config.seeds]), tuple(drawn[config.seeds :])
     contestants = []
-    board: dict[str, tuple[Any, str]] = {name: ("waiting", "") for name in config.optimizers}
+    board: dict[str, tuple[Any, str]] = dict.fromkeys(config.optimizers, ("waiting", ""))
     with Live(_board(board), console=console, transient=True) as live:
         for name in config.optimizers:
             started = time.perf_counter()
@@ -216,34 +215,37 @@ def _run(
     show: Callable[[Any], None],
 ) -> Contestant:
     """All runs of one optimizer, then its timing; `show` is told what goes on."""
-    count, eval_every = len(seeds), max(1, config.steps // EVAL_POINTS)
     if name == "celo":
-        show(Spinner("dots", f"training {count} seeds"))
-        tx = celo_transform(config.steps, weights=theta)
-        curve = train_curve(family, 0, tx, num_steps=config.steps, seeds=seeds, eval_every=eval_every)
-        rates, best = (None,), 0
-        curves = curve_at(curve, None)
-        tuning_loss = np.full(1, np.nan)
+        rates, runs = (None,), seeds
+
+        def make_tx(rate: Any) -> optax.GradientTransformation:
+            del rate
+            return celo_transform(config.steps, weights=theta)
     else:
-        make = BASELINES[name]
-        rates = tuple(sorted({*config.rates, *([DEFAULT_RATES[name]] if name in DEFAULT_RATES else [])}))
-        show(Spinner("dots", f"training {len(rates)} learning rates × {2 * count} seeds"))
-        every = train_curves_over_rates(
-            family,
-            0,
-            lambda rate: make(rate, config.steps),
-            rates,
-            num_steps=config.steps,
-            seeds=(*seeds, *tuning_seeds),
-            eval_every=eval_every,
-        )
-        curves = curve_at(every, (slice(None), slice(count)))
-        last = metrics.trailing_mean(every.train_loss[:, count:])[..., -1].mean(axis=-1)
-        tuning_loss = np.where(np.isfinite(last), last, np.inf)
-        best = int(np.argmin(tuning_loss))
-        tx = make(rates[best], config.steps)
+        rates = tuple(sorted({*config.rates, DEFAULT_RATES.get(name, config.rates[0])}))
+        runs = (*seeds, *tuning_seeds)
+
+        def make_tx(rate: Any) -> optax.GradientTransformation:
+            return BASELINES[name](rate, config.steps)
+
+    several = f"{len(rates)} learning rates × " if len(rates) > 1 else ""
+    show(Spinner("dots", f"training: {several}{len(runs)} seeds"))
+    every = train_curves_over_rates(
+        family,
+        0,
+        make_tx,
+        [rate or 0.0 for rate in rates],
+        num_steps=config.steps,
+        seeds=runs,
+        eval_every=max(1, config.steps // EVAL_POINTS),
+    )
+    last = metrics.trailing_mean(every.train_loss)[..., -1][:, -len(seeds) :].mean(axis=-1)
+    tuning_loss = np.where(np.isfinite(last), last, np.inf)
+    best = int(np.argmin(tuning_loss))
+    curves = curve_at(every, (slice(None), slice(len(seeds))))
     show(Spinner("dots", "timing one step"))
-    return Contestant(name, rates, curves, tuning_loss, best, seconds_per_step(family, 0, tx))
+    seconds = seconds_per_step(family, 0, make_tx(rates[best]))
+    return Contestant(name, rates, curves, tuning_loss, best, seconds)
 
 
 def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:

@@ -1,4 +1,4 @@
-"""How a race is shown: a table for the terminal, a figure, one HTML page that needs no other file, and JSON."""
+"""What a race found, in words, as a table, as JSON, and as one HTML page that needs no other file."""
 
 import base64
 import dataclasses
@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from celo.errors import CeloError
 from celo.evaluate import metrics
+from celo.evaluate.curve import Curve
 from celo.evaluate.figure import draw, rate_text
 from celo.weights import write_file
 
@@ -58,17 +58,15 @@ def headline(result: "RaceResult") -> str:
     if not finite.all():
         return f"Celo diverged on {np.sum(~finite)} of {finite.size} seeds"
     if np.all(celo.speedup > 0):
-        return (
-            f"Celo reaches tuned Adam's final loss in {_fewer(celo.speedup)}, with no learning rate to choose"
-        )
-    against_tuned = _lower(celo, tuned, "tuned Adam's")
+        fewer = _fewer(celo.speedup)
+        return f"Celo reaches tuned Adam's final training loss in {fewer}, with no learning rate to choose"
+    against_tuned, at_default = _lower(celo, tuned, "tuned Adam's"), f"Adam at {rate_text(1e-3)}"
     if np.all(celo.speedup_default > 0):
         return (
-            f"With no learning rate to choose, Celo reaches the final loss of Adam at {rate_text(1e-3)} in "
+            f"With no learning rate to choose, Celo reaches the final training loss of {at_default} in "
             f"{_fewer(celo.speedup_default)}; it ends {against_tuned}"
         )
-    against_default = _lower(celo, default, f"that of Adam at {rate_text(1e-3)}")
-    return f"Celo ends {against_default} and {against_tuned}"
+    return f"Celo's training loss ends {_lower(celo, default, f'that of {at_default}')} and {against_tuned}"
 
 
 def caption(result: "RaceResult") -> str:
@@ -77,11 +75,11 @@ def caption(result: "RaceResult") -> str:
     seeds = f"{count} seed{'s' if count > 1 else ''}"
     spread = f"mean ± standard deviation over {seeds}" if count > 1 else "one seed, so no spread"
     return (
-        f"{config.task}, {config.steps:,} steps, {spread}. Learning rates were chosen from {len(config.rates)} "
-        f"on {count} other seed{'s' if count > 1 else ''}. Losses and accuracies are means over the last "
-        f"{metrics.WINDOW} evaluations. Speedup: steps of the race / steps until the final training loss of Adam "
-        "with the same seed; a seed that never gets there counts 0. Step time: batch, gradient and update, "
-        "one run alone."
+        f"{config.task}, {config.steps:,} steps, {spread}. Learning rates were chosen from "
+        f"{len(config.rates)} on {count} other seed{'s' if count > 1 else ''}. Losses and accuracies are "
+        f"means over the last {metrics.WINDOW} evaluations. Speedup: steps of the race / steps until the "
+        "final training loss of Adam with the same seed; a seed that never gets there counts 0. "
+        "Step time: batch, gradient and update, one run alone."
     )
 
 
@@ -116,7 +114,7 @@ def as_json(result: "RaceResult") -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        if hasattr(value, "_asdict"):
+        if isinstance(value, Curve):
             return plain(value._asdict())
         if isinstance(value, dict):
             return {name: plain(item) for name, item in value.items()}
@@ -137,7 +135,7 @@ def as_json(result: "RaceResult") -> dict[str, Any]:
 
 
 def page(result: "RaceResult", light: bytes, dark: bytes) -> str:
-    """The race as one HTML page: headline, figure (a PNG for light and one for dark screens), table, command."""
+    """The race as one HTML page: headline, figure (a PNG for light and one for dark), table, command."""
     header, rows = cells(result)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
     body = "".join(
@@ -211,12 +209,12 @@ _PAGE = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>celo race</title>
 <style>
-:root {{ color-scheme: light dark; --paper: #fff; --ink: #1f2328; --soft: #59616b; --line: #d9dde3; --celo: #c24e00 }}
+:root {{ --paper: #fff; --ink: #1f2328; --soft: #59616b; --line: #d9dde3; --celo: #c24e00 }}
 @media (prefers-color-scheme: dark) {{
   :root {{ --paper: #15171c; --ink: #e4e6ea; --soft: #9aa1ab; --line: #31353d; --celo: #ff8c42 }}
 }}
-body {{ background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 2.5rem auto;
-  max-width: 72rem; padding: 0 1.25rem }}
+body {{ background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  margin: 2.5rem auto; max-width: 76rem; padding: 0 1.25rem }}
 h1 {{ font-size: 1.6rem; line-height: 1.25; text-wrap: balance }}
 img {{ display: block; height: auto; width: 100% }}
 .wide {{ overflow-x: auto }}
@@ -225,8 +223,9 @@ th, td {{ border-bottom: 1px solid var(--line); padding: .45rem .8rem; text-alig
 th {{ color: var(--soft); font-weight: 500 }}
 th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) {{ text-align: left }}
 .learned td {{ color: var(--celo); font-weight: 650 }}
-p, summary {{ color: var(--soft) }}
-code {{ background: color-mix(in srgb, var(--line) 45%, transparent); border-radius: .3rem; padding: .15rem .4rem }}
+p {{ color: var(--soft) }}
+code {{ background: color-mix(in srgb, var(--line) 45%, transparent); border-radius: .3rem;
+  padding: .15rem .4rem }}
 </style>
 </head>
 <body>

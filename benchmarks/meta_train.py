@@ -1,0 +1,129 @@
+"""Inner steps a second of meta-training, beside the same inner loop under optax.adam, in one run.
+
+    python -m benchmarks.meta_train
+
+An inner step is one update of one particle. Meta-training is timed end to end: data, resets,
+perturbations, the outer step. The yardstick trains the same tasks (same number, same batches, same
+devices) with Adam, without perturbations, losses or meta-gradients. The three take turns, so that the
+ratio holds when the machine's speed drifts.
+"""
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from rich.console import Console
+from rich.table import Table
+
+from celo.cli import one_device_per_core
+from celo.meta.outer import PARTICLES, PhaseProgram, phases, task_family
+from celo.meta.recipes import RECIPES, Recipe, make_recipe
+from celo.optimizers import Celo
+from celo.tasks import TaskFamily
+from celo.tasks.base import value_and_grad
+from celo.types import Array
+
+OUTER_STEPS = 10  # in one timed call
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--recipe", default="celo", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    one_device_per_core()
+    recipe = make_recipe(options.recipe)
+    family = task_family(recipe)
+    theta = Celo().init_theta(jax.random.key(0))
+
+    contestants: dict[str, tuple[Callable[[], None], float, int]] = {}
+    for phase in phases(recipe):
+        program = PhaseProgram(recipe, phase, family)
+        call = _meta_training(program, theta)
+        contestants[f"phase {phase.name}"] = (call, _timed(call), program.inner_steps * OUTER_STEPS)
+    call, inner_steps = _adam_loop(recipe, family)
+    contestants["optax.adam"] = (call, _timed(call), inner_steps)
+
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(options.repeats):
+        for name, (call, _, _) in contestants.items():
+            seconds[name].append(_timed(call))
+
+    table = Table(
+        "what", "inner steps/s", "(min … max)", "of Adam's", "first call", title=f"recipe {options.recipe}"
+    )
+    for name, (_, first, steps) in contestants.items():
+        speed = sorted(steps / s for s in seconds[name])
+        adam = contestants["optax.adam"][2]
+        ratios = [steps / s / (adam / a) for s, a in zip(seconds[name], seconds["optax.adam"], strict=True)]
+        spread = f"({speed[0]:,.0f} … {speed[-1]:,.0f})"
+        middle = f"{statistics.median(speed):,.0f}"
+        table.add_row(name, middle, spread, f"{statistics.median(ratios):.2f}", f"{first:.1f} s")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    table.caption = f"median of {options.repeats}; {jax.device_count()} devices; peak memory {peak:.2f} GiB"
+    Console().print(table)
+
+
+def _timed(call: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _meta_training(program: PhaseProgram, theta) -> Callable[[], None]:
+    state, frozen = program.init(theta, jax.random.key(1))
+    box = [state]
+
+    def call() -> None:
+        box[0], progress = program.advance(box[0], frozen, OUTER_STEPS)
+        jax.block_until_ready((box[0], progress))
+
+    return call
+
+
+def _adam_loop(recipe: Recipe, family: TaskFamily) -> tuple[Callable[[], None], int]:
+    """As many tasks as meta-training has sides of particles, trained by Adam on as many devices."""
+    num = 2 * recipe.pairs_per_task * len(family.members)
+    length = recipe.truncation_length * OUTER_STEPS
+    adam = optax.adam(1e-3)
+
+    def start(index: Array):
+        key_task, key_params = jax.random.split(jax.random.fold_in(jax.random.key(0), index))
+        task = family.sample(key_task, index % len(family.members))
+        params, model_state = task.init(key_params)
+        return task, params, model_state, adam.init(params)
+
+    def train(task, params, model_state, opt_state, key):
+        def truncation(carry, key):
+            return jax.lax.scan(step, carry, family.draw(key, recipe.truncation_length))
+
+        def step(carry, draw):
+            params, model_state, opt_state = carry
+            batch = family.batch(task, "train", draw)
+            loss, grads, model_state = value_and_grad(task, params, model_state, jax.random.key(0), batch)
+            updates, opt_state = adam.update(grads, opt_state, params)
+            return (optax.apply_updates(params, updates), model_state, opt_state), loss
+
+        return jax.lax.scan(truncation, (params, model_state, opt_state), jax.random.split(key, OUTER_STEPS))[
+            1
+        ]
+
+    mesh, split = Mesh(jax.devices(), (PARTICLES,)), PartitionSpec(PARTICLES)
+    run = jax.jit(jax.shard_map(jax.vmap(train), mesh=mesh, in_specs=split, out_specs=split, check_vma=False))
+    arguments = (*jax.vmap(start)(jnp.arange(num)), jax.random.split(jax.random.key(1), num))
+    arguments = jax.device_put(arguments, NamedSharding(mesh, split))
+
+    def call() -> None:
+        jax.block_until_ready(run(*arguments))
+
+    return call, num * length
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What a meta-training run did, for people: a table of the tasks and a plot of the meta-loss."""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from celo import weights
+from celo.meta.train import METRICS, read_metrics
+
+PLOT, CARD = "meta_loss.png", "theta.json"
+_TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe
+
+
+def show(run: Path, theta: Path, console: Console) -> None:
+    """Prints each task's meta-loss at the beginning and end of each phase and draws the curve."""
+    rows = read_metrics(run / METRICS)
+    for phase in dict.fromkeys(row["phase"] for row in rows):
+        console.print(_phase_table([row for row in rows if row["phase"] == phase], phase))
+    console.print(f"card:    {write_card(run, theta)}")
+    console.print(f"weights: {theta}  (sha256 {weights.load(theta).sha256[:16]}…)")
+    try:
+        console.print(f"curve:   {draw(rows, run / PLOT)}")
+    except ImportError:
+        console.print("curve:   not drawn; pip install 'celo[plots]'")
+
+
+def _phase_table(rows: list[dict[str, Any]], phase: str) -> Table:
+    window = max(1, len(rows) // 10)
+    table = Table("task", "first tenth", "last tenth", "change", title=f"meta-loss, phase {phase}")
+    for name in (*rows[0]["tasks"], "mean"):
+        series = [row["meta_loss"] if name == "mean" else row["tasks"][name] for row in rows]
+        before, after = float(np.mean(series[:window])), float(np.mean(series[-window:]))
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.1%}")
+    bad = float(np.mean([row["nonfinite_fraction"] for row in rows]))
+    before = float(np.mean([row["meta_loss"] for row in rows[:window]]))
+    after = float(np.mean([row["meta_loss"] for row in rows[-window:]]))
+    advice = "" if after < before else "\nno improvement: try more outer steps, or half the learning rate"
+    table.caption = f"non-finite inner steps: {bad:.2%}{advice}"
+    return table
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Meta-loss by outer step, one panel a phase, faint rows and a running mean for each task; a PNG.
+
+    Raises:
+      ImportError: without matplotlib.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["phase"] for row in rows))
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, phase in zip(panels, names, strict=True):
+        mine = [row for row in rows if row["phase"] == phase]
+        steps = np.array([row["outer_step"] for row in mine])
+        lines = {name: [row["tasks"][name] for row in mine] for name in mine[0]["tasks"]}
+        lines = {"mean": [row["meta_loss"] for row in mine], **lines}
+        for (name, losses), colour in zip(lines.items(), ("black", *_TASK_COLOURS), strict=False):
+            window = max(1, len(losses) // 50)
+            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axes.plot(steps, losses, color=colour, alpha=0.12, linewidth=0.6)
+            axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=2.2 if name == "mean" else 1.3)
+            axes.annotate(
+                name,
+                (steps[-1], smooth[-1]),
+                (4, 0),
+                textcoords="offset points",
+                color=colour,
+                va="center",
+                size=8,
+            )
+        axes.set_title(f"phase: {phase}", loc="left", size=10)
+        axes.set_xlabel("outer step")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25)
+    panels[0].set_ylabel("meta-loss (mean training loss over the unroll)")
+    figure.savefig(path)
+    return path
+
+
+def write_card(run: Path, theta: Path) -> Path:
+    """Writes the model card of a finished run beside its weights: what they are, and what they cost."""
+    rows, found = read_metrics(run / METRICS), weights.load(theta)
+    last = rows[-max(1, len(rows) // 50) :]
+    facts = {
+        "architecture": found.metadata["architecture"],
+        "sha256": found.sha256,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "version": found.metadata["version"],
+        "commit": _commit(),
+        "tasks": found.metadata["tasks"].split(","),
+        "recipe": json.loads(found.metadata["recipe"]),
+        "devices": jax.device_count(),
+        "seconds": rows[-1]["seconds"],
+        "final_meta_loss": float(np.mean([row["meta_loss"] for row in last])),
+        "licence": "Apache-2.0",
+    }
+    weights.write_file(run / CARD, (json.dumps(facts, indent=2) + "\n").encode())
+    return run / CARD
+
+
+def _commit() -> str | None:
+    """The commit of the source, if it is a git checkout and nothing is changed in it."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(("git", "-C", here, *words), capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "HEAD").strip() + (
+            "" if not git("status", "--porcelain", here) else " + changes"
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
