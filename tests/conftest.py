@@ -1,10 +1,9 @@
-"""Strict numerics for every test, and the fixtures that many of them share."""
+"""Strict promotion for every test (nothing may rest on a silent change of dtype), and shared fixtures."""
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def _train(
         luck = _draw(family, keys[1], eval_every)
         count = jnp.minimum(eval_every, num_steps - t)  # 0 after the last evaluation
         run = jax.lax.fori_loop(0, count, lambda i, run: step(run, _at(luck, i)), run)
-        return run, jax.tree.map(lambda x: x / batches, sums)
+        return run, jax.tree.map(lambda x: x / batches.astype(jnp.float32), sums)
 
     run = _Run(start.params, start.model_state, tx.init(start.params))
     return jax.lax.scan(segment, run, (times, jax.random.split(start.key, (points, 2))))[1]

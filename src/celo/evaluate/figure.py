@@ -76,7 +76,7 @@ def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> 
     from matplotlib.figure import Figure
 
     look = _DARK if dark else _LIGHT
-    style = {
+    style: dict[Any, Any] = {
         "font.family": "DejaVu Sans",  # comes with Matplotlib: the same figure everywhere
         "font.size": 10.5,
         "text.color": look.ink,
@@ -94,7 +94,7 @@ def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> 
     with rc_context(style):
         figure = Figure(figsize=(12, 6.75))
         _compose(figure, result, look)
-        figure.text(0.06, 0.945, textwrap.fill(title, 95), fontsize=14.5, fontweight="bold", va="top")
+        figure.text(0.06, 0.945, textwrap.fill(title, 98), fontsize=14, fontweight="bold", va="top")
         figure.text(0.06, 0.03, textwrap.fill(note, 165), fontsize=8.5, color=look.soft, va="bottom")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160)
@@ -104,7 +104,7 @@ def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> 
 def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
     """Both panels; `soft` lines in the left one are the learning rates that were not chosen."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
-    figure.subplots_adjust(left=0.06, right=0.97, top=0.80, bottom=0.21, wspace=0.4)
+    figure.subplots_adjust(left=0.06, right=0.97, top=0.82, bottom=0.21, wspace=0.4)
     labels, others = [], iter(look.others * len(result.contestants))
     for contestant in result.contestants:
         colour = look.celo if contestant.rates == (None,) else next(others)

@@ -215,18 +215,12 @@ def _run(
     show: Callable[[Any], None],
 ) -> Contestant:
     """All runs of one optimizer, then its timing; `show` is told what goes on."""
-    if name == "celo":
-        rates, runs = (None,), seeds
+    learned = name == "celo"
+    rates = (None,) if learned else tuple(sorted({*config.rates, DEFAULT_RATES.get(name, config.rates[0])}))
+    runs = seeds if learned else (*seeds, *tuning_seeds)
 
-        def make_tx(rate: Any) -> optax.GradientTransformation:
-            del rate
-            return celo_transform(config.steps, weights=theta)
-    else:
-        rates = tuple(sorted({*config.rates, DEFAULT_RATES.get(name, config.rates[0])}))
-        runs = (*seeds, *tuning_seeds)
-
-        def make_tx(rate: Any) -> optax.GradientTransformation:
-            return BASELINES[name](rate, config.steps)
+    def make_tx(rate: Any) -> optax.GradientTransformation:
+        return celo_transform(config.steps, weights=theta) if learned else BASELINES[name](rate, config.steps)
 
     several = f"{len(rates)} learning rates × " if len(rates) > 1 else ""
     show(Spinner("dots", f"training: {several}{len(runs)} seeds"))
@@ -255,28 +249,24 @@ def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:
     tuned, default = last[adam.best], last[adam.rates.index(DEFAULT_RATES["adam"])]
     rows = []
     for contestant in contestants:
+        default_rate = DEFAULT_RATES.get(contestant.optimizer)
         for index, rate in enumerate(contestant.rates):
-            roles = {
-                "learned": rate is None,
-                "tuned": rate is not None and index == contestant.best,
-                "default": rate is not None and rate == DEFAULT_RATES.get(contestant.optimizer),
-            }
-            if not any(roles.values()):
+            played = {"tuned": contestant.rates[contestant.best], "default": default_rate}
+            roles = ("learned",) if rate is None else tuple(r for r, at in played.items() if at == rate)
+            if not roles:
                 continue
             curve = curve_at(contestant.curves, index)
             smoothed = metrics.trailing_mean(curve.train_loss)
-            final = {"loss": curve.valid_loss, **curve.metrics}
+            valid = {"valid loss": curve.valid_loss}
+            valid |= {f"valid {name}": values for name, values in curve.metrics.items()}
             rows.append(
                 Row(
                     optimizer=contestant.optimizer,
                     learning_rate=rate,
-                    roles=tuple(role for role, played in roles.items() if played),
+                    roles=roles,
                     curve=curve,
                     final={"train": smoothed[:, -1]}
-                    | {
-                        f"valid {name}": metrics.trailing_mean(values)[:, -1]
-                        for name, values in final.items()
-                    },
+                    | {name: metrics.trailing_mean(values)[:, -1] for name, values in valid.items()},
                     ratio=metrics.final_loss_ratio(smoothed[:, -1], tuned),
                     speedup=metrics.speedup(curve.steps, smoothed, tuned),
                     speedup_default=metrics.speedup(curve.steps, smoothed, default),

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from celo.evaluate import metrics
+from celo.evaluate.baselines import DEFAULT_RATES
 from celo.evaluate.curve import Curve
 from celo.evaluate.figure import draw, rate_text
 from celo.weights import write_file
@@ -40,33 +42,29 @@ def write(result: "RaceResult", folder: Path) -> list[Path]:
 
 
 def show(result: "RaceResult", console: Console) -> None:
-    """Print the headline and the table."""
+    """Print the headline, the table and the caption; a narrow terminal gets fewer columns."""
     header, rows = cells(result)
-    table = Table(title=headline(result), title_style="bold", title_justify="left", caption=caption(result))
-    table.caption_justify = "left"
-    for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i < 2 else "right")
+    spared = ("valid loss", "n") if console.width < 110 else ()
+    kept = [i for i, name in enumerate(header) if name not in spared]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i in kept:
+        table.add_column(header[i], justify="right" if i else "left")
     for row, source in zip(rows, result.rows, strict=True):
-        table.add_row(*row, style="bold" if "learned" in source.roles else None)
-    console.print(table)
+        table.add_row(*(row[i] for i in kept), style="bold" if "learned" in source.roles else None)
+    console.print(f"\n[bold]{headline(result)}[/bold]", table, caption(result), sep="\n", highlight=False)
 
 
 def headline(result: "RaceResult") -> str:
-    """The finding in one sentence, worded by the numbers."""
-    celo, tuned, default = _leads(result)
+    """The finding in one sentence: where Celo's training loss ends beside Adam's."""
+    celo, tuned = result.row("celo", "learned"), result.row("adam", "tuned")
+    default = result.row("adam", "default")
     finite = np.isfinite(celo.final["train"])
     if not finite.all():
         return f"Celo diverged on {np.sum(~finite)} of {finite.size} seeds"
-    if np.all(celo.speedup > 0):
-        fewer = _fewer(celo.speedup)
-        return f"Celo reaches tuned Adam's final training loss in {fewer}, with no learning rate to choose"
-    against_tuned, at_default = _lower(celo, tuned, "tuned Adam's"), f"Adam at {rate_text(1e-3)}"
-    if np.all(celo.speedup_default > 0):
-        return (
-            f"With no learning rate to choose, Celo reaches the final training loss of {at_default} in "
-            f"{_fewer(celo.speedup_default)}; it ends {against_tuned}"
-        )
-    return f"Celo's training loss ends {_lower(celo, default, f'that of {at_default}')} and {against_tuned}"
+    return (
+        f"Untuned, Celo's training loss ends {_beside(celo, tuned)} tuned Adam's and "
+        f"{_beside(celo, default)} Adam's at {rate_text(default.learning_rate or 0)}"
+    )
 
 
 def caption(result: "RaceResult") -> str:
@@ -87,16 +85,15 @@ def cells(result: "RaceResult") -> tuple[list[str], list[list[str]]]:
     """(header, rows) of the final table, as text."""
     adam = result.row("adam", "tuned").seconds_per_step
     names = list(result.rows[0].final)[1:]  # after "train"
-    header = ["optimizer", "learning rate", "train loss", *names, "speedup: tuned Adam"]
-    header += [f"Adam {rate_text(1e-3)}", "step time", "× Adam", "n"]
+    against = rate_text(DEFAULT_RATES["adam"])
+    header = ["optimizer", "train loss", *names, "speedup: tuned Adam", f"speedup: Adam {against}"]
+    header += ["step time", "× Adam", "n"]
     rows = []
     for row in result.rows:
-        rate = "none to choose" if row.learning_rate is None else rate_text(row.learning_rate)
-        roles = "" if "learned" in row.roles else f" ({', '.join(row.roles)})"
+        rate = "" if row.learning_rate is None else f" {rate_text(row.learning_rate)} {', '.join(row.roles)}"
         rows.append(
             [
-                row.optimizer,
-                rate + roles,
+                row.optimizer + rate,
                 *(_spread(row.final[name], percent="accuracy" in name) for name in ("train", *names)),
                 _score(row.speedup),
                 _score(row.speedup_default),
@@ -157,23 +154,15 @@ def page(result: "RaceResult", light: bytes, dark: bytes) -> str:
     )
 
 
-def _leads(result: "RaceResult") -> tuple["Row", "Row", "Row"]:
-    """Celo, Adam at its best rate, Adam at its default rate."""
-    return result.row("celo", "learned"), result.row("adam", "tuned"), result.row("adam", "default")
-
-
-def _fewer(speedup: np.ndarray) -> str:
-    times = float(np.mean(speedup))
-    return f"{times:.1f}× fewer steps" if times >= 1.05 else "as many steps"
-
-
-def _lower(row: "Row", other: "Row", whose: str) -> str:
+def _beside(row: "Row", other: "Row") -> str:
     """How the final training loss of `row` stands to that of `other`, means over seeds."""
     loss, reference = float(row.final["train"].mean()), float(other.final["train"].mean())
     if not math.isfinite(reference):
-        return f"below {whose}, which diverged"
-    ratio = loss / reference
-    return f"at {ratio:.2g}× {whose}"
+        return "finite, unlike"
+    if loss <= 0 or reference <= 0 or 0.95 < loss / reference < 1.05:
+        return "level with" if loss >= reference else "below"
+    ratio = max(loss, reference) / min(loss, reference)
+    return f"{ratio:.{0 if ratio >= 10 else 1}f}× {'below' if loss < reference else 'above'}"
 
 
 def _spread(values: np.ndarray, *, percent: bool = False) -> str:
@@ -181,14 +170,10 @@ def _spread(values: np.ndarray, *, percent: bool = False) -> str:
     finite = np.isfinite(values)
     if not finite.all():
         return f"diverged ({np.sum(~finite)} of {values.size})"
-    mean, deviation = float(values.mean()), float(values.std(ddof=1)) if values.size > 1 else None
+    numbers = [values.mean(), values.std(ddof=1)] if values.size > 1 else [values.mean()]
     if percent:
-        return f"{mean:.1%}" + ("" if deviation is None else f" ± {100 * deviation:.1f}")
-    # As many decimals in both, so that the columns can be compared at a glance.
-    decimals = 2 - math.floor(math.log10(mean)) if mean > 0 else 2
-    return f"{mean:.{max(decimals, 0)}f}" + (
-        "" if deviation is None else f" ± {deviation:.{max(decimals, 0)}f}"
-    )
+        return f"{numbers[0]:.1%}" + "".join(f" ± {100 * x:.1f}" for x in numbers[1:])
+    return " ± ".join(f"{x:.3f}" if x >= 0.01 or x == 0 else rate_text(float(f"{x:.1e}")) for x in numbers)
 
 
 def _score(values: np.ndarray) -> str:
@@ -221,7 +206,7 @@ img {{ display: block; height: auto; width: 100% }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; width: 100% }}
 th, td {{ border-bottom: 1px solid var(--line); padding: .45rem .8rem; text-align: right }}
 th {{ color: var(--soft); font-weight: 500 }}
-th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) {{ text-align: left }}
+th:first-child, td:first-child {{ text-align: left }}
 .learned td {{ color: var(--celo); font-weight: 650 }}
 p {{ color: var(--soft) }}
 code {{ background: color-mix(in srgb, var(--line) 45%, transparent); border-radius: .3rem;

@@ -14,7 +14,7 @@ from celo.meta.pes import PES
 from celo.meta.recipes import Recipe
 from celo.meta.unroll import Unroll
 from celo.optimizers import OPTIMIZERS
-from celo.tasks import Reparametrisation, TaskFamily, make_task
+from celo.tasks import Augmented, Reparametrisation, TaskFamily, make_task
 from celo.types import Array, Key, Theta
 
 PARTICLES = "particles"  # the mesh axis that particles are split over
@@ -60,8 +60,11 @@ class Progress(NamedTuple):
 
 def task_family(recipe: Recipe) -> TaskFamily:
     """The recipe's tasks, augmented as it says."""
-    augment = Reparametrisation(recipe.augmentation, recipe.augmentation_low, recipe.augmentation_high)
-    return make_task(recipe.tasks, augment=augment)
+    family = make_task(recipe.tasks)
+    if recipe.augmentation == "none":
+        return family
+    low, high = recipe.augmentation_low, recipe.augmentation_high
+    return Augmented(family, Reparametrisation(recipe.augmentation, low, high))
 
 
 class PhaseProgram:
@@ -84,6 +87,11 @@ class PhaseProgram:
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
         self._specs = OuterState(whole, whole, split, whole, whole)
         progress_specs = Progress(whole, split, whole, whole)
+
+        def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
+            return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+
+        self._shardings = shardings(self._specs)
         self._init_particles = jax.jit(
             jax.shard_map(
                 self._estimator_state,
@@ -102,6 +110,7 @@ class PhaseProgram:
                 check_vma=False,
             ),
             donate_argnums=0,
+            out_shardings=shardings((self._specs, progress_specs)),
         )
 
     @property
@@ -140,13 +149,7 @@ class PhaseProgram:
 
     def place(self, state: OuterState) -> OuterState:
         """The state on this program's devices, wherever it came from."""
-        shardings = jax.tree.map(
-            lambda spec, part: jax.tree.map(lambda _: NamedSharding(self.mesh, spec), part),
-            self._specs,
-            state,
-            is_leaf=lambda x: isinstance(x, PartitionSpec),
-        )
-        return jax.device_put(jax.tree.map(jnp.copy, state), shardings)
+        return jax.device_put(jax.tree.map(jnp.copy, state), self._shardings)
 
     def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, Progress]:
         """`count` outer steps. The state given is consumed."""

@@ -81,7 +81,7 @@ class PES(GradientEstimator):
         ends = jnp.cumsum(ended, axis=1)
         gradient, accumulator = pes_gradient(
             difference,
-            fresh=ends - ended > 0,
+            fresh=ends - ended.astype(jnp.int32) > 0,
             count=jnp.full(difference.shape[:1], self.truncation_length, jnp.float32),
             epsilon=epsilon,
             accumulator=state.accumulator,

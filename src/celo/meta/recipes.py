@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import field
 
 from celo.errors import CeloError, unknown_name
+from celo.tasks import TASKS, Reparametrisation
 
 
 def _setting(default, text: str):
@@ -35,12 +36,15 @@ class Recipe:
     seed: int = _setting(0, "decides everything random")
 
     def __post_init__(self):
+        if self.tasks not in TASKS:
+            raise unknown_name("task", self.tasks, TASKS)
         for name in ("pairs_per_task", "truncation_length", "horizon_min", "std", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("rule_steps", "scheduler_steps", "learning_rate_end", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
+        Reparametrisation(self.augmentation, self.augmentation_low, self.augmentation_high)
         if self.rule_steps == 0:
             raise CeloError("rule_steps must be positive, got 0: phase 2 needs a trained rule")
         if self.horizon_max < max(self.horizon_min, self.truncation_length):

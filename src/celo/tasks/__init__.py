@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 from celo.errors import unknown_name
-from celo.tasks.augment import Reparametrisation
+from celo.tasks.augment import Augmented, Reparametrisation
 from celo.tasks.base import Task, TaskFamily
 from celo.tasks.quadratic import Quadratics
 from celo.tasks.vision import CELO_DATASETS, ImageMLPs
@@ -34,6 +34,7 @@ def make_task(name: str, **settings) -> TaskFamily:
 __all__ = [
     "CELO_DATASETS",
     "TASKS",
+    "Augmented",
     "ImageMLPs",
     "Quadratics",
     "Reparametrisation",

@@ -8,12 +8,13 @@ factor for all parameters, VeLO (arXiv 2211.09760) one for each tensor.
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from celo.errors import CeloError, unknown_name
-from celo.tasks.base import Task
+from celo.tasks.base import Task, TaskFamily
 from celo.types import Array, Batch, Key, ModelState, Params
 
 LEVELS = ("none", "global", "tensor", "parameter")
@@ -74,3 +75,26 @@ class Reparametrised(Task):
         """The task's loss at the parameters in the old units."""
         params = jax.tree.map(lambda p, s: (p * s).astype(p.dtype), params, self.factors)
         return self.task.loss(params, model_state, key, batch)
+
+
+class Augmented(TaskFamily):
+    """A family whose every sampled task is reparametrised."""
+
+    def __init__(self, family: TaskFamily, reparametrisation: Reparametrisation):
+        self.members, self.loss_cap = family.members, family.loss_cap
+        self._family, self._reparametrisation = family, reparametrisation
+
+    def sample(self, key: Key, member: Array) -> Reparametrised:
+        """A task of the family in random units."""
+        key_task, key_factors = jax.random.split(key)
+        task = self._family.sample(key_task, member)
+        params, _ = jax.eval_shape(task.init, key)
+        return Reparametrised(task, self._reparametrisation.sample(key_factors, params))
+
+    def draw(self, key: Key, count: int) -> Any:
+        """As the family draws."""
+        return self._family.draw(key, count)
+
+    def batch(self, task: Reparametrised, split: str, draw: Any) -> Batch:
+        """The family's batch: data knows nothing of the parameters' units."""
+        return self._family.batch(task.task, split, draw)

@@ -11,7 +11,6 @@ import numpy as np
 from celo.data import Images, load_images
 from celo.errors import CeloError
 from celo.nn import truncated_normal_fan_in
-from celo.tasks.augment import Reparametrisation, Reparametrised
 from celo.tasks.base import SPLITS, Task, TaskFamily
 from celo.types import Array, Batch, Key, ModelState, Params
 
@@ -68,7 +67,6 @@ class ImageMLPs(TaskFamily):
       size: images are resized to size x size and, with `grey`, to one channel.
       hidden: widths of the hidden layers.
       batch_size: examples in a batch, drawn with replacement.
-      augment: reparametrisation of each sampled task.
 
     Raises:
       CeloError: if a data set is unknown or cannot be had, or the sets do not fit together.
@@ -82,7 +80,6 @@ class ImageMLPs(TaskFamily):
         grey: bool = True,
         hidden: tuple[int, ...] = (32,),
         batch_size: int = 64,
-        augment: Reparametrisation | None = None,
     ):
         if not datasets:
             raise CeloError("an image family needs at least one data set, got none")
@@ -98,28 +95,23 @@ class ImageMLPs(TaskFamily):
         self.loss_cap = 1.5 * math.log(classes.copy().pop())
         self.layers = (inputs.pop(), *hidden, classes.pop())
         self.batch_size = batch_size
-        self.augment = augment
         self._splits = {split: _stack([getattr(images, split) for images in sets]) for split in SPLITS}
         self._mean, self._inverse_std = _pixel_statistics(sets)
 
-    def sample(self, key: Key, member: Array) -> Task:
-        """A task on data set `member`, reparametrised if the family says so."""
-        task = ImageMLP(jnp.asarray(member, jnp.int32), self.layers)
-        if self.augment is None or self.augment.level == "none":
-            return task
-        params, _ = jax.eval_shape(task.init, key)
-        return Reparametrised(task, self.augment.sample(key, params))
+    def sample(self, key: Key, member: Array) -> ImageMLP:
+        """The perceptron on data set `member`; tasks on one set are alike."""
+        del key
+        return ImageMLP(jnp.asarray(member, jnp.int32), self.layers)
 
     def draw(self, key: Key, count: int) -> Array:
         """Uniform numbers in [0, 1), one for each example; [count, batch] float32."""
         return jax.random.uniform(key, (count, self.batch_size), jnp.float32)
 
-    def batch(self, task: Task, split: str, draw: Array) -> Batch:
+    def batch(self, task: ImageMLP, split: str, draw: Array) -> Batch:
         """(x [batch, inputs] float32, standardised by the set's mean and deviation; y [batch] int32)."""
-        member = task.task.member if isinstance(task, Reparametrised) else task.member
-        data = self._splits[split]
+        member, data = task.member, self._splits[split]
         offset, size = jnp.asarray(data.offsets)[member], jnp.asarray(data.sizes)[member]
-        index = offset + jnp.minimum((draw * size).astype(jnp.int32), size - 1)
+        index = offset + jnp.minimum((draw * size.astype(jnp.float32)).astype(jnp.int32), size - 1)
         x = jnp.asarray(data.x)[index].astype(jnp.float32)
         mean, inverse_std = jnp.asarray(self._mean)[member], jnp.asarray(self._inverse_std)[member]
         return (x - mean) * inverse_std, jnp.asarray(data.y)[index].astype(jnp.int32)

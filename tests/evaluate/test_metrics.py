@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from celo.evaluate import metrics
+
+STEPS = [0, 10, 20, 30, 40]
+
+
+def test_smooth_is_the_moving_average_worked_out_by_hand():
+    np.testing.assert_allclose(metrics.smooth([1.0, 0.0, 2.0]), [1.0, 0.9, 1.01])
+
+
+def test_smooth_leaves_its_argument_alone():
+    curve = np.array([1.0, 0.0])
+    metrics.smooth(curve)
+    assert curve.tolist() == [1.0, 0.0]
+
+
+def test_trailing_mean_forgets_what_is_older_than_its_window():
+    means = metrics.trailing_mean([[8.0, 4.0, 0.0, 2.0], [1.0, 1.0, 1.0, 1.0]], window=2)
+    np.testing.assert_allclose(means, [[8.0, 6.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+
+
+@pytest.mark.parametrize("smoothing", [metrics.smooth, lambda c: metrics.trailing_mean(c, 1)])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_run_that_has_diverged_stays_diverged(smoothing, bad):
+    smoothed = smoothing([1.0, bad, 0.1, 0.1])
+    assert np.isfinite(smoothed).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("final", "reference", "score"),
+    [
+        (0.5, 1.0, 2.0),
+        (2.0, 1.0, 0.5),
+        (np.nan, 1.0, 0.0),
+        (np.inf, 1.0, 0.0),
+        (0.0, 0.0, 1.0),
+        (0.0, 1.0, np.inf),
+        (1.0, np.inf, np.nan),
+    ],
+)
+def test_final_loss_ratio(final, reference, score):
+    np.testing.assert_equal(metrics.final_loss_ratio(final, reference), score)
+
+
+@pytest.mark.parametrize(
+    ("curve", "reference", "score"),
+    [
+        ([4.0, 3.0, 2.0, 1.0, 0.5], 2.0, 2.0),  # reached at step 20 of 40
+        ([4.0, 3.0, 2.0, 1.0, 0.5], 0.5, 1.0),
+        ([4.0, 3.0, 2.0, 3.0, 3.0], 2.0, 2.0),  # the first hit counts, whatever comes after
+        ([4.0, 3.0, 2.0, 1.0, 0.5], 0.4, 0.0),
+        ([4.0, 3.0, 2.0, 1.0, np.nan], 2.0, 0.0),
+        ([1.0, 2.0, 2.0, 2.0, 2.0], 1.0, 1.0),  # a hit at step 0 counts as one at the end
+        ([4.0, 3.0, 2.0, 1.0, 0.5], np.nan, np.nan),
+    ],
+)
+def test_speedup(curve, reference, score):
+    np.testing.assert_equal(metrics.speedup(STEPS, curve, reference), score)
+
+
+def test_scores_do_not_depend_on_the_unit_of_the_loss():
+    rng = np.random.default_rng(0)
+    curves = rng.uniform(1, 2, (4, 5))
+    reference = rng.uniform(1, 2, 4)
+    for scale in (1e-6, 1.0, 1024.0):
+        smoothed = metrics.smooth(scale * curves)
+        np.testing.assert_allclose(
+            metrics.final_loss_ratio(smoothed[:, -1], scale * reference),
+            metrics.final_loss_ratio(metrics.smooth(curves)[:, -1], reference),
+        )
+        np.testing.assert_allclose(
+            metrics.speedup(STEPS, smoothed, scale * reference),
+            metrics.speedup(STEPS, metrics.smooth(curves), reference),
+        )
+
+
+def test_scores_over_many_seeds_are_those_of_each_seed():
+    curves = np.random.default_rng(0).uniform(1, 2, (4, 5))
+    reference = np.array([1.2, 1.4, 1.6, 1.8])
+    one_by_one = [metrics.speedup(STEPS, c, r) for c, r in zip(curves, reference, strict=True)]
+    np.testing.assert_array_equal(metrics.speedup(STEPS, curves, reference), one_by_one)
+
+
+def test_iqm_drops_a_quarter_at_each_end():
+    assert metrics.iqm([100.0, 1.0, 2.0, -50.0]) == 1.5
+    assert metrics.iqm([[1.0, 2.0], [3.0, 1000.0]]) == 2.5
+    assert metrics.iqm([1.0, 2.0, 6.0]) == 3.0  # a quarter of three is less than one

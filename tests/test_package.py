@@ -1,0 +1,54 @@
+"""The package as a whole: what importing it costs, what it hands out."""
+
+import doctest
+import importlib
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+
+import celo
+from celo import weights
+
+FRAMEWORKS = ("jax", "jaxlib", "optax", "torch", "tensorflow")
+
+
+@pytest.mark.parametrize(
+    "module", ["celo", "celo.errors", "celo.weights", "celo.convert", "celo.data", "celo.evaluate.metrics"]
+)
+def test_import_loads_no_framework(module):
+    code = f"import sys, {module}; print(*(set({FRAMEWORKS}) & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
+
+
+def test_public_names():
+    assert len(set(celo.__all__)) == len(celo.__all__)
+    for name in celo.__all__:
+        value = getattr(celo, name)
+        assert value.__module__.startswith("celo.")
+        assert value.__name__ == name
+        assert value.__doc__
+    assert set(celo.__all__) <= set(dir(celo))
+    assert celo.celo is importlib.import_module("celo.optimizers").celo  # the function, not its module
+    with pytest.raises(AttributeError, match="module 'celo' has no attribute 'cello'"):
+        _ = celo.cello
+
+
+def test_version():
+    assert [part.isdigit() for part in celo.__version__.split(".")] == [True] * 3
+
+
+def test_types_are_declared():
+    assert resources.files("celo").joinpath("py.typed").is_file()
+
+
+@pytest.mark.skipif("celo" not in weights.bundled(), reason="no trained weights are bundled yet")
+def test_example_of_celo_runs():
+    [example] = doctest.DocTestFinder(recurse=False).find(celo.celo, "celo.celo")
+    failed, attempted = doctest.DocTestRunner().run(example)
+    assert attempted >= 6
+    assert failed == 0
