@@ -47,7 +47,7 @@ THIRD_PARTIES = {
     "errors": set(),
     "weights": {"numpy", "safetensors"},
     "convert": {"numpy", "msgpack"},
-    "data": {"numpy", "sklearn", "scipy", "PIL"},
+    "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate.metrics": {"numpy"},
 }
 
@@ -112,7 +112,7 @@ def imports_of(module):
 def layer_of(module):
     for layer, entries in LAYERS.items():
         for entry in entries:
-            if module == entry or is_below(module, entry.removesuffix(".*")) and entry.endswith(".*"):
+            if module == entry or (is_below(module, entry.removesuffix(".*")) and entry.endswith(".*")):
                 return layer
     pytest.fail(f"celo.{module} is in no layer: add it to LAYERS in {Path(__file__).name}")
 
@@ -130,7 +130,7 @@ import os, numpy.linalg
 import celo
 import celo.tasks.base as base
 from celo import weights, __version__
-from celo.optimizers import celo as transform
+from celo.optimizers import as_optax as bind
 from . import unroll
 from .estimator import Estimate
 if TYPE_CHECKING:

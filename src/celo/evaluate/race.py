@@ -47,7 +47,7 @@ class RaceConfig:
 
     task: str = _field("digits_mlp128x128", "task to train")
     optimizers: tuple[str, ...] = _field(ALWAYS, "who races; celo and adam always do")
-    steps: int = _field(1000, "training steps, also the horizon Celo is told")
+    steps: int = _field(300, "training steps, also the horizon Celo is told")
     seeds: int = _field(3, "seeds to report on; learning rates are chosen on as many others")
     weights: str = _field("celo", "Celo's weights: a bundled name or a .safetensors file")
     rates: tuple[float, ...] = _field(LEARNING_RATES, "learning rates the others are tuned over")
