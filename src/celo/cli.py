@@ -89,6 +89,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.resume is not None and (overrides or options.recipe or options.out):
         raise CeloError("--resume goes on with the run's own recipe and folder; leave the other options away")
     name = options.recipe or "quick"
+    run: Path = options.resume or options.out or Path("runs") / name
     recipe = make_recipe(name, **overrides) if options.resume is None else None
     one_device_per_core()
 
@@ -97,10 +98,8 @@ def _train(options: argparse.Namespace) -> int:
     console = Console()
     try:
         if recipe is None:
-            run = options.resume
             theta = train.resume(run, console=console, checkpoint_seconds=options.checkpoint_seconds)
         else:
-            run = options.out or Path("runs") / name
             theta = train.start(run, recipe, console=console, checkpoint_seconds=options.checkpoint_seconds)
     except train.Stopped as stopped:
         print(f"celo: {stopped}; go on with `celo train --resume {run}`", file=sys.stderr)

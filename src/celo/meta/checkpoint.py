@@ -25,7 +25,7 @@ def save(path: Path, state: Any, header: dict[str, Any]) -> None:
     arrays = {name: np.asarray(_raw(leaf)) for name, leaf in _named(state)}
     text = json.dumps({"format": FORMAT, **header})
     buffer = io.BytesIO()
-    np.savez(buffer, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
+    np.savez(buffer, allow_pickle=False, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
     write_file(path, buffer.getvalue())
 
 

@@ -85,8 +85,8 @@ class PhaseProgram:
         )
         self._outer_optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
-        self._specs = OuterState(whole, whole, split, whole, whole)
-        progress_specs = Progress(whole, split, whole, whole)
+        self._specs: Any = OuterState._make((whole, whole, split, whole, whole))
+        progress_specs: Any = Progress._make((whole, split, whole, whole))
 
         def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
             return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -188,6 +188,6 @@ class PhaseProgram:
             return state, jax.tree.map(jnp.add, total, now)
 
         zero = jnp.zeros((), jnp.float32)
-        nothing = Progress(zero, jnp.zeros(state.estimator.index.shape, jnp.float32), zero, zero)
+        nothing = Progress(zero, jnp.zeros(state.estimator.number.shape, jnp.float32), zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
         return state, jax.tree.map(lambda x: x / count.astype(jnp.float32), total)

@@ -24,7 +24,7 @@ from celo.types import Array, Key, Theta
 class PESState(NamedTuple):
     """All particles; every leaf has the particle axis first."""
 
-    index: Array  # [particles] int32, the particle's number
+    number: Array  # [particles] int32, which particle this is
     positive: Any  # state of the problems run with θ + ε
     negative: Any  # state of the problems run with θ - ε
     accumulator: Theta  # ξ before this truncation: noise since the present problems began
@@ -75,7 +75,7 @@ class PES(GradientEstimator):
             )
             return epsilon, sides, trajectory
 
-        epsilon, sides, trajectory = jax.vmap(particle)(state.index, state.positive, state.negative)
+        epsilon, sides, trajectory = jax.vmap(particle)(state.number, state.positive, state.negative)
         difference = trajectory.losses[:, 0] - trajectory.losses[:, 1]
         ended = trajectory.ended[:, 0]  # both sides end together
         ends = jnp.cumsum(ended, axis=1)
@@ -98,7 +98,7 @@ class PES(GradientEstimator):
         )
         positive = jax.tree.map(lambda x: x[:, 0], sides)
         negative = jax.tree.map(lambda x: x[:, 1], sides)
-        return estimate, PESState(state.index, positive, negative, accumulator)
+        return estimate, PESState(state.number, positive, negative, accumulator)
 
 
 def pes_gradient(

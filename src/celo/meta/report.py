@@ -111,11 +111,13 @@ def _commit() -> str | None:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        return subprocess.run(("git", "-C", here, *words), capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            ("git", "-C", str(here), *words), capture_output=True, text=True, check=True
+        ).stdout
 
     try:
         return git("rev-parse", "HEAD").strip() + (
-            "" if not git("status", "--porcelain", here) else " + changes"
+            "" if not git("status", "--porcelain", str(here)) else " + changes"
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -17,7 +17,7 @@ from celo.types import Array, Key, ModelState, OptState, Params, Theta
 class UnrollState(NamedTuple):
     """One inner problem in the middle of its training."""
 
-    index: Array  # int32, the particle's number
+    number: Array  # int32, which particle this is
     task: Any
     params: Params
     model_state: ModelState
@@ -85,7 +85,7 @@ class Unroll:
         """`length` inner steps; a problem that has ended is replaced by a new one first."""
         key_start, key_data, key_loss = jax.random.split(key, 3)
         over = state.step >= state.num_steps
-        state = tree.where(over, self._start(theta, key_start, state.index), state)
+        state = tree.where(over, self._start(theta, key_start, state.number), state)
 
         def step(state: UnrollState, now: tuple[Any, Key]) -> tuple[UnrollState, Trajectory]:
             draw, key = now

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from celo.errors import CeloError
 from celo.types import Array, Key, OptState, Params, Theta, Updates
@@ -89,7 +90,7 @@ def check_num_steps(num_steps: Any) -> Any:
                 f"num_steps must be a scalar integer, got {num_steps.dtype}{list(num_steps.shape)}; "
                 "pass the number of training steps"
             )
-        if isinstance(num_steps, jax.core.Tracer):
+        if isinstance(num_steps, Tracer):
             return num_steps
         num_steps = int(num_steps)
     if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral) or num_steps < 1:

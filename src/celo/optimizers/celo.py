@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from celo import weights as weights_files
 from celo.optimizers import scheduler, update_rule
@@ -125,7 +126,7 @@ def celo(
     *,
     weights: Weights = "celo",
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    weight_decay: optax.ScalarOrSchedule = 0.0,
+    weight_decay: float | Array = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Celo as an optax transformation, with pretrained weights.
@@ -158,10 +159,18 @@ def celo(
       Diet", arXiv 2501.12670.
     """
     theta = load_theta(weights, Celo.theta_groups)
-    parts = [scale_by_celo_rule(theta), scale_by_celo_schedule(num_steps, theta)]
-    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
-        parts.append(optax.add_decayed_weights(_negate(weight_decay), mask))
-    parts.append(optax.scale_by_learning_rate(learning_rate, flip_sign=False))
+    parts: list[optax.GradientTransformation] = [
+        scale_by_celo_rule(theta),
+        scale_by_celo_schedule(num_steps, theta),
+    ]
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        parts += [optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
+    else:  # decay points uphill, as gradients do, until the learning rate turns both around
+        parts += [
+            optax.scale(-1.0),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        ]
     return optax.chain(*parts)
 
 
@@ -180,7 +189,7 @@ def load_theta(weights: Weights, groups: tuple[str, ...]) -> Theta:
         for group in groups
         if group in theta
     }
-    if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(theta)):
+    if not any(isinstance(x, Tracer) for x in jax.tree.leaves(theta)):
         weights_files.check_theta(theta, expected_shapes(groups), source=source)
     return jax.tree.map(jnp.asarray, theta)
 
@@ -193,7 +202,3 @@ def expected_shapes(groups: tuple[str, ...] = Celo.theta_groups) -> dict[str, tu
 
 def _scale(updates: Updates, eta: Array) -> Updates:
     return jax.tree.map(lambda u: (eta * u.astype(jnp.float32)).astype(u.dtype), updates)
-
-
-def _negate(rate: optax.ScalarOrSchedule) -> optax.ScalarOrSchedule:
-    return (lambda count: -rate(count)) if callable(rate) else -rate

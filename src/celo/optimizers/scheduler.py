@@ -28,7 +28,7 @@ class LossHistory(NamedTuple):
 
     means: Array  # [10], not bias-corrected
     minima: Array  # [10], of the bias-corrected means
-    count: Array  # int32, losses seen
+    seen: Array  # int32, how many losses
 
 
 class ScheduleState(NamedTuple):
@@ -68,7 +68,7 @@ def init(theta: dict[str, Array], num_steps: Array) -> ScheduleState:
     return ScheduleState(
         step=jnp.zeros((), jnp.int32),
         num_steps=jnp.array(num_steps, jnp.int32),
-        losses=LossHistory(means=zeros, minima=zeros + jnp.inf, count=jnp.zeros((), jnp.int32)),
+        losses=LossHistory(means=zeros, minima=zeros + jnp.inf, seen=jnp.zeros((), jnp.int32)),
         hidden=jnp.array(theta["h0"], jnp.float32),
         cell=jnp.array(theta["c0"], jnp.float32),
     )
@@ -119,17 +119,16 @@ def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHis
     """
     rates = 1.0 / half_lives(num_steps)
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
-    largest = jnp.max(_corrected(losses.means, rates, losses.count))
-    loss = jnp.minimum(loss, jnp.where(losses.count == 0, loss, 2.0 * jnp.abs(largest)))
+    largest = jnp.max(_corrected(losses.means, rates, losses.seen))
+    loss = jnp.minimum(loss, jnp.where(losses.seen == 0, loss, 2.0 * jnp.abs(largest)))
     means = losses.means + -jnp.expm1(-rates) * (loss - losses.means)
-    corrected = _corrected(means, rates, losses.count + 1)
-    seen = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.count + 1)
-    seen, corrected = jax.tree.map(
+    corrected = _corrected(means, rates, losses.seen + 1)
+    history = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.seen + 1)
+    return jax.tree.map(
         lambda new, old: jnp.where(jnp.isfinite(loss), new, old),
-        (seen, corrected),
-        (losses, _corrected(losses.means, rates, losses.count)),
+        (history, corrected),
+        (losses, _corrected(losses.means, rates, losses.seen)),
     )
-    return seen, corrected
 
 
 def loss_features(means: Array, losses: LossHistory) -> Array:
@@ -139,7 +138,7 @@ def loss_features(means: Array, losses: LossHistory) -> Array:
     """
     faster, slower, least = means[:-1], means[1:], losses.minima[:-1]
     ratio = (faster - least) / jnp.maximum(1e-8, slower - least)
-    return jnp.where(losses.count <= 2, 0.0, jnp.clip(ratio - 1.0, -1.0, 1.0))
+    return jnp.where(losses.seen <= 2, 0.0, jnp.clip(ratio - 1.0, -1.0, 1.0))
 
 
 def _corrected(means: Array, rates: Array, count: Array) -> Array:

@@ -12,7 +12,9 @@ before they are broadcast: no array of 30 inputs is ever made.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -154,17 +156,19 @@ def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(inputs):
         by_shape.setdefault(x.shape, []).append(k)
-    return [
-        sum((sum(weights[k, unit] * inputs[k] for k in group) for group in by_shape.values()), biases[unit])
-        for unit in range(weights.shape[1])
-    ]
+
+    def total(unit: int) -> Array:
+        sums = [reduce(add, [weights[k, unit] * inputs[k] for k in group]) for group in by_shape.values()]
+        return reduce(add, sums, biases[unit])
+
+    return [total(unit) for unit in range(weights.shape[1])]
 
 
 def _relu(units: Sequence[Array]) -> list[Array]:
     return [jax.nn.relu(unit) for unit in units]
 
 
-def _pack(stats: Sequence[TensorStats], treedef: jax.tree_util.PyTreeDef) -> RuleState:
+def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
     """Statistics of each tensor -> a state whose leaves are pytrees like the parameters."""
 
     def tree(leaves: Sequence[Array]) -> Params:
@@ -179,7 +183,7 @@ def _pack(stats: Sequence[TensorStats], treedef: jax.tree_util.PyTreeDef) -> Rul
     )
 
 
-def _unpack(state: RuleState, treedef: jax.tree_util.PyTreeDef) -> list[TensorStats]:
+def _unpack(state: RuleState, treedef: Any) -> list[TensorStats]:
     """The inverse of `_pack`."""
     momenta = [treedef.flatten_up_to(tree) for tree in state.momenta]
     second_moment = treedef.flatten_up_to(state.second_moment)
