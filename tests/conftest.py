@@ -1,5 +1,7 @@
 """Strict promotion for every test (nothing may rest on a silent change of dtype), and shared fixtures."""
 
+import functools
+
 import jax
 import pytest
 
@@ -11,16 +13,34 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For tests that compile much and run little: without most optimizations compiling takes a third less."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def noisy_theta():
     """A function: learned optimizer -> θ of which no number is zero, so that all of it matters."""
 
+    @functools.cache
     def make(optimizer, seed=1):
-        key_init, key_noise = jax.random.split(jax.random.key(seed))
-        leaves, treedef = jax.tree.flatten(optimizer.init_theta(key_init))
-        keys = jax.random.split(key_noise, len(leaves))
-        noise = [0.1 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, [leaf + n for leaf, n in zip(leaves, noise, strict=True)])
+        @jax.jit
+        def noisy(key):
+            key_init, key_noise = jax.random.split(key)
+            theta = optimizer.init_theta(key_init)
+            leaves, treedef = jax.tree.flatten(theta)
+            noise = 0.1 * jax.random.normal(key_noise, (sum(leaf.size for leaf in leaves),))
+            ends = [sum(leaf.size for leaf in leaves[: i + 1]) for i in range(len(leaves))]
+            parts = [
+                leaf + noise[end - leaf.size : end].reshape(leaf.shape)
+                for leaf, end in zip(leaves, ends, strict=True)
+            ]
+            return jax.tree.unflatten(treedef, parts)
+
+        return noisy(jax.random.key(seed))
 
     return make
 

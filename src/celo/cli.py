@@ -91,9 +91,12 @@ def _train(options: argparse.Namespace) -> int:
     name = options.recipe or "quick"
     run: Path = options.resume or options.out or Path("runs") / name
     recipe = make_recipe(name, **overrides) if options.resume is None else None
-    one_device_per_core()
 
-    from celo.meta import report, train
+    from celo.meta import checkpoint, report, train
+
+    if recipe is None:
+        checkpoint.read_header(run / train.CHECKPOINT)
+    one_device_per_core()
 
     console = Console()
     try:

@@ -66,12 +66,10 @@ ROWS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def settings():
-    """The users' promotion, as optax itself (MultiSteps) does not pass the strict one; quick compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def settings(quick_compilation):
+    """The users' promotion, as optax itself (MultiSteps) does not pass the strict one."""
     with jax.numpy_dtype_promotion("standard"):
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module", params=ROWS)

@@ -8,6 +8,8 @@ import pytest
 from celo.nn import lstm_step
 from celo.optimizers import scheduler
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BAD = [np.nan, np.inf, -np.inf]
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from celo.optimizers import UpdateRule
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DECAYS = (0.9, 0.99, 0.999)
 TENSORS = {
     "scalar": (),

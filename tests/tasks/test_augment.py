@@ -12,6 +12,8 @@ from celo.tasks.base import value_and_grad
 from celo.tasks.vision import ImageMLP
 
 value_and_grad = jax.jit(value_and_grad)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SHAPES = {"w": (3, 2), "b": (2,), "gain": ()}
 
 

@@ -11,6 +11,9 @@ from celo.tasks.base import SPLITS, value_and_grad
 from celo.tasks.quadratic import Quadratic
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 def test_loss_and_gradient(key):
     task = Quadratic(curvature=jnp.asarray([1.0, 4.0]), centre=jnp.asarray([2.0, -1.0]))
     loss, grads, model_state = value_and_grad(task, {"x": jnp.asarray([5.0, 1.0])}, (), key, ())

@@ -22,6 +22,8 @@ from celo.tasks import (
 from celo.tasks.base import SPLITS, value_and_grad
 from celo.tasks.vision import ImageMLP
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # Made-up sets: a pixel's value says which set and which split its image is of, the label says it again.
 SETS = {
     "dark": {"train": (0, 40), "valid": (50, 11), "test": (60, 12)},  # (lowest pixel, examples)
