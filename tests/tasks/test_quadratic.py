@@ -10,7 +10,6 @@ from celo.tasks import Quadratics
 from celo.tasks.base import SPLITS, value_and_grad
 from celo.tasks.quadratic import Quadratic
 
-
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
