@@ -137,6 +137,22 @@ def test_good_num_steps(theta, num_steps):
     assert state[1].num_steps.dtype == jnp.int32
 
 
+def test_state_takes_no_memory_from_theta_or_the_horizon(theta):
+    """`Celo.init` as meta-training calls it; a donated state must not take them with it."""
+    num_steps = jnp.int32(20)
+    mine = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(Celo().init(theta, PARAMS, num_steps))}
+    assert not mine & {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((theta, num_steps))}
+
+
+def test_half_precision_under_strict_promotion(theta):
+    """The session's promotion is strict: nothing may rest on a silent promotion of what users pass."""
+    assert jax.config.jax_numpy_dtype_promotion == "strict"
+    params, grads = (jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree) for tree in (PARAMS, GRADS))
+    tx = celo(20, weights=theta, learning_rate=0.5, weight_decay=0.01)
+    updates, _ = tx.update(grads, tx.init(params), params, value=jnp.float16(1.0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
+
+
 # Weights
 
 

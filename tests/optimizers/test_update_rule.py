@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from celo.errors import CeloError
 from celo.optimizers import UpdateRule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -179,3 +180,18 @@ def test_theta_has_154_weights(key):
         weights = fresh["update_rule"][name]
         assert weights.shape[0] == fan_in
         assert np.abs(weights).max() <= 2 / np.sqrt(fan_in)  # truncated at two deviations
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
+def test_parameters_that_are_not_real_numbers_are_refused(dtype):
+    rule = UpdateRule()
+    with pytest.raises(CeloError, match=jnp.dtype(dtype).name):
+        rule.init(rule.init_theta(jax.random.key(0)), {"x": jnp.zeros(3, dtype)}, jnp.int32(1))
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    rule = UpdateRule()
+    theta, params = rule.init_theta(jax.random.key(0)), {"x": jnp.zeros((2, 3))}
+    state = rule.init(theta, params, jnp.int32(1))
+    with pytest.raises(CeloError, match=r"\(1, 3\) and \(2, 3\)"):
+        rule.update(theta, {"x": jnp.zeros((1, 3))}, state, params, value=jnp.zeros(()))

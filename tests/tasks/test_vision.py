@@ -111,11 +111,9 @@ def test_the_ends_of_a_draw_stay_inside_the_set(sets):
     for member in range(3):
         task = family.sample(jax.random.key(0), jnp.int32(member))
         for split in SPLITS:
-            _, y = family.batch(task, split, jnp.asarray([0.0, 1.0]))
-            assert y.tolist() == [LABELS[split]] * 2
             images = made_up(sets[member], size=4, grey=True)
             images, train = images._asdict()[split].x, images.train.x
-            x, _ = family.batch(task, split, jnp.asarray([0.0, np.nextafter(np.float32(1), np.float32(0))]))
+            x, _ = family.batch(task, split, jnp.asarray([0.0, 1.0]))
             expected = (images[[0, -1]].reshape(2, -1) - train.mean()) / train.std()
             np.testing.assert_allclose(x, expected, atol=1e-4)
 

@@ -15,6 +15,7 @@ import optax
 from jax.core import Tracer
 
 from celo import weights as weights_files
+from celo.errors import CeloError
 from celo.optimizers import scheduler, update_rule
 from celo.optimizers.base import LearnedOptimizer, check_num_steps, require_params, require_value
 from celo.types import Array, Key, OptState, Params, Theta, Updates
@@ -180,6 +181,8 @@ def load_theta(weights: Weights, groups: tuple[str, ...]) -> Theta:
     Raises:
       CeloError: if the file cannot be read, or a group is missing or of other shapes.
     """
+    if not isinstance(weights, str | os.PathLike | Mapping):
+        raise CeloError(f"weights must be a bundled name, a path or θ itself, got {weights!r}")
     if isinstance(weights, Mapping):
         theta, source = weights, "weights="
     else:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from celo.errors import CeloError
 from celo.features import TensorStats, finite_gradient, init_stats, inverse_factors, rms, update_stats
 from celo.nn import truncated_normal_fan_in
 from celo.optimizers.base import LearnedOptimizer
@@ -68,9 +69,19 @@ class UpdateRule(LearnedOptimizer):
         }
 
     def init(self, theta: Theta, params: Params, num_steps: Array) -> RuleState:
-        """Zero statistics, float32."""
+        """Zero statistics, float32.
+
+        Raises:
+          CeloError: if a parameter is not a real floating-point array.
+        """
         del theta, num_steps
         leaves, treedef = jax.tree.flatten(params)
+        for leaf in leaves:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise CeloError(
+                    f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
+                    "leave others out with optax.masked"
+                )
         return _pack([init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)) for p in leaves], treedef)
 
     def update(
@@ -94,6 +105,8 @@ def tensor_update(
     """The rule for one tensor of any shape: (update, float32; new statistics)."""
     if param.size == 0:  # means over nothing are NaN
         return jnp.zeros(param.shape, jnp.float32), stats
+    if grad.shape != param.shape:
+        raise CeloError(f"gradient and parameter must have one shape, got {grad.shape} and {param.shape}")
     grad = finite_gradient(grad, GRADIENT_LIMIT)
     param = param.astype(jnp.float32)
     stats = update_stats(
