@@ -369,3 +369,19 @@ def test_module_does_not_import_jax():
     code = "import sys, celo.weights, celo.convert; print(sorted({'jax', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", weights.bundled())
+def test_bundled_weights_are_those_of_their_card(name):
+    found, card = weights.load(name), weights.card(name)
+    assert card["sha256"] == found.sha256
+    assert card["architecture"] == found.metadata["architecture"]
+    assert card["recipe"] == json.loads(found.metadata["recipe"])
+    for fact in ("commit", "date", "known_limits", "licence", "seconds", "tasks", "final_meta_loss"):
+        assert card[fact]
+
+
+def test_weights_ship_with_the_package():
+    assert "celo" in weights.bundled()
+    with pytest.raises(CeloError, match="nearest first: celo"):
+        weights.card("cello")

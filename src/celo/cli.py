@@ -202,7 +202,8 @@ def _info(options: argparse.Namespace) -> int:
         print(f"{options.weights}: {found.metadata['architecture']}, sha256 {found.sha256}")
         for name, array in weights.flatten(found.theta).items():
             print(f"  {name:24s} {array.dtype}{list(array.shape)}")
-        for key, value in sorted(found.metadata.items()):
+        facts = weights.card(options.weights) if options.weights in weights.bundled() else found.metadata
+        for key, value in facts.items():
             print(f"  {key}: {value}")
         return 0
 

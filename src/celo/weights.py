@@ -169,6 +169,13 @@ def bundled() -> tuple[str, ...]:
     return tuple(sorted(name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX)))
 
 
+def card(name: str) -> dict[str, Any]:
+    """The model card of bundled weights: recipe, data, cost, commit, date, sha256, known limits."""
+    if name not in bundled():
+        raise unknown_name("weights", name, bundled())
+    return json.loads((_folder() / f"{name}.json").read_text())
+
+
 def read_file(path: str | os.PathLike[str]) -> bytes:
     """The content of a file of weights; CeloError if it is missing, unreadable or over 1 GiB."""
     source = os.fspath(path)

@@ -100,6 +100,10 @@ def write_card(run: Path, theta: Path) -> Path:
         "devices": jax.device_count(),
         "seconds": rows[-1]["seconds"],
         "final_meta_loss": float(np.mean([row["meta_loss"] for row in last])),
+        "known_limits": (
+            "Meta-trained on small perceptrons to lower the training loss: other models, horizons outside "
+            "the recipe's, and validation loss are extrapolation."
+        ),
         "licence": "Apache-2.0",
     }
     weights.write_file(run / CARD, (json.dumps(facts, indent=2) + "\n").encode())
