@@ -56,7 +56,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
     # the shipped weights: some two core-hours
-    "laptop": Recipe(rule_steps=7_500, scheduler_steps=4_000, learning_rate=2e-3, learning_rate_end=1e-5),
+    "laptop": Recipe(rule_steps=9_000, scheduler_steps=5_000, learning_rate=1e-3, learning_rate_end=1e-5),
     "quick": Recipe(rule_steps=1_500, scheduler_steps=1_000, learning_rate=3e-3, learning_rate_end=3e-5),
 }
 
