@@ -28,9 +28,3 @@ def normal_like(key: Key, tree: Tree, std: float) -> Tree:
         std * jax.random.normal(k, leaf.shape, jnp.float32) for k, leaf in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, noise)
-
-
-def all_finite(tree: Tree) -> Array:
-    """Whether every number in the tree is finite; a bool scalar."""
-    checks = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(checks)) if checks else jnp.ones((), bool)

@@ -120,8 +120,7 @@ class PhaseProgram:
 
     def init(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
         """(state, frozen): the beginning of the phase from a whole θ, and the groups it leaves alone."""
-        trained = {group: theta[group] for group in self.phase.trains}
-        frozen = {group: theta[group] for group in theta if group not in self.phase.trains}
+        trained, frozen = self._split(theta)
         key_particles, key = jax.random.split(key)
         index = jnp.arange(self.num_particles, dtype=jnp.int32)
         state = OuterState(
@@ -135,8 +134,7 @@ class PhaseProgram:
 
     def shapes(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
         """What `init` returns, as shapes and dtypes: the template a checkpoint is read into."""
-        trained = {group: theta[group] for group in self.phase.trains}
-        frozen = {group: theta[group] for group in theta if group not in self.phase.trains}
+        trained, frozen = self._split(theta)
         index = jax.ShapeDtypeStruct((self.num_particles,), jnp.int32)
         state = OuterState(
             theta=jax.eval_shape(lambda: trained),
@@ -154,6 +152,11 @@ class PhaseProgram:
     def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, Progress]:
         """`count` outer steps. The state given is consumed."""
         return self._advance(state, frozen, jnp.asarray(count, jnp.int32))
+
+    def _split(self, theta: Theta) -> tuple[Theta, Theta]:
+        """(trained, frozen) groups of a whole θ."""
+        trained = {group: theta[group] for group in self.phase.trains}
+        return trained, {group: theta[group] for group in theta if group not in trained}
 
     def _estimator(self, frozen: Theta) -> PES:
         recipe = self.recipe

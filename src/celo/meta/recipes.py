@@ -19,7 +19,7 @@ class Recipe:
       CeloError: if a value is out of range.
     """
 
-    tasks: str = _setting("celo_image_mlps", "task family to train on (see `celo info --tasks`)")
+    tasks: str = _setting("celo_image_mlps", "task family to train on (`celo info` lists them)")
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     scheduler_steps: int = _setting(100_000, "outer steps of phase 2, which trains the scheduler")
     pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
