@@ -9,6 +9,7 @@ ratio holds when the machine's speed drifts.
 """
 
 import argparse
+import itertools
 import resource
 import statistics
 import time
@@ -21,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
+from celo import native
 from celo.cli import one_device_per_core
 from celo.meta.outer import PARTICLES, PhaseProgram, phases, task_family
 from celo.meta.recipes import RECIPES, Recipe, make_recipe
@@ -36,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--recipe", default="celo", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--kernels", nargs="+", default=native.KERNELS, choices=native.KERNELS)
     options = parser.parse_args()
     one_device_per_core()
     recipe = make_recipe(options.recipe)
@@ -43,10 +46,10 @@ def main() -> None:
     theta = Celo().init_theta(jax.random.key(0))
 
     contestants: dict[str, tuple[Callable[[], None], float, int]] = {}
-    for phase in phases(recipe):
-        program = PhaseProgram(recipe, phase, family)
+    for kernel, phase in itertools.product(options.kernels, phases(recipe)):
+        program = PhaseProgram(recipe, phase, family, kernel)
         call = _meta_training(program, theta)
-        contestants[f"phase {phase.name}"] = (call, _timed(call), program.inner_steps * OUTER_STEPS)
+        contestants[f"phase {phase.name}, {kernel}"] = (call, _timed(call), program.inner_steps * OUTER_STEPS)
     call, inner_steps = _adam_loop(recipe, family)
     contestants["optax.adam"] = (call, _timed(call), inner_steps)
 

@@ -75,6 +75,11 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
         "--resume", type=Path, default=None, metavar="RUN", help="go on with the run in this folder"
     )
     parser.add_argument("--checkpoint-seconds", type=float, default=120.0, help="time between checkpoints")
+    parser.add_argument(
+        "--kernel",
+        default=None,
+        help="of the update rule: xla, or native, compiled C++ for CPUs (default: native where it can be had)",
+    )
     _add_fields(parser.add_argument_group("recipe fields"), Recipe)
     parser.set_defaults(run=_train)
     return parser
@@ -86,7 +91,7 @@ def _train(options: argparse.Namespace) -> int:
     overrides = _given(options, Recipe)
     if not options.checkpoint_seconds > 0:
         raise CeloError(f"--checkpoint-seconds must be positive, got {options.checkpoint_seconds}")
-    if options.resume is not None and (overrides or options.recipe or options.out):
+    if options.resume is not None and (overrides or options.recipe or options.out or options.kernel):
         raise CeloError("--resume goes on with the run's own recipe and folder; leave the other options away")
     name = options.recipe or "quick"
     run: Path = options.resume or options.out or Path("runs") / name
@@ -103,12 +108,32 @@ def _train(options: argparse.Namespace) -> int:
         if recipe is None:
             theta = train.resume(run, console=console, checkpoint_seconds=options.checkpoint_seconds)
         else:
-            theta = train.start(run, recipe, console=console, checkpoint_seconds=options.checkpoint_seconds)
+            kernel = options.kernel or _fastest_kernel(console)
+            theta = train.start(
+                run, recipe, console=console, checkpoint_seconds=options.checkpoint_seconds, kernel=kernel
+            )
     except train.Stopped as stopped:
         print(f"celo: {stopped}; go on with `celo train --resume {run}`", file=sys.stderr)
         return INTERRUPTED
     report.show(run, theta, console)
     return 0
+
+
+def _fastest_kernel(console: Console) -> str:
+    """The native kernel on a CPU with a compiler, else XLA's; says which and why."""
+    import jax
+
+    from celo import native
+
+    if jax.default_backend() != "cpu":
+        return "xla"
+    try:
+        native.load()
+    except CeloError as error:
+        console.print(f"kernel:  xla ({error})", markup=False)
+        return "xla"
+    console.print("kernel:  native")
+    return "native"
 
 
 def one_device_per_core() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from celo.errors import CeloError
-from celo.meta.pes import PES, pes_gradient
+from celo.meta.pes import PES, WHOLE_LIFE, pes_gradient
 from celo.meta.unroll import Unroll
 from celo.optimizers.base import LearnedOptimizer
 from celo.tasks import Quadratics
@@ -28,18 +28,18 @@ def test_formula_matches_the_published_estimator(truncation):
         return numbers[f"t{truncation}/{name}"].reshape(50, -1).T
 
     mask = flat("mask")
-    gradient, accumulator = pes_gradient(
+    gradient, earlier = pes_gradient(
         (flat("p_loss") - flat("n_loss")) * mask,
         fresh=np.cumsum(flat("is_done"), axis=1) > 0,  # there the step that ends counts as fresh already
         count=mask.sum(axis=1).astype(np.float32),
         epsilon=of("vec_pos"),
-        accumulator=of("accum_in"),
+        earlier=of("accum_in"),
         std=float(numbers["std"]),
     )
     for name in "abc":
         want = of("grad")[name]
         np.testing.assert_allclose(gradient[name], want, rtol=0, atol=1e-5 * np.abs(want).max())
-        np.testing.assert_array_equal(accumulator[name], of("accum_out")[name])
+        np.testing.assert_array_equal(earlier[name] + of("vec_pos")[name], of("accum_out")[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +99,10 @@ def exact(problem):
     return stacked.mean(axis=1), stacked.std(axis=1) / np.sqrt(stacked.shape[1])
 
 
-def estimates(problem, forget: bool):
+def estimates(problem, forget: bool, noise_truncations: int = 1):
     """(mean, standard error) of PES gradients over whole episodes; `forget` makes it truncated ES."""
     theta = Sgd().init_theta(None)
-    pes = PES(problem, truncation_length=LENGTH, std=0.01)
+    pes = PES(problem, truncation_length=LENGTH, std=0.01, noise_truncations=noise_truncations)
 
     @jax.jit
     def run(key):
@@ -111,7 +111,8 @@ def estimates(problem, forget: bool):
 
         def one(state, key):
             if forget:
-                state = state._replace(accumulator=jax.tree.map(jnp.zeros_like, state.accumulator))
+                nothing = jax.tree.map(jnp.zeros_like, (state.epsilon, state.earlier))
+                state = state._replace(epsilon=nothing[0], earlier=nothing[1])
             estimate, state = pes.estimate(theta, state, key)
             return state, estimate.gradient["sgd"]
 
@@ -125,8 +126,9 @@ def estimates(problem, forget: bool):
     return blocks.mean(axis=1), blocks.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
 
 
-def test_unbiased_against_back_propagation(problem, exact):
-    mean, error = estimates(problem, forget=False)
+@pytest.mark.parametrize("noise_truncations", [1, 2, WHOLE_LIFE], ids=["pes", "gpes", "nres"])
+def test_unbiased_against_back_propagation(problem, exact, noise_truncations):
+    mean, error = estimates(problem, False, noise_truncations)
     distance = np.abs(mean - exact[0]) / np.hypot(error, exact[1])
     assert (np.abs(exact[0]) > 10 * np.hypot(error, exact[1])).all(), "the error bars say nothing"
     assert (distance < 4).all(), (mean, error, exact)

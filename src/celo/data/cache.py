@@ -2,13 +2,13 @@
 
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from celo.errors import CeloError
+from celo.folders import platform_cache
 
 ENVIRONMENT_VARIABLE = "CELO_DATA_DIR"
 
@@ -24,7 +24,7 @@ def data_dir() -> Path:
       CeloError: it is a file, or can't be made or written to.
     """
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
-    folder = Path(chosen).expanduser() if chosen else _platform_cache() / "celo"
+    folder = Path(chosen).expanduser() if chosen else platform_cache() / "celo"
     remedy = f"set {ENVIRONMENT_VARIABLE} to a folder that can be written to"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,14 +33,6 @@ def data_dir() -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise CeloError(f"data folder {folder} is not writable: {remedy}")
     return folder.absolute()
-
-
-def _platform_cache() -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def raw_dir(name: str) -> Path:

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo import tree
-from celo.meta.pes import PES
+from celo.meta.pes import PES, WHOLE_LIFE
 from celo.meta.recipes import Recipe
 from celo.meta.unroll import Unroll
 from celo.optimizers import OPTIMIZERS
@@ -75,15 +75,19 @@ class PhaseProgram:
     a few scalars cross devices.
     """
 
-    def __init__(self, recipe: Recipe, phase: Phase, family: TaskFamily):
+    def __init__(self, recipe: Recipe, phase: Phase, family: TaskFamily, kernel: str = "xla"):
         self.recipe, self.phase, self.family = recipe, phase, family
+        self._optimizer = OPTIMIZERS[phase.optimizer](kernel=kernel)
         self.num_particles = recipe.pairs_per_task * len(family.members)
         devices = jax.devices()[: math.gcd(self.num_particles, jax.device_count())]
         self.mesh = Mesh(devices, (PARTICLES,))
         schedule = optax.cosine_decay_schedule(
             recipe.learning_rate, max(1, phase.steps), recipe.learning_rate_end / recipe.learning_rate
         )
-        self._outer_optimizer = optax.adamw(schedule, weight_decay=recipe.weight_decay)
+        self._outer_optimizer = optax.chain(
+            optax.clip_by_global_norm(recipe.gradient_clip),
+            optax.adamw(schedule, weight_decay=recipe.weight_decay),
+        )
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
         self._specs: Any = OuterState._make((whole, whole, split, whole, whole))
         progress_specs: Any = Progress._make((whole, split, whole, whole))
@@ -162,13 +166,14 @@ class PhaseProgram:
         recipe = self.recipe
         problem = Unroll(
             family=self.family,
-            optimizer=OPTIMIZERS[self.phase.optimizer](),
+            optimizer=self._optimizer,
             truncation_length=recipe.truncation_length,
             horizon_min=recipe.horizon_min,
             horizon_max=recipe.horizon_max,
             frozen=frozen,
         )
-        return PES(problem, truncation_length=recipe.truncation_length, std=recipe.std)
+        noise_truncations = {"pes": 1, "nres": WHOLE_LIFE}[recipe.estimator]
+        return PES(problem, recipe.truncation_length, recipe.std, noise_truncations)
 
     def _estimator_state(self, theta: Theta, frozen: Theta, key: Key, index: Array) -> Any:
         return self._estimator(frozen).init(theta, key, index)

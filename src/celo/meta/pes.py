@@ -1,10 +1,14 @@
 """Persistent Evolution Strategies: unbiased meta-gradients from truncated unrolls.
 
 Vicol, Metz & Sohl-Dickstein 2021 (arXiv 2112.13835). Each particle is an antithetic pair of inner problems
-run with θ + ε and θ - ε, a fresh ε ~ N(0, σ²) for each truncation. The noise of the truncations since the
-problem began is kept in an accumulator ξ, because earlier noise still acts on later losses:
+run with θ + ε and θ - ε, a fresh ε ~ N(0, σ²) for each truncation. The noise drawn since the problem began
+is kept in an accumulator ξ, because earlier noise still acts on later losses:
 
     gradient = mean over particles of  ξ * mean over steps of (L⁺ - L⁻) / (2 σ²),   ξ the sum of ε
+
+Drawing a fresh ε only every k truncations is GPES (Li et al. 2023, arXiv 2304.12180): unbiased too, and the
+sum has fewer terms. With one ε for the whole life of a problem it is NRES there, ES-Single in Vicol et al.
+2023 (arXiv 2304.11153).
 
 Both sides of a pair share task, initialisation, horizon and data, also after a reset.
 """
@@ -27,7 +31,13 @@ class PESState(NamedTuple):
     number: Array  # [particles] int32, which particle this is
     positive: Any  # state of the problems run with θ + ε
     negative: Any  # state of the problems run with θ - ε
-    accumulator: Theta  # ξ before this truncation: noise since the present problems began
+    epsilon: Theta  # the noise ε of the last truncation
+    earlier: Theta  # ξ - ε: what acted on the present problems before ε was drawn
+    used: Array  # [particles] int32, truncations that ε has acted on; 0 calls for fresh noise
+    over: Array  # [particles] bool: the problems have ended, new ones follow
+
+
+WHOLE_LIFE = 2**30  # truncations: longer than any problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +48,7 @@ class PES(GradientEstimator):
       problem: the inner problems.
       truncation_length: inner steps K in each estimate.
       std: deviation σ of the perturbations.
+      noise_truncations: truncations of one problem that share a draw of noise; `WHOLE_LIFE` is NRES.
 
     Raises:
       CeloError: if a setting is not positive.
@@ -46,9 +57,10 @@ class PES(GradientEstimator):
     problem: UnrolledProblem
     truncation_length: int = 50
     std: float = 0.01
+    noise_truncations: int = 1
 
     def __post_init__(self):
-        for name in ("truncation_length", "std"):
+        for name in ("truncation_length", "std", "noise_truncations"):
             if not getattr(self, name) > 0:
                 raise CeloError(f"PES needs a positive {name}, got {getattr(self, name)}")
 
@@ -59,36 +71,40 @@ class PES(GradientEstimator):
             return self.problem.init(theta, jax.random.fold_in(key, index), index)
 
         problems = jax.vmap(particle)(index)
-        accumulator = jax.tree.map(lambda x: jnp.zeros((*index.shape, *x.shape), jnp.float32), theta)
-        return PESState(index, problems, problems, accumulator)
+        nothing = jax.tree.map(lambda x: jnp.zeros((*index.shape, *x.shape), jnp.float32), theta)
+        none = jnp.zeros(index.shape, jnp.int32)
+        return PESState(index, problems, problems, nothing, nothing, none, none > 0)
 
     def estimate(self, theta: Theta, state: PESState, key: Key) -> tuple[Estimate, PESState]:
         """One truncation of every pair in `state`."""
 
-        def particle(index: Array, positive: Any, negative: Any) -> tuple:
-            key_noise, key_run = jax.random.split(jax.random.fold_in(key, index))
-            epsilon = tree.normal_like(key_noise, theta, self.std)
+        def particle(pair: PESState) -> tuple:
+            key_noise, key_run = jax.random.split(jax.random.fold_in(key, pair.number))
+            redraw = pair.over | (pair.used == 0)
+            drawn = tree.normal_like(key_noise, theta, self.std)
+            earlier = jax.tree.map(lambda x, e: jnp.where(redraw, x + e, x), pair.earlier, pair.epsilon)
+            earlier = jax.tree.map(lambda x: jnp.where(pair.over, 0.0, x), earlier)
+            epsilon = tree.where(redraw, drawn, pair.epsilon)
+            used = (jnp.where(redraw, 0, pair.used) + 1) % self.noise_truncations
             thetas = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, epsilon)
-            sides = jax.tree.map(lambda p, n: jnp.stack([p, n]), positive, negative)
+            sides = jax.tree.map(lambda p, n: jnp.stack([p, n]), pair.positive, pair.negative)
             sides, trajectory = jax.vmap(self.problem.run, in_axes=(0, 0, None, None))(
                 thetas, sides, key_run, self.truncation_length
             )
-            return epsilon, sides, trajectory
+            return epsilon, earlier, used, sides, trajectory
 
-        epsilon, sides, trajectory = jax.vmap(particle)(state.number, state.positive, state.negative)
+        epsilon, earlier, used, sides, trajectory = jax.vmap(particle)(state)
         difference = trajectory.losses[:, 0] - trajectory.losses[:, 1]
         ended = trajectory.ended[:, 0]  # both sides end together
         ends = jnp.cumsum(ended, axis=1)
-        gradient, accumulator = pes_gradient(
+        gradient, earlier = pes_gradient(
             difference,
             fresh=ends - ended.astype(jnp.int32) > 0,
             count=jnp.full(difference.shape[:1], self.truncation_length, jnp.float32),
             epsilon=epsilon,
-            accumulator=state.accumulator,
+            earlier=earlier,
             std=self.std,
         )
-        at_start = ended[:, -1]
-        accumulator = jax.tree.map(lambda a: jnp.where(_expand(at_start, a), 0.0, a), accumulator)
         particle_losses = jnp.mean(trajectory.losses, axis=(1, 2))
         estimate = Estimate(
             meta_loss=jnp.mean(particle_losses),
@@ -98,7 +114,7 @@ class PES(GradientEstimator):
         )
         positive = jax.tree.map(lambda x: x[:, 0], sides)
         negative = jax.tree.map(lambda x: x[:, 1], sides)
-        return estimate, PESState(state.number, positive, negative, accumulator)
+        return estimate, PESState(state.number, positive, negative, epsilon, earlier, used, ended[:, -1])
 
 
 def pes_gradient(
@@ -107,7 +123,7 @@ def pes_gradient(
     fresh: Array,
     count: Array,
     epsilon: Theta,
-    accumulator: Theta,
+    earlier: Theta,
     std: float,
 ) -> tuple[Theta, Theta]:
     """The PES formula (equation 9 of the paper, antithetic form) for N particles over K steps.
@@ -117,12 +133,13 @@ def pes_gradient(
       fresh: [N, K] bool, steps of a problem that began within this truncation, on which only this
         truncation's noise acts.
       count: [N], steps that count for each particle.
-      epsilon: this truncation's noise, leaves [N, ...].
-      accumulator: noise of the problem's earlier truncations, leaves [N, ...].
+      epsilon: the noise of this truncation, leaves [N, ...].
+      earlier: the sum of the draws that acted on the problem before `epsilon`, leaves [N, ...].
       std: deviation σ of the noise.
 
     Returns:
-      (gradient, accumulator): the mean over particles, and the noise that acts on the next truncation.
+      (gradient, earlier): the mean over particles; and `earlier` as it stands for the problem that is
+      there at the end, zero for one that began within the truncation.
     """
     old_share = jnp.sum(jnp.where(fresh, 0.0, difference), axis=1) / count
     all_share = jnp.sum(difference, axis=1) / count
@@ -131,12 +148,9 @@ def pes_gradient(
         weighted = _expand(all_share, eps) * eps + _expand(old_share, acc) * acc
         return jnp.mean(weighted, axis=0) / (2.0 * std**2)
 
-    gradient = jax.tree.map(one, epsilon, accumulator)
+    gradient = jax.tree.map(one, epsilon, earlier)
     began = jnp.any(fresh, axis=1)
-    accumulator = jax.tree.map(
-        lambda eps, acc: jnp.where(_expand(began, eps), eps, acc + eps), epsilon, accumulator
-    )
-    return gradient, accumulator
+    return gradient, jax.tree.map(lambda acc: jnp.where(_expand(began, acc), 0.0, acc), earlier)
 
 
 def _expand(per_particle: Array, like: Array) -> Array:

@@ -1,6 +1,7 @@
 """Meta-training recipes: named, frozen settings of a whole run of both phases."""
 
 import dataclasses
+import math
 from dataclasses import field
 
 from celo.errors import CeloError, unknown_name
@@ -25,11 +26,13 @@ class Recipe:
     pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
     truncation_length: int = _setting(50, "inner steps in each outer step")
     std: float = _setting(0.01, "deviation of the perturbations of θ")
+    estimator: str = _setting("pes", "of the meta-gradient: pes or nres")
     horizon_min: int = _setting(100, "shortest inner training, in steps")
     horizon_max: int = _setting(2000, "longest inner training, in steps")
     learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of each phase")
     learning_rate_end: float = _setting(3e-4, "at the end of each phase, reached along a cosine")
     weight_decay: float = _setting(1e-4, "of AdamW on θ, decoupled")
+    gradient_clip: float = _setting(math.inf, "largest norm of the meta-gradient that AdamW sees")
     augmentation: str = _setting("global", "reparametrisation level: none, global, tensor, parameter")
     augmentation_low: float = _setting(1e-3, "smallest reparametrisation factor")
     augmentation_high: float = _setting(1e3, "largest reparametrisation factor")
@@ -38,7 +41,14 @@ class Recipe:
     def __post_init__(self):
         if self.tasks not in TASKS:
             raise unknown_name("task", self.tasks, TASKS)
-        for name in ("pairs_per_task", "truncation_length", "horizon_min", "std", "learning_rate"):
+        for name in (
+            "pairs_per_task",
+            "truncation_length",
+            "horizon_min",
+            "std",
+            "learning_rate",
+            "gradient_clip",
+        ):
             if not getattr(self, name) > 0:
                 raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("rule_steps", "scheduler_steps", "learning_rate_end", "weight_decay", "seed"):

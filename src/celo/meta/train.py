@@ -30,8 +30,12 @@ class Stopped(Exception):
     """The run was asked to stop and has saved its state; it can be resumed."""
 
 
-def start(run: Path, recipe: Recipe, *, console: Console, checkpoint_seconds: float = 120.0) -> Path:
+def start(
+    run: Path, recipe: Recipe, *, console: Console, checkpoint_seconds: float = 120.0, kernel: str = "xla"
+) -> Path:
     """Runs `recipe` from its beginning in the new folder `run`; returns the path of the weights.
+
+    `kernel` computes the update rule, as in `UpdateRule`; the run keeps it when it is resumed.
 
     Raises:
       CeloError: if the folder already holds a run, or the recipe's tasks cannot be had.
@@ -44,7 +48,7 @@ def start(run: Path, recipe: Recipe, *, console: Console, checkpoint_seconds: fl
     if run.exists() and not run.is_dir():
         raise CeloError(f"{run} is a file; choose a folder for the run")
     run.mkdir(parents=True, exist_ok=True)
-    return _Run(run, recipe, console, checkpoint_seconds).finish(resume=False)
+    return _Run(run, recipe, console, checkpoint_seconds, kernel).finish(resume=False)
 
 
 def resume(run: Path, *, console: Console, checkpoint_seconds: float = 120.0) -> Path:
@@ -56,12 +60,12 @@ def resume(run: Path, *, console: Console, checkpoint_seconds: float = 120.0) ->
     """
     header = checkpoint.read_header(run / CHECKPOINT)
     recipe = Recipe(**header["recipe"])
-    return _Run(run, recipe, console, checkpoint_seconds).finish(resume=True)
+    return _Run(run, recipe, console, checkpoint_seconds, header["kernel"]).finish(resume=True)
 
 
 class _Run:
-    def __init__(self, run: Path, recipe: Recipe, console: Console, checkpoint_seconds: float):
-        self.run, self.recipe, self.console = run, recipe, console
+    def __init__(self, run: Path, recipe: Recipe, console: Console, checkpoint_seconds: float, kernel: str):
+        self.run, self.recipe, self.console, self.kernel = run, recipe, console, kernel
         self.checkpoint_seconds = checkpoint_seconds
         self.phases = phases(recipe)
         self.family = task_family(recipe)
@@ -91,7 +95,7 @@ class _Run:
         bar: rich_progress.Progress,
     ) -> Theta:
         phase = self.phases[number]
-        program = PhaseProgram(self.recipe, phase, self.family)
+        program = PhaseProgram(self.recipe, phase, self.family, self.kernel)
         task = bar.add_task(
             f"phase {number + 1}: {phase.name}", total=phase.steps, loss="compiling", speed=""
         )
@@ -125,12 +129,13 @@ class _Run:
         return {**frozen, **state.theta}
 
     def _restore(self, number: int, theta: Theta) -> tuple[OuterState, Theta]:
-        program = PhaseProgram(self.recipe, self.phases[number], self.family)
+        program = PhaseProgram(self.recipe, self.phases[number], self.family, self.kernel)
         return checkpoint.load(self.run / CHECKPOINT, program.shapes(theta, self.keys[number]))
 
     def _save(self, number: int, state: OuterState, frozen: Theta, *, rows: int) -> None:
         header = {
             "recipe": dataclasses.asdict(self.recipe),
+            "kernel": self.kernel,
             "phase": number,
             "rows": rows,
             "seconds": self.seconds,

@@ -32,9 +32,18 @@ class CeloState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Celo(LearnedOptimizer):
-    """The whole optimizer: the optimizer of meta-training's second phase."""
+    """The whole optimizer: the optimizer of meta-training's second phase.
 
+    Attributes:
+      kernel: what computes the update rule, as in `UpdateRule`.
+    """
+
+    kernel: str = "xla"
     theta_groups = (update_rule.GROUP, scheduler.GROUP)
+
+    @property
+    def _rule(self) -> update_rule.UpdateRule:
+        return update_rule.UpdateRule(self.kernel)
 
     def init_theta(self, key: Key) -> Theta:
         """Fresh weights for the rule and the scheduler; 35,803 in all."""
@@ -47,7 +56,7 @@ class Celo(LearnedOptimizer):
     def init(self, theta: Theta, params: Params, num_steps: Array) -> CeloState:
         """Zero statistics and a schedule at its beginning."""
         return CeloState(
-            rule=update_rule.UpdateRule().init(theta, params, num_steps),
+            rule=self._rule.init(theta, params, num_steps),
             schedule=scheduler.init(theta[scheduler.GROUP], num_steps),
         )
 
@@ -55,12 +64,14 @@ class Celo(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, CeloState]:
         """The rule's update, times the schedule's step size."""
-        updates, rule = update_rule.UpdateRule().update(theta, grads, state.rule, params, value=value)
+        updates, rule = self._rule.update(theta, grads, state.rule, params, value=value)
         eta, schedule = scheduler.advance(theta[scheduler.GROUP], state.schedule, value)
         return _scale(updates, eta), CeloState(rule, schedule)
 
 
-def scale_by_celo_rule(weights: Weights = "celo") -> optax.GradientTransformationExtraArgs:
+def scale_by_celo_rule(
+    weights: Weights = "celo", *, kernel: str = "xla"
+) -> optax.GradientTransformationExtraArgs:
     """Celo's update rule alone, to be used under any schedule; it needs neither loss nor horizon.
 
     The updates point downhill and are to be added: scale them by a positive rate, for example with
@@ -69,12 +80,13 @@ def scale_by_celo_rule(weights: Weights = "celo") -> optax.GradientTransformatio
 
     Args:
       weights: a bundled name, a path to a .safetensors file, or θ itself.
+      kernel: as in `celo`.
 
     Raises:
-      CeloError: if the weights cannot be read or do not fit.
+      CeloError: if the weights cannot be read or do not fit, or the kernel cannot be had.
     """
     theta = load_theta(weights, (update_rule.GROUP,))
-    rule = update_rule.UpdateRule()
+    rule = update_rule.UpdateRule(kernel)
 
     def init_fn(params: Params) -> update_rule.RuleState:
         return rule.init(theta, params, jnp.ones((), jnp.int32))
@@ -129,6 +141,7 @@ def celo(
     learning_rate: optax.ScalarOrSchedule = 1.0,
     weight_decay: float | Array = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
+    kernel: str = "xla",
 ) -> optax.GradientTransformationExtraArgs:
     """Celo as an optax transformation, with pretrained weights.
 
@@ -147,6 +160,8 @@ def celo(
       weight_decay: decoupled: each step subtracts learning_rate * weight_decay * parameter. The
         learning rate is about 1 here, not 1e-3: useful values are a thousand times AdamW's smaller.
       mask: pytree of bools, or a function of the parameters giving one: what is decayed.
+      kernel: "xla" runs anywhere; "native" is several times faster on CPUs, for unsharded parameters,
+        and compiles itself at first use with the system's C++ compiler.
 
     Returns:
       A transformation whose `update` needs the parameters and `value=`, the training loss.
@@ -161,7 +176,7 @@ def celo(
     """
     theta = load_theta(weights, Celo.theta_groups)
     parts: list[optax.GradientTransformation] = [
-        scale_by_celo_rule(theta),
+        scale_by_celo_rule(theta, kernel=kernel),
         scale_by_celo_schedule(num_steps, theta),
     ]
     if isinstance(weight_decay, int | float) and weight_decay == 0:

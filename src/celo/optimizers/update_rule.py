@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo.errors import CeloError
+from celo import native
+from celo.errors import CeloError, unknown_name
 from celo.features import TensorStats, finite_gradient, init_stats, inverse_factors, rms, update_stats
 from celo.nn import truncated_normal_fan_in
+from celo.optimizers import rule_kernel
 from celo.optimizers.base import LearnedOptimizer
 from celo.types import Array, Key, OptState, Params, Theta, Updates
 
@@ -50,9 +52,22 @@ class UpdateRule(LearnedOptimizer):
 
     It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
     b1 [4], w2 [4, 2], b2 [2]}}, 154 weights.
+
+    Attributes:
+      kernel: "xla", or "native" for the compiled one (CPU only; see `celo.native`).
+
+    Raises:
+      CeloError: for an unknown kernel, or a native one that cannot be had.
     """
 
+    kernel: str = "xla"
     theta_groups = (GROUP,)
+
+    def __post_init__(self):
+        if self.kernel not in native.KERNELS:
+            raise unknown_name("kernel", self.kernel, native.KERNELS)
+        if self.kernel == "native":
+            native.load()
 
     def init_theta(self, key: Key) -> Theta:
         """Truncated normal weights of deviation 1/sqrt(fan in), zero biases."""
@@ -92,7 +107,7 @@ class UpdateRule(LearnedOptimizer):
         leaves, treedef = jax.tree.flatten(params)
         grad_leaves = treedef.flatten_up_to(grads)
         steps = [
-            tensor_update(theta[GROUP], stats, grad, param)
+            tensor_update(theta[GROUP], stats, grad, param, self.kernel)
             for stats, grad, param in zip(_unpack(state, treedef), grad_leaves, leaves, strict=True)
         ]
         updates = [step.astype(p.dtype) for (step, _), p in zip(steps, leaves, strict=True)]
@@ -100,13 +115,15 @@ class UpdateRule(LearnedOptimizer):
 
 
 def tensor_update(
-    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
+    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, kernel: str = "xla"
 ) -> tuple[Array, TensorStats]:
     """The rule for one tensor of any shape: (update, float32; new statistics)."""
     if param.size == 0:  # means over nothing are NaN
         return jnp.zeros(param.shape, jnp.float32), stats
     if grad.shape != param.shape:
         raise CeloError(f"gradient and parameter must have one shape, got {grad.shape} and {param.shape}")
+    if kernel == "native":
+        return rule_kernel.tensor_update(theta, stats, grad, param)
     grad = finite_gradient(grad, GRADIENT_LIMIT)
     param = param.astype(jnp.float32)
     stats = update_stats(

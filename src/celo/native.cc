@@ -1,0 +1,645 @@
+// Celo's update rule for one tensor, or for a batch of equal tensors that each have their own weights.
+//
+// The mathematics is that of celo/optimizers/update_rule.py, which says what each input is. What is different
+// is the order: XLA reads and writes every statistic several times, here a tensor is passed over three times:
+//
+//   observe   new momenta and second moments; sums for the normalisers that need nothing else
+//   normalise the sums that need the factored moments of the whole tensor
+//   step      30 inputs -> 4 -> 4 -> (direction, magnitude) -> update
+//
+// A tensor with two or more axes is seen as [A, a, M, b, I]: a and b are its two factored axes, in the order
+// they lie in memory, and A, M, I the others in between. A *line* is the contiguous stretch of b and I. The
+// moment averaged over a ("across") has a value for each place on a line; the one averaged over b ("along")
+// has one for each line, or, where I > 1, a short pattern that repeats along it.
+//
+// The arithmetic is float32; sums over many elements are kept in double.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "xla/ffi/api/ffi.h"
+
+namespace ffi = xla::ffi;
+
+namespace {
+
+// ---------------------------------------------------------------------------------- sixteen numbers at a time
+
+constexpr int kLanes = 16;
+typedef float V __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VI __attribute__((vector_size(4 * kLanes)));
+
+inline V all(float x) { return x - V{}; }
+
+#if defined(__AVX512F__)
+inline V load(const float* p) { return (V)_mm512_loadu_ps(p); }
+inline void store(float* p, V x) { _mm512_storeu_ps(p, (__m512)x); }
+inline V load(const float* p, int n) { return (V)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+inline void store(float* p, V x, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x); }
+inline V larger(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
+inline V smaller(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
+inline V inverse_sqrt(V x) {  // an estimate of 14 bits and one step of Newton's method
+  V y = (V)_mm512_rsqrt14_ps((__m512)x);
+  return y * (1.5f - 0.5f * x * y * y);
+}
+#else
+inline V load(const float* p) {
+  V x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+inline void store(float* p, V x) { std::memcpy(p, &x, sizeof x); }
+inline V load(const float* p, int n) {
+  V x{};
+  for (int i = 0; i < n; i++) x[i] = p[i];
+  return x;
+}
+inline void store(float* p, V x, int n) {
+  for (int i = 0; i < n; i++) p[i] = x[i];
+}
+inline V larger(V a, V b) { return a > b ? a : b; }
+inline V smaller(V a, V b) { return a < b ? a : b; }
+inline V inverse_sqrt(V x) {
+  V y;
+  for (int i = 0; i < kLanes; i++) y[i] = 1.0f / std::sqrt(x[i]);
+  return y;
+}
+#endif
+
+inline double total(V x) {
+  double sum = 0;
+  for (int i = 0; i < kLanes; i++) sum += x[i];
+  return sum;
+}
+
+inline V exponential(V x) {  // 2^n e^r with |r| <= ln(2)/2, e^r by its series: good to an ulp or two
+  x = smaller(larger(x, all(-87.0f)), all(88.0f));
+  const V shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to a whole number
+  const V n = shifted - 12582912.0f;
+  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  V y = all(1.9875691500e-4f);
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = (y * r) * r + r + 1.0f;
+  return (V)((VI)y + ((((VI)shifted) - 0x4B400000) << 23));
+}
+
+// ------------------------------------------------------------------------------------------------ the network
+
+constexpr int kInputs = 30, kHidden = 4, kWeights = kInputs * 4 + 4 + 16 + 4 + 8 + 2;
+constexpr int kMomenta = 3, kFactored = 3;
+constexpr double kMomentumDecays[kMomenta] = {0.9, 0.99, 0.999};
+constexpr double kFactoredDecays[kFactored] = {0.9, 0.99, 0.999};
+constexpr double kSecondMomentDecay = 0.999;
+
+inline V average(double decay, V old, V now) { return (float)decay * old + (float)(1 - decay) * now; }
+
+// Rows of the first layer, as update_rule.rule_inputs orders them; three of a kind follow each other.
+enum Input {
+  kGrad = 0,
+  kClipped = 1,
+  kParam = 2,
+  kMomentum = 3,
+  kSecond = 6,
+  kMomentumOverRms = 7,
+  kInverseRms = 10,
+  kFactoredGrad = 11,
+  kGradOverRms = 14,
+  kRow = 15,
+  kCol = 18,
+  kInverseRow = 21,
+  kInverseCol = 24,
+  kFactoredMomentum = 27,
+};
+
+struct Network {
+  float w0[kInputs][kHidden], b0[kHidden], w1[kHidden][kHidden], b1[kHidden], w2[kHidden][2], b2[2];
+};
+static_assert(sizeof(Network) == kWeights * sizeof(float));
+
+using Sums = std::array<double, kInputs>;  // of the squares of each input
+
+// The network with the inputs' normalisation in its first layer, and what a step is multiplied by.
+struct BoundNetwork : Network {
+  float scale;
+  BoundNetwork(const float* weights, const Sums& squares, int64_t size) {
+    std::memcpy(static_cast<Network*>(this), weights, sizeof(Network));
+    for (int k = 0; k < kInputs; k++) {
+      const float factor = 1.0f / std::sqrt(1e-5f + (float)(squares[k] / size));
+      for (int j = 0; j < kHidden; j++) w0[k][j] *= factor;
+    }
+    scale = -1e-3f * std::sqrt((float)(squares[kParam] / size) + 1e-9f);
+  }
+  V update(const V (&first)[kHidden]) const {
+    V hidden[kHidden], direction = all(b2[0]), magnitude = all(b2[1]);
+    for (int j = 0; j < kHidden; j++) hidden[j] = larger(first[j], V{});
+    for (int i = 0; i < kHidden; i++) {
+      V unit = all(b1[i]);
+      for (int j = 0; j < kHidden; j++) unit += w1[j][i] * hidden[j];
+      unit = larger(unit, V{});
+      direction += w2[i][0] * unit;
+      magnitude += w2[i][1] * unit;
+    }
+    return scale * direction * exponential(1e-3f * magnitude);
+  }
+};
+
+// Sums of squares in vectors, moved into doubles before rounding can matter.
+template <int kCount>
+struct Accumulator {
+  V sum[kCount] = {};
+  double done[kCount] = {};
+  int64_t since = 0;
+  void flush() {
+    for (int k = 0; k < kCount; k++) done[k] += total(sum[k]), sum[k] = V{};
+    since = 0;
+  }
+  void seen(int64_t elements) {
+    if ((since += elements) >= 1 << 14) flush();
+  }
+};
+
+struct Shape {
+  int64_t outer, a, middle, b, inner;  // [A, a, M, b, I]; a single line of b where there are no factors
+  bool row_along;                      // the row moment is the one averaged along lines (over b)
+  int64_t line() const { return b * inner; }
+  int64_t lines() const { return outer * a * middle; }
+  int64_t size() const { return lines() * line(); }
+  int64_t across() const { return outer * middle * line(); }
+  int64_t along() const { return lines() * inner; }
+  int64_t across_at(int64_t line_number) const {
+    return (line_number / (a * middle) * middle + line_number % middle) * line();
+  }
+};
+
+struct Tensor {  // of one member of the batch
+  const float *theta, *grad, *param, *momentum[kMomenta], *second, *row[kFactored], *col[kFactored];
+  float *update, *new_momentum[kMomenta], *new_second, *new_row[kFactored], *new_col[kFactored];
+};
+
+inline V clean(V g) {  // NaN counts as zero
+  g = g == g ? g : V{};
+  return smaller(larger(g, all(-1000.0f)), all(1000.0f));
+}
+
+template <typename Body>
+inline void by_lanes(int64_t n, Body body) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes)
+    body(j, [](const float* p) { return load(p); }, [](float* p, V x) { store(p, x); }, [](V x) { return x; });
+  if (const int rest = (int)(n - j); rest > 0) {
+    const V there = (V)(VI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < rest);
+    body(j, [rest](const float* p) { return load(p, rest); }, [rest](float* p, V x) { store(p, x, rest); },
+         [there](V x) { return (V)((VI)x & (VI)there); });
+  }
+}
+
+// ------------------------------------------------------------------------- what all tensors have in common
+
+enum PlainSum { sGrad, sClipped, sParam, sMomentum, sSecond = sMomentum + 3, sMomentumOverRms,
+                sInverseRms = sMomentumOverRms + 3, sGradOverRms, kPlainSums };
+
+// One vector of elements in the first pass: statistics, and the sums that need nothing else.
+template <typename Load, typename Store, typename Mask>
+inline V observe(const Tensor& t, int64_t at, Load get, Store put, Mask only, V (&sum)[kPlainSums]) {
+  const V g = clean(get(t.grad + at)), p = get(t.param + at), square = g * g;
+  const V v = average(kSecondMomentDecay, get(t.second + at), square);
+  put(t.new_second + at, v);
+  const V inverse_rms = only(inverse_sqrt(v + 1e-6f));
+  const V clipped = smaller(larger(g, all(-0.1f)), all(0.1f));
+  for (int k = 0; k < kMomenta; k++) {
+    const V m = average(kMomentumDecays[k], get(t.momentum[k] + at), g);
+    put(t.new_momentum[k] + at, m);
+    const V over = m * inverse_rms;
+    sum[sMomentum + k] += m * m;
+    sum[sMomentumOverRms + k] += over * over;
+  }
+  const V over = g * inverse_rms;
+  sum[sGrad] += square;
+  sum[sClipped] += clipped * clipped;
+  sum[sParam] += p * p;
+  sum[sSecond] += v * v;
+  sum[sInverseRms] += inverse_rms * inverse_rms;
+  sum[sGradOverRms] += over * over;
+  return square;
+}
+
+void take_plain(const Accumulator<kPlainSums>& from, Sums& to) {
+  const auto& s = from.done;
+  to[kGrad] += s[sGrad], to[kClipped] += s[sClipped], to[kParam] += s[sParam], to[kSecond] += s[sSecond];
+  to[kInverseRms] += s[sInverseRms], to[kGradOverRms] += s[sGradOverRms];
+  for (int k = 0; k < kMomenta; k++)
+    to[kMomentum + k] += s[sMomentum + k], to[kMomentumOverRms + k] += s[sMomentumOverRms + k];
+}
+
+// The inputs that every tensor has, in the third pass; the factors of the second moment come from outside.
+template <typename Load>
+inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Load get,
+                        const V (&grad_factor)[3], const V (&momentum_factor)[3], V (&unit)[kHidden]) {
+  const V g = clean(get(t.grad + at)), p = get(t.param + at), v = get(t.new_second + at);
+  const V inverse_rms = inverse_sqrt(v + 1e-6f);
+  const auto take = [&](int k, V x) {
+    for (int j = 0; j < kHidden; j++) unit[j] += net.w0[k][j] * x;
+  };
+  take(kGrad, g);
+  take(kClipped, smaller(larger(g, all(-0.1f)), all(0.1f)));
+  take(kParam, p);
+  take(kSecond, v);
+  take(kInverseRms, inverse_rms);
+  take(kGradOverRms, g * inverse_rms);
+  for (int k = 0; k < 3; k++) {
+    const V m = get(t.new_momentum[k] + at);
+    take(kMomentum + k, m);
+    take(kMomentumOverRms + k, m * inverse_rms);
+    take(kFactoredGrad + k, g * grad_factor[k]);
+    take(kFactoredMomentum + k, m * momentum_factor[k]);
+  }
+}
+
+// -------------------------------------------------------------------------------------------- work in parallel
+
+// Runs body(chunk) for all chunks on the pool's threads and on this one; returns when all are done. Threads that
+// come late find nothing left, so that waiting never depends on a busy pool.
+template <typename Body>
+void in_parallel(ffi::ThreadPool& pool, int64_t chunks, Body body) {
+  if (chunks == 1) return body(0);
+  struct Shared {
+    std::atomic<int64_t> next{0}, left;
+    std::mutex mutex;
+    std::condition_variable done;
+  };
+  auto shared = std::make_shared<Shared>();
+  shared->left = chunks;
+  auto work = [shared, chunks, &body] {
+    for (int64_t chunk; (chunk = shared->next++) < chunks;) {
+      body(chunk);  // `body` is alive: its caller waits for every chunk that was taken
+      if (--shared->left == 0) {
+        std::lock_guard<std::mutex> lock(shared->mutex);
+        shared->done.notify_all();
+      }
+    }
+  };
+  for (int64_t i = 1; i < chunks; i++) pool.Schedule(std::function<void()>(work));
+  work();
+  std::unique_lock<std::mutex> lock(shared->mutex);
+  shared->done.wait(lock, [&] { return shared->left == 0; });
+}
+
+struct Range {
+  int64_t begin, end;
+};
+Range part(int64_t total, int64_t chunks, int64_t chunk) {
+  return {total * chunk / chunks, total * (chunk + 1) / chunks};
+}
+
+using Runner = void (*)(ffi::ThreadPool&, int64_t, const Tensor&, const Shape&);
+
+// ---------------------------------------------------------------- tensors with fewer than two axes: no factors
+
+void run_vector(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
+  const int64_t size = shape.size();
+  Sums squares{};
+  std::mutex mutex;
+  constexpr int kOwn = 4 * kFactored;  // factored gradient, factored momentum, row, inverse row
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    Accumulator<kPlainSums> plain;
+    Accumulator<kOwn> own;
+    const Range range = part(size, chunks, chunk);
+    constexpr int64_t kBlock = 1 << 12;
+    for (int64_t begin = range.begin; begin < range.end; begin += kBlock) {
+      const int64_t n = std::min(kBlock, range.end - begin);
+      by_lanes(n, [&](int64_t j, auto get, auto put, auto only) {
+        const int64_t at = begin + j;
+        const V square = observe(t, at, get, put, only, plain.sum), g = clean(get(t.grad + at));
+        for (int k = 0; k < kFactored; k++) {
+          const V row = average(kFactoredDecays[k], get(t.row[k] + at), square + 1e-30f);
+          put(t.new_row[k] + at, row);
+          const V fg = g * inverse_sqrt(row + 1e-9f);
+          const V fm = get(t.new_momentum[k] + at) * inverse_sqrt(row);
+          const V inverse = only(inverse_sqrt(row + 1e-8f)), there = only(row), fm_there = only(fm);
+          own.sum[k] += fg * fg;
+          own.sum[3 + k] += fm_there * fm_there;
+          own.sum[6 + k] += there * there;
+          own.sum[9 + k] += inverse * inverse;
+        }
+      });
+      plain.seen(n), own.seen(n);
+    }
+    plain.flush(), own.flush();
+    std::lock_guard<std::mutex> lock(mutex);
+    take_plain(plain, squares);
+    for (int k = 0; k < kFactored; k++) {
+      squares[kFactoredGrad + k] += own.done[k];
+      squares[kFactoredMomentum + k] += own.done[3 + k];
+      squares[kRow + k] += own.done[6 + k], squares[kCol + k] += own.done[6 + k];
+      squares[kInverseRow + k] += own.done[9 + k], squares[kInverseCol + k] += own.done[9 + k];
+    }
+  });
+  const BoundNetwork net(t.theta, squares, size);
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    const Range range = part(size, chunks, chunk);
+    by_lanes(range.end - range.begin, [&](int64_t j, auto get, auto put, auto) {
+      const int64_t at = range.begin + j;
+      V unit[kHidden], grad_factor[3], momentum_factor[3];
+      for (int i = 0; i < kHidden; i++) unit[i] = all(net.b0[i]);
+      for (int k = 0; k < kFactored; k++) {
+        const V row = get(t.new_row[k] + at), inverse = inverse_sqrt(row + 1e-8f);
+        grad_factor[k] = inverse_sqrt(row + 1e-9f);
+        momentum_factor[k] = inverse_sqrt(row);
+        for (int i = 0; i < kHidden; i++) {
+          unit[i] += (net.w0[kRow + k][i] + net.w0[kCol + k][i]) * row;
+          unit[i] += (net.w0[kInverseRow + k][i] + net.w0[kInverseCol + k][i]) * inverse;
+        }
+      }
+      first_layer(net, t, at, get, grad_factor, momentum_factor, unit);
+      put(t.update + at, net.update(unit));
+    });
+  });
+  for (int k = 0; k < kFactored; k++) *t.new_col[k] = *t.col[k];  // a scalar that nobody reads
+}
+
+// ---------------------------------------------------------------------- tensors with two factored axes or more
+
+// One factored moment (three decays) and what the network makes of it.
+struct Factor {
+  int64_t size;
+  const float* const* old;
+  float* const* now;         // [3][size]
+  float* inverse[3];         // [size] each: this factor's share of 1/sqrt(second moment)
+  float* unit[kHidden];      // [size] each: this factor's part of the first layer
+
+  void learn(const float* sum, double count, double (&squares)[kFactored], double (&inverses)[kFactored]) {
+    for (int k = 0; k < kFactored; k++) {
+      Accumulator<2> sums;
+      by_lanes(size, [&](int64_t j, auto get, auto put, auto only) {
+        const V mean = get(sum + j) * (float)(1.0 / count) + 1e-30f;
+        const V x = average(kFactoredDecays[k], get(old[k] + j), mean);
+        put(now[k] + j, x);
+        const V there = only(x), inverse = only(inverse_sqrt(x + 1e-8f));
+        sums.sum[0] += there * there, sums.sum[1] += inverse * inverse;
+        sums.seen(kLanes);
+      });
+      sums.flush();
+      squares[k] = sums.done[0] / size, inverses[k] = sums.done[1] / size;
+    }
+  }
+  void invert() {  // the column's share
+    for (int k = 0; k < kFactored; k++)
+      by_lanes(size, [&](int64_t j, auto get, auto put, auto) {
+        put(inverse[k] + j, inverse_sqrt(larger(get(now[k] + j), all(1e-9f))));
+      });
+  }
+  // The row's share: each value over the mean of its group, `length` values that are `stride` apart.
+  void invert_shares(int64_t groups, int64_t length, int64_t stride) {
+    for (int k = 0; k < kFactored; k++)
+      for (int64_t group = 0; group < groups; group++)
+        for (int64_t s = 0; s < stride; s++) {
+          const float* x = now[k] + group * length * stride + s;
+          float* y = inverse[k] + group * length * stride + s;
+          double sum = 0;
+          for (int64_t i = 0; i < length; i++) sum += x[i * stride];
+          const float one_over = 1.0f / ((float)(sum / length) + 1e-9f);
+          for (int64_t i = 0; i < length; i++)
+            y[i * stride] = 1.0f / std::sqrt(std::max(x[i * stride] * one_over, 1e-9f));
+        }
+  }
+  void enter(const BoundNetwork& net, Input value, Input inverted, bool with_bias) {
+    by_lanes(size, [&](int64_t j, auto get, auto put, auto) {
+      V units[kHidden];
+      for (int i = 0; i < kHidden; i++) units[i] = with_bias ? all(net.b0[i]) : V{};
+      for (int k = 0; k < kFactored; k++) {
+        const V x = get(now[k] + j), y = inverse_sqrt(x + 1e-8f);
+        for (int i = 0; i < kHidden; i++) units[i] += net.w0[value + k][i] * x + net.w0[inverted + k][i] * y;
+      }
+      for (int i = 0; i < kHidden; i++) put(unit[i] + j, units[i]);
+    });
+  }
+};
+
+constexpr int64_t kSegment = 512;  // elements of a line that are worked on together
+
+struct Segment {
+  int64_t line, from, count;
+};
+Segment segment_at(const Shape& shape, int64_t number) {
+  const int64_t per_line = (shape.line() + kSegment - 1) / kSegment, from = number % per_line * kSegment;
+  return {number / per_line, from, std::min(kSegment, shape.line() - from)};
+}
+
+// Values of the moment averaged along lines at each place of a segment: one number, or a pattern.
+struct Pattern {
+  const float* values;  // [I] of this line
+  int64_t inner, phase;
+  float buffer[kSegment];
+  bool constant() const { return inner == 1; }
+  Pattern(const float* values, int64_t inner, int64_t phase, int64_t count)
+      : values(values), inner(inner), phase(phase) {
+    if (inner > 1)
+      for (int64_t j = 0; j < count; j++) buffer[j] = values[(phase + j) % inner];
+  }
+  template <typename Load>
+  V at(int64_t j, Load get) const {
+    return inner == 1 ? all(*values) : get(buffer + j);
+  }
+};
+
+void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
+  const int64_t size = shape.size(), lines = shape.lines();
+  const int64_t segments = lines * ((shape.line() + kSegment - 1) / kSegment);
+  const int64_t across_size = shape.across(), along_size = shape.along();
+  chunks = std::min(chunks, segments);
+
+  static thread_local std::vector<float> scratch;  // kept: for small tensors an allocation costs as much as work
+  std::vector<float> own;
+  const int64_t needed = chunks * (across_size + along_size) + 7 * (across_size + along_size);
+  std::vector<float>& buffer = chunks == 1 ? scratch : own;  // body runs on other threads where chunks > 1
+  if ((int64_t)buffer.size() < needed) buffer.resize(needed);
+  float* free = buffer.data();
+  const auto take = [&free](int64_t n) { return std::exchange(free, free + n); };
+  float* across_sum = take(chunks * across_size);
+  float* along_sum = take(chunks * along_size);
+  std::fill(across_sum, across_sum + chunks * (across_size + along_size), 0.0f);
+
+  Factor across{across_size, shape.row_along ? t.col : t.row, shape.row_along ? t.new_col : t.new_row, {}, {}};
+  Factor along{along_size, shape.row_along ? t.row : t.col, shape.row_along ? t.new_row : t.new_col, {}, {}};
+  for (Factor* factor : {&across, &along}) {
+    for (auto& p : factor->inverse) p = take(factor->size);
+    for (auto& p : factor->unit) p = take(factor->size);
+  }
+
+  Sums squares{};
+  std::mutex mutex;
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    Accumulator<kPlainSums> plain;
+    const Range range = part(segments, chunks, chunk);
+    for (int64_t number = range.begin; number < range.end; number++) {
+      const auto [line, from, count] = segment_at(shape, number);
+      const int64_t at = line * shape.line() + from;
+      float* across_here = across_sum + chunk * across_size + shape.across_at(line) + from;
+      float* along_here = along_sum + chunk * along_size + line * shape.inner;
+      V line_sum{};
+      alignas(64) float square_at[kSegment];
+      by_lanes(count, [&](int64_t j, auto get, auto put, auto only) {
+        const V square = observe(t, at + j, get, put, only, plain.sum);
+        put(across_here + j, get(across_here + j) + square);
+        if (shape.inner == 1)
+          line_sum += square;
+        else
+          put(square_at + j, square);
+      });
+      if (shape.inner == 1)
+        along_here[0] += (float)total(line_sum);
+      else
+        for (int64_t j = 0; j < count; j++) along_here[(from + j) % shape.inner] += square_at[j];
+      plain.seen(count);
+    }
+    plain.flush();
+    std::lock_guard<std::mutex> lock(mutex);
+    take_plain(plain, squares);
+  });
+  for (int64_t chunk = 1; chunk < chunks; chunk++) {
+    for (int64_t j = 0; j < across_size; j++) across_sum[j] += across_sum[chunk * across_size + j];
+    for (int64_t j = 0; j < along_size; j++) along_sum[j] += along_sum[chunk * along_size + j];
+  }
+
+  double across_squares[3], across_inverses[3], along_squares[3], along_inverses[3];
+  across.learn(across_sum, shape.a, across_squares, across_inverses);
+  along.learn(along_sum, shape.b, along_squares, along_inverses);
+  if (shape.row_along) {
+    along.invert_shares(shape.outer, shape.a, shape.middle * shape.inner);
+    across.invert();
+  } else {
+    across.invert_shares(shape.outer * shape.middle, shape.b, shape.inner);
+    along.invert();
+  }
+  const Input across_value = shape.row_along ? kCol : kRow, along_value = shape.row_along ? kRow : kCol;
+  const Input across_inverse = shape.row_along ? kInverseCol : kInverseRow;
+  const Input along_inverse = shape.row_along ? kInverseRow : kInverseCol;
+  for (int k = 0; k < kFactored; k++) {
+    squares[across_value + k] = across_squares[k] * size, squares[across_inverse + k] = across_inverses[k] * size;
+    squares[along_value + k] = along_squares[k] * size, squares[along_inverse + k] = along_inverses[k] * size;
+  }
+
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    Accumulator<2 * kFactored> factored;
+    const Range range = part(segments, chunks, chunk);
+    for (int64_t number = range.begin; number < range.end; number++) {
+      const auto [line, from, count] = segment_at(shape, number);
+      const int64_t at = line * shape.line() + from, over = shape.across_at(line) + from;
+      for (int k = 0; k < kFactored; k++) {
+        const Pattern pattern(along.inverse[k] + line * shape.inner, shape.inner, from, count);
+        V grad_sum{}, momentum_sum{};
+        by_lanes(count, [&](int64_t j, auto get, auto, auto) {
+          const V factor = get(across.inverse[k] + over + j) * pattern.at(j, get);
+          const V fg = clean(get(t.grad + at + j)) * factor, fm = get(t.new_momentum[k] + at + j) * factor;
+          grad_sum += fg * fg, momentum_sum += fm * fm;
+        });
+        factored.sum[k] += grad_sum, factored.sum[3 + k] += momentum_sum;
+      }
+      factored.seen(count);
+    }
+    factored.flush();
+    std::lock_guard<std::mutex> lock(mutex);
+    for (int k = 0; k < kFactored; k++) {
+      squares[kFactoredGrad + k] += factored.done[k];
+      squares[kFactoredMomentum + k] += factored.done[3 + k];
+    }
+  });
+
+  const BoundNetwork net(t.theta, squares, size);
+  across.enter(net, across_value, across_inverse, false);
+  along.enter(net, along_value, along_inverse, true);
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    const Range range = part(segments, chunks, chunk);
+    for (int64_t number = range.begin; number < range.end; number++) {
+      const auto [line, from, count] = segment_at(shape, number);
+      const int64_t at = line * shape.line() + from, over = shape.across_at(line) + from;
+      const auto pattern = [&](const float* values) {
+        return Pattern(values + line * shape.inner, shape.inner, from, count);
+      };
+      const Pattern inverse[3] = {pattern(along.inverse[0]), pattern(along.inverse[1]), pattern(along.inverse[2])};
+      const Pattern units[kHidden] = {pattern(along.unit[0]), pattern(along.unit[1]), pattern(along.unit[2]),
+                                      pattern(along.unit[3])};
+      by_lanes(count, [&](int64_t j, auto get, auto put, auto) {
+        V unit[kHidden], factor[3];
+        for (int i = 0; i < kHidden; i++) unit[i] = units[i].at(j, get) + get(across.unit[i] + over + j);
+        for (int k = 0; k < kFactored; k++) factor[k] = get(across.inverse[k] + over + j) * inverse[k].at(j, get);
+        first_layer(net, t, at + j, get, factor, factor, unit);
+        put(t.update + at + j, net.update(unit));
+      });
+    }
+  });
+}
+
+// --------------------------------------------------------------------------------------------- the call from XLA
+
+using In = ffi::Buffer<ffi::F32>;
+using Out = ffi::ResultBuffer<ffi::F32>;
+
+ffi::Error rule(ffi::ThreadPool pool, ffi::Span<const int64_t> dims, bool row_along, In theta, In grad, In param,
+                In m0, In m1, In m2, In second, In r0, In r1, In r2, In c0, In c1, In c2, Out update, Out new_m0,
+                Out new_m1, Out new_m2, Out new_second, Out new_r0, Out new_r1, Out new_r2, Out new_c0, Out new_c1,
+                Out new_c2) {
+  if (dims.size() != 5 && dims.size() != 1) return ffi::Error::InvalidArgument("dims must be five sizes, or one");
+  const bool factored = dims.size() == 5;
+  const Shape shape = factored ? Shape{dims[0], dims[1], dims[2], dims[3], dims[4], row_along}
+                               : Shape{1, 1, 1, dims[0], 1, false};
+  const int64_t size = shape.size(), batch = theta.element_count() / kWeights;
+  if (size == 0 || batch == 0) return ffi::Error::Success();
+  if ((int64_t)grad.element_count() != batch * size)
+    return ffi::Error::InvalidArgument("theta and the gradient disagree about the batch");
+  const int64_t rows = r0.element_count() / batch, cols = c0.element_count() / batch;
+
+  const auto member = [&](int64_t i) {
+    const auto in = [i](const In& x, int64_t n) { return x.typed_data() + i * n; };
+    const auto out = [i](Out& x, int64_t n) { return x->typed_data() + i * n; };
+    return Tensor{in(theta, kWeights), in(grad, size), in(param, size),
+                  {in(m0, size), in(m1, size), in(m2, size)}, in(second, size),
+                  {in(r0, rows), in(r1, rows), in(r2, rows)}, {in(c0, cols), in(c1, cols), in(c2, cols)},
+                  out(update, size), {out(new_m0, size), out(new_m1, size), out(new_m2, size)},
+                  out(new_second, size), {out(new_r0, rows), out(new_r1, rows), out(new_r2, rows)},
+                  {out(new_c0, cols), out(new_c1, cols), out(new_c2, cols)}};
+  };
+  const Runner run = factored ? run_matrix : run_vector;
+  constexpr int64_t kWorthAThread = 1 << 17;  // elements
+  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
+  const int64_t chunks = std::clamp<int64_t>(batch * size / kWorthAThread, 1, threads);
+  if (batch >= 2 * chunks) {  // members side by side, each by one thread
+    in_parallel(pool, chunks, [&](int64_t chunk) {
+      const Range range = part(batch, chunks, chunk);
+      for (int64_t i = range.begin; i < range.end; i++) run(pool, 1, member(i), shape);
+    });
+  } else {
+    for (int64_t i = 0; i < batch; i++) run(pool, chunks, member(i), shape);
+  }
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    celo_rule, rule,
+    ffi::Ffi::Bind()
+        .Ctx<ffi::ThreadPool>()
+        .Attr<ffi::Span<const int64_t>>("dims")
+        .Attr<bool>("row_along")
+        .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()
+        .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()
+        .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>()
+        .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>());
