@@ -55,6 +55,7 @@ inline V inverse_sqrt(V x) {  // an estimate of 14 bits and one step of Newton's
   V y = (V)_mm512_rsqrt14_ps((__m512)x);
   return y * (1.5f - 0.5f * x * y * y);
 }
+inline float total(V x) { return _mm512_reduce_add_ps((__m512)x); }
 #else
 inline V load(const float* p) {
   V x;
@@ -77,13 +78,12 @@ inline V inverse_sqrt(V x) {
   for (int i = 0; i < kLanes; i++) y[i] = 1.0f / std::sqrt(x[i]);
   return y;
 }
-#endif
-
-inline double total(V x) {
-  double sum = 0;
-  for (int i = 0; i < kLanes; i++) sum += x[i];
-  return sum;
+inline float total(V x) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) x[i] += x[i + half];
+  return x[0];
 }
+#endif
 
 inline V exponential(V x) {  // 2^n e^r with |r| <= ln(2)/2, e^r by its series: good to an ulp or two
   x = smaller(larger(x, all(-87.0f)), all(88.0f));
@@ -98,6 +98,19 @@ inline V exponential(V x) {  // 2^n e^r with |r| <= ln(2)/2, e^r by its series: 
   y = y * r + 5.0000001201e-1f;
   y = (y * r) * r + r + 1.0f;
   return (V)((VI)y + ((((VI)shifted) - 0x4B400000) << 23));
+}
+
+// body(j, get, put, only) for every vector of n elements; in the last one `only` zeroes the lanes past the end.
+template <typename Body>
+inline void by_lanes(int64_t n, Body body) {
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes)
+    body(j, [](const float* p) { return load(p); }, [](float* p, V x) { store(p, x); }, [](V x) { return x; });
+  if (const int rest = (int)(n - j); rest > 0) {
+    const V there = (V)(VI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < rest);
+    body(j, [rest](const float* p) { return load(p, rest); }, [rest](float* p, V x) { store(p, x, rest); },
+         [there](V x) { return (V)((VI)x & (VI)there); });
+  }
 }
 
 // ------------------------------------------------------------------------------------------------ the network
@@ -140,10 +153,13 @@ struct BoundNetwork : Network {
   float scale;
   BoundNetwork(const float* weights, const Sums& squares, int64_t size) {
     std::memcpy(static_cast<Network*>(this), weights, sizeof(Network));
-    for (int k = 0; k < kInputs; k++) {
-      const float factor = 1.0f / std::sqrt(1e-5f + (float)(squares[k] / size));
-      for (int j = 0; j < kHidden; j++) w0[k][j] *= factor;
-    }
+    float factor[kInputs];
+    for (int k = 0; k < kInputs; k++) factor[k] = (float)(squares[k] * (1.0 / size));
+    by_lanes(kInputs, [&](int64_t k, auto get, auto put, auto) {
+      put(factor + k, inverse_sqrt(get(factor + k) + 1e-5f));
+    });
+    for (int k = 0; k < kInputs; k++)
+      for (int j = 0; j < kHidden; j++) w0[k][j] *= factor[k];
     scale = -1e-3f * std::sqrt((float)(squares[kParam] / size) + 1e-9f);
   }
   V update(const V (&first)[kHidden]) const {
@@ -183,9 +199,6 @@ struct Shape {
   int64_t size() const { return lines() * line(); }
   int64_t across() const { return outer * middle * line(); }
   int64_t along() const { return lines() * inner; }
-  int64_t across_at(int64_t line_number) const {
-    return (line_number / (a * middle) * middle + line_number % middle) * line();
-  }
 };
 
 struct Tensor {  // of one member of the batch
@@ -196,18 +209,6 @@ struct Tensor {  // of one member of the batch
 inline V clean(V g) {  // NaN counts as zero
   g = g == g ? g : V{};
   return smaller(larger(g, all(-1000.0f)), all(1000.0f));
-}
-
-template <typename Body>
-inline void by_lanes(int64_t n, Body body) {
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    body(j, [](const float* p) { return load(p); }, [](float* p, V x) { store(p, x); }, [](V x) { return x; });
-  if (const int rest = (int)(n - j); rest > 0) {
-    const V there = (V)(VI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < rest);
-    body(j, [rest](const float* p) { return load(p, rest); }, [rest](float* p, V x) { store(p, x, rest); },
-         [there](V x) { return (V)((VI)x & (VI)there); });
-  }
 }
 
 // ------------------------------------------------------------------------- what all tensors have in common
@@ -408,16 +409,27 @@ struct Factor {
   // The row's share: each value over the mean of its group, `length` values that are `stride` apart.
   void invert_shares(int64_t groups, int64_t length, int64_t stride) {
     for (int k = 0; k < kFactored; k++)
-      for (int64_t group = 0; group < groups; group++)
-        for (int64_t s = 0; s < stride; s++) {
-          const float* x = now[k] + group * length * stride + s;
-          float* y = inverse[k] + group * length * stride + s;
-          double sum = 0;
-          for (int64_t i = 0; i < length; i++) sum += x[i * stride];
-          const float one_over = 1.0f / ((float)(sum / length) + 1e-9f);
-          for (int64_t i = 0; i < length; i++)
-            y[i * stride] = 1.0f / std::sqrt(std::max(x[i * stride] * one_over, 1e-9f));
+      for (int64_t group = 0; group < groups; group++) {
+        const float* x = now[k] + group * length * stride;
+        float* y = inverse[k] + group * length * stride;
+        const auto share = [](V value, V mean) {
+          return inverse_sqrt(larger(value / (mean + 1e-9f), all(1e-9f)));
+        };
+        if (stride == 1) {
+          Accumulator<1> mean;
+          by_lanes(length, [&](int64_t i, auto get, auto, auto) { mean.sum[0] += get(x + i), mean.seen(kLanes); });
+          mean.flush();
+          const V by = all((float)(mean.done[0] / length));
+          by_lanes(length, [&](int64_t i, auto get, auto put, auto) { put(y + i, share(get(x + i), by)); });
+        } else {
+          by_lanes(stride, [&](int64_t s, auto get, auto put, auto) {
+            V by{};
+            for (int64_t i = 0; i < length; i++) by += get(x + i * stride + s);
+            by *= 1.0f / length;
+            for (int64_t i = 0; i < length; i++) put(y + i * stride + s, share(get(x + i * stride + s), by));
+          });
         }
+      }
   }
   void enter(const BoundNetwork& net, Input value, Input inverted, bool with_bias) {
     by_lanes(size, [&](int64_t j, auto get, auto put, auto) {
@@ -434,24 +446,40 @@ struct Factor {
 
 constexpr int64_t kSegment = 512;  // elements of a line that are worked on together
 
-struct Segment {
-  int64_t line, from, count;
+// The segments of a tensor in the order of memory, without divisions: lines are often shorter than those take.
+struct Walk {
+  const Shape& shape;
+  int64_t line, from, count, middle, row, outer;
+  Walk(const Shape& shape, int64_t number) : shape(shape) {
+    const int64_t per_line = segments_per_line(shape);
+    line = number / per_line, from = number % per_line * kSegment;
+    middle = line % shape.middle, row = line / shape.middle % shape.a, outer = line / (shape.middle * shape.a);
+    count = std::min(kSegment, shape.line() - from);
+  }
+  static int64_t segments_per_line(const Shape& shape) { return (shape.line() + kSegment - 1) / kSegment; }
+  int64_t at() const { return line * shape.line() + from; }
+  int64_t across() const { return (outer * shape.middle + middle) * shape.line() + from; }
+  int64_t along() const { return line * shape.inner; }
+  void next() {
+    if ((from += kSegment) >= shape.line()) {
+      from = 0, line++;
+      if (++middle == shape.middle) {
+        middle = 0;
+        if (++row == shape.a) row = 0, outer++;
+      }
+    }
+    count = std::min(kSegment, shape.line() - from);
+  }
 };
-Segment segment_at(const Shape& shape, int64_t number) {
-  const int64_t per_line = (shape.line() + kSegment - 1) / kSegment, from = number % per_line * kSegment;
-  return {number / per_line, from, std::min(kSegment, shape.line() - from)};
-}
 
 // Values of the moment averaged along lines at each place of a segment: one number, or a pattern.
 struct Pattern {
   const float* values;  // [I] of this line
-  int64_t inner, phase;
+  int64_t inner;
   float buffer[kSegment];
-  bool constant() const { return inner == 1; }
-  Pattern(const float* values, int64_t inner, int64_t phase, int64_t count)
-      : values(values), inner(inner), phase(phase) {
+  Pattern(const float* all_lines, const Walk& walk) : values(all_lines + walk.along()), inner(walk.shape.inner) {
     if (inner > 1)
-      for (int64_t j = 0; j < count; j++) buffer[j] = values[(phase + j) % inner];
+      for (int64_t j = 0; j < walk.count; j++) buffer[j] = values[(walk.from + j) % inner];
   }
   template <typename Load>
   V at(int64_t j, Load get) const {
@@ -460,8 +488,7 @@ struct Pattern {
 };
 
 void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
-  const int64_t size = shape.size(), lines = shape.lines();
-  const int64_t segments = lines * ((shape.line() + kSegment - 1) / kSegment);
+  const int64_t size = shape.size(), segments = shape.lines() * Walk::segments_per_line(shape);
   const int64_t across_size = shape.across(), along_size = shape.along();
   chunks = std::min(chunks, segments);
 
@@ -488,11 +515,11 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
   in_parallel(pool, chunks, [&](int64_t chunk) {
     Accumulator<kPlainSums> plain;
     const Range range = part(segments, chunks, chunk);
-    for (int64_t number = range.begin; number < range.end; number++) {
-      const auto [line, from, count] = segment_at(shape, number);
-      const int64_t at = line * shape.line() + from;
-      float* across_here = across_sum + chunk * across_size + shape.across_at(line) + from;
-      float* along_here = along_sum + chunk * along_size + line * shape.inner;
+    Walk walk(shape, range.begin);
+    for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
+      const int64_t at = walk.at(), from = walk.from, count = walk.count;
+      float* across_here = across_sum + chunk * across_size + walk.across();
+      float* along_here = along_sum + chunk * along_size + walk.along();
       V line_sum{};
       alignas(64) float square_at[kSegment];
       by_lanes(count, [&](int64_t j, auto get, auto put, auto only) {
@@ -504,7 +531,7 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
           put(square_at + j, square);
       });
       if (shape.inner == 1)
-        along_here[0] += (float)total(line_sum);
+        along_here[0] += total(line_sum);
       else
         for (int64_t j = 0; j < count; j++) along_here[(from + j) % shape.inner] += square_at[j];
       plain.seen(count);
@@ -539,20 +566,19 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
   in_parallel(pool, chunks, [&](int64_t chunk) {
     Accumulator<2 * kFactored> factored;
     const Range range = part(segments, chunks, chunk);
-    for (int64_t number = range.begin; number < range.end; number++) {
-      const auto [line, from, count] = segment_at(shape, number);
-      const int64_t at = line * shape.line() + from, over = shape.across_at(line) + from;
-      for (int k = 0; k < kFactored; k++) {
-        const Pattern pattern(along.inverse[k] + line * shape.inner, shape.inner, from, count);
-        V grad_sum{}, momentum_sum{};
-        by_lanes(count, [&](int64_t j, auto get, auto, auto) {
-          const V factor = get(across.inverse[k] + over + j) * pattern.at(j, get);
-          const V fg = clean(get(t.grad + at + j)) * factor, fm = get(t.new_momentum[k] + at + j) * factor;
-          grad_sum += fg * fg, momentum_sum += fm * fm;
-        });
-        factored.sum[k] += grad_sum, factored.sum[3 + k] += momentum_sum;
-      }
-      factored.seen(count);
+    Walk walk(shape, range.begin);
+    for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
+      const int64_t at = walk.at(), over = walk.across();
+      const Pattern inverse[3] = {{along.inverse[0], walk}, {along.inverse[1], walk}, {along.inverse[2], walk}};
+      by_lanes(walk.count, [&](int64_t j, auto get, auto, auto) {
+        const V g = clean(get(t.grad + at + j));
+        for (int k = 0; k < kFactored; k++) {
+          const V factor = get(across.inverse[k] + over + j) * inverse[k].at(j, get);
+          const V fg = g * factor, fm = get(t.new_momentum[k] + at + j) * factor;
+          factored.sum[k] += fg * fg, factored.sum[3 + k] += fm * fm;
+        }
+      });
+      factored.seen(walk.count);
     }
     factored.flush();
     std::lock_guard<std::mutex> lock(mutex);
@@ -567,16 +593,13 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
   along.enter(net, along_value, along_inverse, true);
   in_parallel(pool, chunks, [&](int64_t chunk) {
     const Range range = part(segments, chunks, chunk);
-    for (int64_t number = range.begin; number < range.end; number++) {
-      const auto [line, from, count] = segment_at(shape, number);
-      const int64_t at = line * shape.line() + from, over = shape.across_at(line) + from;
-      const auto pattern = [&](const float* values) {
-        return Pattern(values + line * shape.inner, shape.inner, from, count);
-      };
-      const Pattern inverse[3] = {pattern(along.inverse[0]), pattern(along.inverse[1]), pattern(along.inverse[2])};
-      const Pattern units[kHidden] = {pattern(along.unit[0]), pattern(along.unit[1]), pattern(along.unit[2]),
-                                      pattern(along.unit[3])};
-      by_lanes(count, [&](int64_t j, auto get, auto put, auto) {
+    Walk walk(shape, range.begin);
+    for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
+      const int64_t at = walk.at(), over = walk.across();
+      const Pattern inverse[3] = {{along.inverse[0], walk}, {along.inverse[1], walk}, {along.inverse[2], walk}};
+      const Pattern units[kHidden] = {
+          {along.unit[0], walk}, {along.unit[1], walk}, {along.unit[2], walk}, {along.unit[3], walk}};
+      by_lanes(walk.count, [&](int64_t j, auto get, auto put, auto) {
         V unit[kHidden], factor[3];
         for (int i = 0; i < kHidden; i++) unit[i] = units[i].at(j, get) + get(across.unit[i] + over + j);
         for (int k = 0; k < kFactored; k++) factor[k] = get(across.inverse[k] + over + j) * inverse[k].at(j, get);

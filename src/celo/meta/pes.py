@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from celo import tree
 from celo.errors import CeloError
-from celo.meta.estimator import Estimate, GradientEstimator, UnrolledProblem
+from celo.meta.estimator import Estimate, GradientEstimator, Trajectory, UnrolledProblem
 from celo.types import Array, Key, Theta
 
 
@@ -78,22 +78,28 @@ class PES(GradientEstimator):
     def estimate(self, theta: Theta, state: PESState, key: Key) -> tuple[Estimate, PESState]:
         """One truncation of every pair in `state`."""
 
-        def particle(pair: PESState) -> tuple:
-            key_noise, key_run = jax.random.split(jax.random.fold_in(key, pair.number))
+        def draw(pair: PESState) -> tuple[Theta, Theta, Array]:
+            """(epsilon, earlier, used) that act on this truncation."""
             redraw = pair.over | (pair.used == 0)
-            drawn = tree.normal_like(key_noise, theta, self.std)
+            key_noise, _ = self._keys(key, pair)
+            epsilon = jax.lax.cond(
+                redraw, lambda: tree.normal_like(key_noise, theta, self.std), lambda: pair.epsilon
+            )
             earlier = jax.tree.map(lambda x, e: jnp.where(redraw, x + e, x), pair.earlier, pair.epsilon)
             earlier = jax.tree.map(lambda x: jnp.where(pair.over, 0.0, x), earlier)
-            epsilon = tree.where(redraw, drawn, pair.epsilon)
-            used = (jnp.where(redraw, 0, pair.used) + 1) % self.noise_truncations
+            return epsilon, earlier, (jnp.where(redraw, 0, pair.used) + 1) % self.noise_truncations
+
+        def run(pair: PESState, epsilon: Theta) -> tuple[Any, Trajectory]:
+            _, key_run = self._keys(key, pair)
             thetas = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, epsilon)
             sides = jax.tree.map(lambda p, n: jnp.stack([p, n]), pair.positive, pair.negative)
-            sides, trajectory = jax.vmap(self.problem.run, in_axes=(0, 0, None, None))(
+            return jax.vmap(self.problem.run, in_axes=(0, 0, None, None))(
                 thetas, sides, key_run, self.truncation_length
             )
-            return epsilon, earlier, used, sides, trajectory
 
-        epsilon, earlier, used, sides, trajectory = jax.vmap(particle)(state)
+        # One after another, so that only what is needed is drawn: noise for a large θ is dear.
+        epsilon, earlier, used = jax.lax.map(draw, state)
+        sides, trajectory = jax.vmap(run)(state, epsilon)
         difference = trajectory.losses[:, 0] - trajectory.losses[:, 1]
         ended = trajectory.ended[:, 0]  # both sides end together
         ends = jnp.cumsum(ended, axis=1)
@@ -115,6 +121,11 @@ class PES(GradientEstimator):
         positive = jax.tree.map(lambda x: x[:, 0], sides)
         negative = jax.tree.map(lambda x: x[:, 1], sides)
         return estimate, PESState(state.number, positive, negative, epsilon, earlier, used, ended[:, -1])
+
+    def _keys(self, key: Key, pair: PESState) -> tuple[Key, Key]:
+        """(for the noise, for the run) of one pair."""
+        key_noise, key_run = jax.random.split(jax.random.fold_in(key, pair.number))
+        return key_noise, key_run
 
 
 def pes_gradient(
