@@ -78,7 +78,7 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--kernel",
         default=None,
-        help="of the update rule: xla, or native, compiled C++ for CPUs (default: native where it can be had)",
+        help="of the update rule: xla, or native, C++ for CPUs (default: native where it can be had)",
     )
     _add_fields(parser.add_argument_group("recipe fields"), Recipe)
     parser.set_defaults(run=_train)

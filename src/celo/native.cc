@@ -249,6 +249,13 @@ void take_plain(const Accumulator<kPlainSums>& from, Sums& to) {
     to[kMomentum + k] += s[sMomentum + k], to[kMomentumOverRms + k] += s[sMomentumOverRms + k];
 }
 
+Sums sum_of(const std::vector<Sums>& parts) {  // in one order, whichever thread was first
+  Sums sum{};
+  for (const Sums& one : parts)
+    for (int k = 0; k < kInputs; k++) sum[k] += one[k];
+  return sum;
+}
+
 // The inputs that every tensor has, in the third pass; the factors of the second moment come from outside.
 template <typename Load>
 inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Load get,
@@ -315,8 +322,7 @@ using Runner = void (*)(ffi::ThreadPool&, int64_t, const Tensor&, const Shape&);
 
 void run_vector(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
   const int64_t size = shape.size();
-  Sums squares{};
-  std::mutex mutex;
+  std::vector<Sums> parts(chunks);
   constexpr int kOwn = 4 * kFactored;  // factored gradient, factored momentum, row, inverse row
   in_parallel(pool, chunks, [&](int64_t chunk) {
     Accumulator<kPlainSums> plain;
@@ -343,7 +349,7 @@ void run_vector(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
       plain.seen(n), own.seen(n);
     }
     plain.flush(), own.flush();
-    std::lock_guard<std::mutex> lock(mutex);
+    Sums& squares = parts[chunk];
     take_plain(plain, squares);
     for (int k = 0; k < kFactored; k++) {
       squares[kFactoredGrad + k] += own.done[k];
@@ -352,7 +358,7 @@ void run_vector(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
       squares[kInverseRow + k] += own.done[9 + k], squares[kInverseCol + k] += own.done[9 + k];
     }
   });
-  const BoundNetwork net(t.theta, squares, size);
+  const BoundNetwork net(t.theta, sum_of(parts), size);
   in_parallel(pool, chunks, [&](int64_t chunk) {
     const Range range = part(size, chunks, chunk);
     by_lanes(range.end - range.begin, [&](int64_t j, auto get, auto put, auto) {
@@ -510,8 +516,7 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
     for (auto& p : factor->unit) p = take(factor->size);
   }
 
-  Sums squares{};
-  std::mutex mutex;
+  std::vector<Sums> parts(chunks);
   in_parallel(pool, chunks, [&](int64_t chunk) {
     Accumulator<kPlainSums> plain;
     const Range range = part(segments, chunks, chunk);
@@ -537,8 +542,7 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
       plain.seen(count);
     }
     plain.flush();
-    std::lock_guard<std::mutex> lock(mutex);
-    take_plain(plain, squares);
+    take_plain(plain, parts[chunk]);
   });
   for (int64_t chunk = 1; chunk < chunks; chunk++) {
     for (int64_t j = 0; j < across_size; j++) across_sum[j] += across_sum[chunk * across_size + j];
@@ -559,6 +563,7 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
   const Input across_inverse = shape.row_along ? kInverseCol : kInverseRow;
   const Input along_inverse = shape.row_along ? kInverseRow : kInverseCol;
   for (int k = 0; k < kFactored; k++) {
+    Sums& squares = parts[0];
     squares[across_value + k] = across_squares[k] * size, squares[across_inverse + k] = across_inverses[k] * size;
     squares[along_value + k] = along_squares[k] * size, squares[along_inverse + k] = along_inverses[k] * size;
   }
@@ -581,14 +586,13 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
       factored.seen(walk.count);
     }
     factored.flush();
-    std::lock_guard<std::mutex> lock(mutex);
     for (int k = 0; k < kFactored; k++) {
-      squares[kFactoredGrad + k] += factored.done[k];
-      squares[kFactoredMomentum + k] += factored.done[3 + k];
+      parts[chunk][kFactoredGrad + k] += factored.done[k];
+      parts[chunk][kFactoredMomentum + k] += factored.done[3 + k];
     }
   });
 
-  const BoundNetwork net(t.theta, squares, size);
+  const BoundNetwork net(t.theta, sum_of(parts), size);
   across.enter(net, across_value, across_inverse, false);
   along.enter(net, along_value, along_inverse, true);
   in_parallel(pool, chunks, [&](int64_t chunk) {

@@ -27,6 +27,15 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 
 
+def available() -> bool:
+    """Whether this machine has what compiling the kernel takes."""
+    return _compiler() is not None
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
 @cache
 def load() -> None:
     """Makes the kernel known to XLA; compiles it (some seconds) if this machine has not done so before.
@@ -45,7 +54,7 @@ def build() -> Path:
     Raises:
       CeloError: as `load`.
     """
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    compiler = _compiler()
     if compiler is None:
         raise CeloError(
             f"the native kernel needs a C++ compiler ({', '.join(COMPILERS)}) and none was found; "

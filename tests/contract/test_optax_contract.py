@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from celo import native
 from celo.errors import CeloError
 from celo.optimizers import (
     OPTIMIZERS,
@@ -62,6 +63,7 @@ ROWS = {
         needs_params=False,
     ),
     **{f"as_optax({name})": registered(make()) for name, make in OPTIMIZERS.items()},
+    **({"native": registered(Celo("native"))} if native.available() else {}),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo import convert
+from celo import convert, native
 from celo.optimizers import Celo, UpdateRule, as_optax, celo, scale_by_celo_rule, scheduler
 
 TOLERANCE = 1e-3  # of a tensor's total movement
@@ -17,15 +17,22 @@ STILL = 1e-7  # absolute, for a tensor that does not move
 
 GOLDEN = golden_data.load()
 THETA = {kind: golden_data.to_theta(golden_data.below(GOLDEN, f"theta/{kind}")) for kind in golden_data.KINDS}
+NATIVE = native.available()
 # Both ways to get each optimizer: the one meta-training uses, and the one users do.
 FORMS = {
     "celo_phase1": {
         "as_optax": lambda theta, num_steps: as_optax(UpdateRule(), theta, num_steps),
         "chain": lambda theta, num_steps: scale_by_celo_rule(theta),
+        **({"native": lambda theta, num_steps: scale_by_celo_rule(theta, kernel="native")} if NATIVE else {}),
     },
     "celo": {
         "as_optax": lambda theta, num_steps: as_optax(Celo(), theta, num_steps),
         "chain": lambda theta, num_steps: celo(num_steps, weights=theta),
+        **(
+            {"native": lambda theta, num_steps: celo(num_steps, weights=theta, kernel="native")}
+            if NATIVE
+            else {}
+        ),
     },
 }
 RUNS = [(name, form) for name in golden_data.TRAJECTORIES for form in FORMS[name.split("__")[0]]]

@@ -41,6 +41,9 @@ class Celo(LearnedOptimizer):
     kernel: str = "xla"
     theta_groups = (update_rule.GROUP, scheduler.GROUP)
 
+    def __post_init__(self):
+        self._rule  # noqa: B018 - refuses a kernel that it cannot have
+
     @property
     def _rule(self) -> update_rule.UpdateRule:
         return update_rule.UpdateRule(self.kernel)

@@ -1,4 +1,4 @@
-"""Celo's update rule for one tensor in native code: `update_rule.tensor_update`, from the kernel in native.cc.
+"""Celo's update rule for one tensor in native code: `update_rule.tensor_update` by the kernel in native.cc.
 
 XLA's own loops pass over a tensor's statistics many times; the kernel does so three times. It runs on CPUs,
 vmapped or not, and is not split by XLA's partitioner: sharded parameters want `kernel="xla"`.
