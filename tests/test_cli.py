@@ -32,6 +32,7 @@ MISTAKES = {
     "train --horizon-max 10": ["horizon_max", "10"],
     "train --tasks digits": ["'digits'", "nearest first: digits_"],
     "train --augmentation tensors": ["'tensors'", "nearest first: tensor"],
+    "train --kernel natve": ["'natve'", "nearest first: native"],
     "train --checkpoint-seconds 0": ["--checkpoint-seconds", "0"],
     "train --resume no/such/run": ["no/such/run"],
     "train --resume runs --seed 1": ["--resume"],

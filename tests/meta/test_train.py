@@ -14,22 +14,25 @@ import optax
 import pytest
 from rich.console import Console
 
-from celo import weights
+from celo import native, weights
 from celo.errors import CeloError
 from celo.meta import checkpoint, train
 from celo.meta.outer import PhaseProgram, phases, task_family
 from celo.meta.recipes import Recipe, make_recipe
 from celo.optimizers import Celo
 
+KERNEL = "native" if native.available() else "xla"  # what the command line takes
 TINY = {
     "tasks": "quadratic",
+    "estimator": "nres",
     "rule_steps": 40,
     "scheduler_steps": 30,
     "pairs_per_task": 4,
     "truncation_length": 5,
     "horizon_min": 10,
     "horizon_max": 30,
-    "learning_rate": 1e-2,
+    "rule_learning_rate": 1e-2,
+    "scheduler_learning_rate": 1e-2,
     "learning_rate_end": 1e-3,
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "outer_adamw.npz"
@@ -45,7 +48,7 @@ def quiet():
 def whole(tmp_path_factory, quiet):
     """The folder of a run that nothing interrupted."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    train.start(run, Recipe(**TINY), console=quiet)
+    train.start(run, Recipe(**TINY), console=quiet, kernel=KERNEL)
     return run
 
 
@@ -71,7 +74,7 @@ def test_a_run_leaves_weights_and_a_log(whole):
 
 def test_the_first_phase_trains_the_rule_and_the_second_leaves_every_bit_of_it(tmp_path, quiet, whole):
     one = tmp_path / "one"
-    train.start(one, Recipe(**{**TINY, "scheduler_steps": 0}), console=quiet)
+    train.start(one, Recipe(**{**TINY, "scheduler_steps": 0}), console=quiet, kernel=KERNEL)
     start = weights.flatten(Celo().init_theta(jax.random.split(jax.random.key(0), 2)[0]))
     first, both = theta_of(one), theta_of(whole)
     for name in both:
@@ -87,9 +90,9 @@ def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():
     theta = Celo().init_theta(jax.random.key(0))
     state, frozen = program.init(theta, jax.random.key(1))
     before = jax.tree.map(np.array, frozen)
-    assert set(state.theta) == set(state.estimator.accumulator) == {"scheduler"}
+    assert set(state.theta) == set(state.estimator.epsilon) == {"scheduler"}
     state, _ = program.advance(state, frozen, 3)
-    assert set(state.theta) == set(state.estimator.accumulator) == {"scheduler"}
+    assert set(state.theta) == set(state.estimator.epsilon) == {"scheduler"}
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
     moved = jax.tree.map(
         lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()),
@@ -247,7 +250,7 @@ def test_a_log_cut_short_by_a_crash_is_read(tmp_path):
         ("rule_steps", 0),
         ("pairs_per_task", 0),
         ("std", -1.0),
-        ("learning_rate", float("nan")),
+        ("rule_learning_rate", float("nan")),
         ("horizon_max", 99),
         ("augmentation", "globl"),
         ("augmentation_low", 0.0),

@@ -102,7 +102,7 @@ def test_nonfinite_losses_count_as_the_cap_and_never_reach_the_gradient(theta):
     assert estimate.nonfinite == pytest.approx(0.5)
     np.testing.assert_array_equal(estimate.particle_losses[1::2], 50.0)
     assert (np.asarray(estimate.particle_losses[0::2]) < 50.0).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((estimate.gradient, state.accumulator)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((estimate.gradient, state.earlier)))
 
 
 def test_large_losses_are_clipped_but_not_called_nonfinite(theta):

@@ -28,13 +28,14 @@ class Phase:
     optimizer: str
     trains: tuple[str, ...]
     steps: int
+    learning_rate: float
 
 
 def phases(recipe: Recipe) -> tuple[Phase, ...]:
     """Celo's two phases: the rule by itself, then the scheduler on top of the finished rule."""
     both = (
-        Phase("rule", "celo_rule", ("update_rule",), recipe.rule_steps),
-        Phase("scheduler", "celo", ("scheduler",), recipe.scheduler_steps),
+        Phase("rule", "celo_rule", ("update_rule",), recipe.rule_steps, recipe.rule_learning_rate),
+        Phase("scheduler", "celo", ("scheduler",), recipe.scheduler_steps, recipe.scheduler_learning_rate),
     )
     return tuple(phase for phase in both if phase.steps > 0)
 
@@ -82,7 +83,7 @@ class PhaseProgram:
         devices = jax.devices()[: math.gcd(self.num_particles, jax.device_count())]
         self.mesh = Mesh(devices, (PARTICLES,))
         schedule = optax.cosine_decay_schedule(
-            recipe.learning_rate, max(1, phase.steps), recipe.learning_rate_end / recipe.learning_rate
+            phase.learning_rate, max(1, phase.steps), recipe.learning_rate_end / phase.learning_rate
         )
         self._outer_optimizer = optax.chain(
             optax.clip_by_global_norm(recipe.gradient_clip),

@@ -29,7 +29,8 @@ class Recipe:
     estimator: str = _setting("pes", "of the meta-gradient: pes or nres")
     horizon_min: int = _setting(100, "shortest inner training, in steps")
     horizon_max: int = _setting(2000, "longest inner training, in steps")
-    learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of each phase")
+    rule_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 1")
+    scheduler_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 2")
     learning_rate_end: float = _setting(3e-4, "at the end of each phase, reached along a cosine")
     weight_decay: float = _setting(1e-4, "of AdamW on θ, decoupled")
     gradient_clip: float = _setting(math.inf, "largest norm of the meta-gradient that AdamW sees")
@@ -63,11 +64,22 @@ class Recipe:
             )
 
 
+# One noise for the whole life of a problem, clipped meta-gradients and rates that fall from ten times the
+# paper's and more reach in a thousand outer steps what the paper's settings do not in ten thousand.
+_OURS = Recipe(
+    rule_steps=30_000,
+    scheduler_steps=30_000,
+    estimator="nres",
+    gradient_clip=1.0,
+    rule_learning_rate=4e-3,
+    scheduler_learning_rate=1e-3,
+    learning_rate_end=1e-5,
+)
+
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
-    # the shipped weights: some two core-hours
-    "laptop": Recipe(rule_steps=9_000, scheduler_steps=5_000, learning_rate=1e-3, learning_rate_end=1e-5),
-    "quick": Recipe(rule_steps=1_500, scheduler_steps=1_000, learning_rate=3e-3, learning_rate_end=3e-5),
+    "laptop": _OURS,  # the shipped weights
+    "quick": dataclasses.replace(_OURS, rule_steps=1_500, scheduler_steps=1_000, rule_learning_rate=8e-3),
 }
 
 

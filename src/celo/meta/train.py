@@ -38,7 +38,7 @@ def start(
     `kernel` computes the update rule, as in `UpdateRule`; the run keeps it when it is resumed.
 
     Raises:
-      CeloError: if the folder already holds a run, or the recipe's tasks cannot be had.
+      CeloError: if the folder already holds a run, or the recipe's tasks or the kernel cannot be had.
       Stopped: after SIGINT or SIGTERM, with a checkpoint written.
     """
     if (run / CHECKPOINT).exists() or (run / METRICS).exists():
@@ -47,6 +47,7 @@ def start(
         )
     if run.exists() and not run.is_dir():
         raise CeloError(f"{run} is a file; choose a folder for the run")
+    Celo(kernel)  # refuses one that cannot be had, before anything is written
     run.mkdir(parents=True, exist_ok=True)
     return _Run(run, recipe, console, checkpoint_seconds, kernel).finish(resume=False)
 
