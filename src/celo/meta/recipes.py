@@ -42,14 +42,8 @@ class Recipe:
     def __post_init__(self):
         if self.tasks not in TASKS:
             raise unknown_name("task", self.tasks, TASKS)
-        for name in (
-            "pairs_per_task",
-            "truncation_length",
-            "horizon_min",
-            "std",
-            "learning_rate",
-            "gradient_clip",
-        ):
+        positive = ("pairs_per_task", "truncation_length", "horizon_min", "std", "gradient_clip")
+        for name in (*positive, "rule_learning_rate", "scheduler_learning_rate"):
             if not getattr(self, name) > 0:
                 raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
         for name in ("rule_steps", "scheduler_steps", "learning_rate_end", "weight_decay", "seed"):
