@@ -16,7 +16,8 @@ LAYERS = {
     1: ["features"],
     2: ["optimizers.*", "tasks.*"],
     3: [
-        *("meta", "meta.estimator", "meta.unroll", "meta.pes", "meta.es"),
+        *("meta", "meta.estimator", "meta.unroll"),
+        *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
         *("evaluate", "evaluate.curve", "evaluate.metrics", "evaluate.baselines"),
     ],
     4: [
@@ -35,7 +36,9 @@ NEVER = [
     # An estimator knows an unrolled problem, not what is unrolled.
     *(
         (estimator, kind)
-        for estimator in ("meta.estimator", "meta.pes", "meta.es")
+        for estimator in (
+            *("meta.estimator", "meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
+        )
         for kind in ("optimizers", "tasks")
     ),
     # Weights are for every framework, and scores for every machine.
