@@ -1,15 +1,15 @@
 """Truncated ES: evolution strategies on one truncation at a time. Cheap, calm, and biased.
 
-As in Metz et al. 2019 (arXiv 1810.10180) and algorithm 1 of Vicol et al. 2021 (arXiv 2112.13835): both
-sides of a pair start each truncation from one and the same state, and
+The estimator that PES set out to mend (Vicol et al. 2021, arXiv 2112.13835). Both sides of a pair start each
+truncation from one and the same state, and
 
     gradient = mean over particles of  ε * mean over steps of (L⁺ - L⁻) / (2 σ²),   ε fresh each truncation
 
 The state is taken as given, though it too depends on θ: what a weight does to losses beyond the truncation
 is not seen. Only where problems are a single truncation long is this the gradient of the meta-loss.
 
-Differs from the paper: there the problem goes on with a third run, under θ itself; here it goes on from
-the side of θ + ε, which costs nothing.
+The problem goes on from where θ + ε has brought it: that costs nothing, a third run under θ itself would cost
+half as much again, and the next ε knows nothing of this one.
 """
 
 import dataclasses
