@@ -12,11 +12,12 @@ MAX_LINES = 300
 
 # Modules below celo by layer; "x.*" is the whole package x. An import may stay in its layer or point down.
 LAYERS = {
-    0: ["types", "errors", "tree", "nn", "weights", "convert", "data.*"],
+    0: ["types", "errors", "folders", "tree", "nn", "native", "weights", "convert", "data.*"],
     1: ["features"],
     2: ["optimizers.*", "tasks.*"],
     3: [
-        *("meta", "meta.estimator", "meta.unroll", "meta.pes", "meta.es"),
+        *("meta", "meta.estimator", "meta.unroll"),
+        *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
         *("evaluate", "evaluate.curve", "evaluate.metrics", "evaluate.baselines"),
     ],
     4: [
@@ -35,7 +36,9 @@ NEVER = [
     # An estimator knows an unrolled problem, not what is unrolled.
     *(
         (estimator, kind)
-        for estimator in ("meta.estimator", "meta.pes", "meta.es")
+        for estimator in (
+            *("meta.estimator", "meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
+        )
         for kind in ("optimizers", "tasks")
     ),
     # Weights are for every framework, and scores for every machine.

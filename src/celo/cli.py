@@ -233,6 +233,7 @@ def _info(options: argparse.Namespace) -> int:
         return 0
 
     from celo.evaluate.baselines import BASELINES
+    from celo.meta import ESTIMATORS
     from celo.meta.recipes import RECIPES
     from celo.tasks import TASKS
 
@@ -241,6 +242,7 @@ def _info(options: argparse.Namespace) -> int:
         "weights": weights.bundled(),
         "tasks": TASKS,
         "recipes": RECIPES,
+        "estimators": ESTIMATORS,
         "racers": ("celo", *BASELINES),
     }
     for title, names in groups.items():

@@ -27,6 +27,10 @@ class UnrolledProblem(Protocol):
         """
         ...
 
+    def start(self, theta: Theta, key: Key, index: Array, key_horizon: Key) -> Any:
+        """A problem at the beginning of its life; equal `key_horizon` means equal horizons."""
+        ...
+
     def run(self, theta: Theta, state: Any, key: Key, length: int) -> tuple[Any, Trajectory]:
         """Goes `length` steps on. Equal keys mean equal data and, after an end, equal new problems."""
         ...
@@ -35,10 +39,11 @@ class UnrolledProblem(Protocol):
 class Estimate(NamedTuple):
     """One estimate of the meta-gradient."""
 
-    meta_loss: Array  # scalar, mean over particles, sides and steps
+    meta_loss: Array  # scalar, mean over particles and sides of what is lowered
     gradient: Theta  # mean over particles, always finite
     particle_losses: Array  # [particles]
     nonfinite: Array  # scalar, the fraction of inner steps whose loss was not finite
+    inner_steps: Array  # float32 scalar, its cost: inner steps taken by both sides of all particles
 
 
 class GradientEstimator(abc.ABC):

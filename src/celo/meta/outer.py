@@ -10,7 +10,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo import tree
-from celo.meta.pes import PES, WHOLE_LIFE
+from celo.meta import ESTIMATORS
+from celo.meta.estimator import GradientEstimator
 from celo.meta.recipes import Recipe
 from celo.meta.unroll import Unroll
 from celo.optimizers import OPTIMIZERS
@@ -57,6 +58,7 @@ class Progress(NamedTuple):
     particle_losses: Array  # [particles]
     gradient_norm: Array
     nonfinite: Array
+    inner_steps: Array  # cost of an outer step: inner steps of both sides of all particles
 
 
 def task_family(recipe: Recipe) -> TaskFamily:
@@ -91,7 +93,7 @@ class PhaseProgram:
         )
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
         self._specs: Any = OuterState._make((whole, whole, split, whole, whole))
-        progress_specs: Any = Progress._make((whole, split, whole, whole))
+        progress_specs: Any = Progress._make((whole, split, whole, whole, whole))
 
         def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
             return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -117,11 +119,6 @@ class PhaseProgram:
             donate_argnums=0,
             out_shardings=shardings((self._specs, progress_specs)),
         )
-
-    @property
-    def inner_steps(self) -> int:
-        """Inner steps in one outer step: particles, times two sides, times the truncation."""
-        return 2 * self.num_particles * self.recipe.truncation_length
 
     def init(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
         """(state, frozen): the beginning of the phase from a whole θ, and the groups it leaves alone."""
@@ -163,7 +160,7 @@ class PhaseProgram:
         trained = {group: theta[group] for group in self.phase.trains}
         return trained, {group: theta[group] for group in theta if group not in trained}
 
-    def _estimator(self, frozen: Theta) -> PES:
+    def _estimator(self, frozen: Theta) -> GradientEstimator:
         recipe = self.recipe
         problem = Unroll(
             family=self.family,
@@ -173,8 +170,7 @@ class PhaseProgram:
             horizon_max=recipe.horizon_max,
             frozen=frozen,
         )
-        noise_truncations = {"pes": 1, "nres": WHOLE_LIFE}[recipe.estimator]
-        return PES(problem, recipe.truncation_length, recipe.std, noise_truncations)
+        return ESTIMATORS[recipe.estimator](problem, recipe.truncation_length, recipe.std)
 
     def _estimator_state(self, theta: Theta, frozen: Theta, key: Key, index: Array) -> Any:
         return self._estimator(frozen).init(theta, key, index)
@@ -190,13 +186,15 @@ class PhaseProgram:
             meta_loss, gradient, nonfinite = jax.lax.pmean(
                 (estimate.meta_loss, estimate.gradient, estimate.nonfinite), PARTICLES
             )
+            inner_steps = jax.lax.psum(estimate.inner_steps, PARTICLES)
             updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
             theta = optax.apply_updates(state.theta, updates)
-            now = Progress(meta_loss, estimate.particle_losses, tree.norm(gradient), nonfinite)
+            norm = tree.norm(gradient)
+            now = Progress(meta_loss, estimate.particle_losses, norm, nonfinite, inner_steps)
             state = OuterState(theta, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
             return state, jax.tree.map(jnp.add, total, now)
 
         zero = jnp.zeros((), jnp.float32)
-        nothing = Progress(zero, jnp.zeros(state.estimator.number.shape, jnp.float32), zero, zero)
+        nothing = Progress(zero, jnp.zeros(state.estimator.number.shape, jnp.float32), zero, zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
         return state, jax.tree.map(lambda x: x / count.astype(jnp.float32), total)

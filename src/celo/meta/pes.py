@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from celo import tree
-from celo.errors import CeloError
+from celo.meta import antithetic
 from celo.meta.estimator import Estimate, GradientEstimator, Trajectory, UnrolledProblem
 from celo.types import Array, Key, Theta
 
@@ -60,17 +60,11 @@ class PES(GradientEstimator):
     noise_truncations: int = 1
 
     def __post_init__(self):
-        for name in ("truncation_length", "std", "noise_truncations"):
-            if not getattr(self, name) > 0:
-                raise CeloError(f"PES needs a positive {name}, got {getattr(self, name)}")
+        antithetic.require_positive(self, "truncation_length", "std", "noise_truncations")
 
     def init(self, theta: Theta, key: Key, index: Array) -> PESState:
         """Pairs of equal problems, each pair at a random point of its life; no noise accumulated."""
-
-        def particle(index: Array) -> Any:
-            return self.problem.init(theta, jax.random.fold_in(key, index), index)
-
-        problems = jax.vmap(particle)(index)
+        problems = antithetic.init_problems(self.problem, theta, key, index)
         nothing = jax.tree.map(lambda x: jnp.zeros((*index.shape, *x.shape), jnp.float32), theta)
         none = jnp.zeros(index.shape, jnp.int32)
         return PESState(index, problems, problems, nothing, nothing, none, none > 0)
@@ -91,33 +85,23 @@ class PES(GradientEstimator):
 
         def run(pair: PESState, epsilon: Theta) -> tuple[Any, Trajectory]:
             _, key_run = self._keys(key, pair)
-            thetas = jax.tree.map(lambda t, e: jnp.stack([t + e, t - e]), theta, epsilon)
-            sides = jax.tree.map(lambda p, n: jnp.stack([p, n]), pair.positive, pair.negative)
-            return jax.vmap(self.problem.run, in_axes=(0, 0, None, None))(
-                thetas, sides, key_run, self.truncation_length
-            )
+            sides = antithetic.both(pair.positive, pair.negative)
+            return antithetic.run_sides(self.problem, theta, epsilon, sides, key_run, self.truncation_length)
 
         # One after another, so that only what is needed is drawn: noise for a large θ is dear.
         epsilon, earlier, used = jax.lax.map(draw, state)
         sides, trajectory = jax.vmap(run)(state, epsilon)
         difference = trajectory.losses[:, 0] - trajectory.losses[:, 1]
         ended = trajectory.ended[:, 0]  # both sides end together
-        ends = jnp.cumsum(ended, axis=1)
         gradient, earlier = pes_gradient(
             difference,
-            fresh=ends - ended.astype(jnp.int32) > 0,
+            fresh=antithetic.began_within(ended),
             count=jnp.full(difference.shape[:1], self.truncation_length, jnp.float32),
             epsilon=epsilon,
             earlier=earlier,
             std=self.std,
         )
-        particle_losses = jnp.mean(trajectory.losses, axis=(1, 2))
-        estimate = Estimate(
-            meta_loss=jnp.mean(particle_losses),
-            gradient=gradient,
-            particle_losses=particle_losses,
-            nonfinite=jnp.mean(trajectory.nonfinite, dtype=jnp.float32),
-        )
+        estimate = antithetic.truncation_estimate(trajectory, gradient)
         positive = jax.tree.map(lambda x: x[:, 0], sides)
         negative = jax.tree.map(lambda x: x[:, 1], sides)
         return estimate, PESState(state.number, positive, negative, epsilon, earlier, used, ended[:, -1])
@@ -156,14 +140,9 @@ def pes_gradient(
     all_share = jnp.sum(difference, axis=1) / count
 
     def one(eps: Array, acc: Array) -> Array:
-        weighted = _expand(all_share, eps) * eps + _expand(old_share, acc) * acc
+        weighted = antithetic.expand(all_share, eps) * eps + antithetic.expand(old_share, acc) * acc
         return jnp.mean(weighted, axis=0) / (2.0 * std**2)
 
     gradient = jax.tree.map(one, epsilon, earlier)
     began = jnp.any(fresh, axis=1)
-    return gradient, jax.tree.map(lambda acc: jnp.where(_expand(began, acc), 0.0, acc), earlier)
-
-
-def _expand(per_particle: Array, like: Array) -> Array:
-    """[N] -> [N, 1, …] with as many axes as `like`."""
-    return per_particle.reshape(per_particle.shape + (1,) * (like.ndim - 1))
+    return gradient, jax.tree.map(lambda acc: jnp.where(antithetic.expand(began, acc), 0.0, acc), earlier)

@@ -5,6 +5,7 @@ import math
 from dataclasses import field
 
 from celo.errors import CeloError, unknown_name
+from celo.meta import ESTIMATORS
 from celo.tasks import TASKS, Reparametrisation
 
 
@@ -24,9 +25,9 @@ class Recipe:
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     scheduler_steps: int = _setting(100_000, "outer steps of phase 2, which trains the scheduler")
     pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
-    truncation_length: int = _setting(50, "inner steps in each outer step")
+    truncation_length: int = _setting(50, "inner steps in a truncation, of which outer steps are made")
     std: float = _setting(0.01, "deviation of the perturbations of θ")
-    estimator: str = _setting("pes", "of the meta-gradient: pes or nres")
+    estimator: str = _setting("pes", f"of the meta-gradient: {', '.join(ESTIMATORS)}")
     horizon_min: int = _setting(100, "shortest inner training, in steps")
     horizon_max: int = _setting(2000, "longest inner training, in steps")
     rule_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 1")
@@ -42,6 +43,8 @@ class Recipe:
     def __post_init__(self):
         if self.tasks not in TASKS:
             raise unknown_name("task", self.tasks, TASKS)
+        if self.estimator not in ESTIMATORS:
+            raise unknown_name("estimator", self.estimator, ESTIMATORS)
         positive = ("pairs_per_task", "truncation_length", "horizon_min", "std", "gradient_clip")
         for name in (*positive, "rule_learning_rate", "scheduler_learning_rate"):
             if not getattr(self, name) > 0:

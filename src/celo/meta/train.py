@@ -114,7 +114,7 @@ class _Run:
                 progress = jax.device_get(progress)
                 seconds = time.monotonic() - began
                 step, self.seconds = step + count, self.seconds + seconds
-                row = self._row(phase, step, progress, program.inner_steps * count / seconds)
+                row = self._row(phase, step, progress, float(progress.inner_steps) * count / seconds)
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 speed = f"{row['inner_steps_per_second']:,.0f}/s"

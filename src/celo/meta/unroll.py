@@ -70,7 +70,7 @@ class Unroll:
         )
         num_steps = self._whole_truncations(horizon)
         age = jax.random.randint(key_age, (), 0, num_steps // self.truncation_length)
-        state = self._start(theta, key_start, index)._replace(num_steps=num_steps)
+        state = self._fresh(theta, key_start, index)._replace(num_steps=num_steps)
         state = state._replace(opt_state=self._init_optimizer(theta, state.params, num_steps))
 
         def older(carry: tuple[UnrollState, Array]) -> tuple[UnrollState, Array]:
@@ -81,11 +81,24 @@ class Unroll:
         start = (state, jnp.zeros((), jnp.int32))
         return jax.lax.while_loop(lambda carry: carry[1] < age, older, start)[0]
 
+    def start(self, theta: Theta, key: Key, index: Array, key_horizon: Key) -> UnrollState:
+        """A problem before its first step, its horizon log-uniform."""
+        key_task, key_params, _ = jax.random.split(key, 3)
+        task = self.family.sample(key_task, index % len(self.family.members))
+        params, model_state = task.init(key_params)
+        low, high = jnp.log(float(self.horizon_min)), jnp.log(float(self.horizon_max))
+        num_steps = self._whole_truncations(
+            jnp.exp(jax.random.uniform(key_horizon, (), jnp.float32, low, high))
+        )
+        opt_state = self._init_optimizer(theta, params, num_steps)
+        step = jnp.zeros((), jnp.int32)
+        return UnrollState(index, task, params, model_state, opt_state, step, num_steps)
+
     def run(self, theta: Theta, state: UnrollState, key: Key, length: int) -> tuple[UnrollState, Trajectory]:
         """`length` inner steps; a problem that has ended is replaced by a new one first."""
         key_start, key_data, key_loss = jax.random.split(key, 3)
         over = state.step >= state.num_steps
-        state = tree.where(over, self._start(theta, key_start, state.number), state)
+        state = tree.where(over, self._fresh(theta, key_start, state.number), state)
 
         def step(state: UnrollState, now: tuple[Any, Key]) -> tuple[UnrollState, Trajectory]:
             draw, key = now
@@ -108,17 +121,9 @@ class Unroll:
         draws = self.family.draw(key_data, length)
         return jax.lax.scan(step, state, (draws, jax.random.split(key_loss, length)))
 
-    def _start(self, theta: Theta, key: Key, index: Array) -> UnrollState:
-        key_task, key_params, key_horizon = jax.random.split(key, 3)
-        task = self.family.sample(key_task, index % len(self.family.members))
-        params, model_state = task.init(key_params)
-        low, high = jnp.log(float(self.horizon_min)), jnp.log(float(self.horizon_max))
-        num_steps = self._whole_truncations(
-            jnp.exp(jax.random.uniform(key_horizon, (), jnp.float32, low, high))
-        )
-        opt_state = self._init_optimizer(theta, params, num_steps)
-        step = jnp.zeros((), jnp.int32)
-        return UnrollState(index, task, params, model_state, opt_state, step, num_steps)
+    def _fresh(self, theta: Theta, key: Key, index: Array) -> UnrollState:
+        """A problem before its first step, with a horizon of its own: the last third of the key."""
+        return self.start(theta, key, index, jax.random.split(key, 3)[2])
 
     def _init_optimizer(self, theta: Theta, params: Params, num_steps: Array) -> OptState:
         return self.optimizer.init({**self.frozen, **theta}, params, num_steps)
