@@ -16,7 +16,7 @@ LAYERS = {
     1: ["features"],
     2: ["optimizers.*", "tasks.*"],
     3: [
-        *("meta", "meta.estimator", "meta.unroll", "meta.pes", "meta.es"),
+        *("meta", "meta.hosts", "meta.estimator", "meta.unroll", "meta.pes", "meta.es"),
         *("evaluate", "evaluate.curve", "evaluate.metrics", "evaluate.baselines"),
     ],
     4: [
