@@ -125,6 +125,16 @@ def test_everything_drawn_at_random_is_the_same_to_the_bit(topologies, moment, c
         np.testing.assert_array_equal(one[name], many[name], err_msg=name)
 
 
+@pytest.mark.parametrize("count", [2, 8])
+def test_data_are_the_same(topologies, count):
+    """The inner parameters come from data of which each step has its own."""
+    one, many = arrays(topologies / "end-1.npz"), arrays(topologies / f"end-{count}.npz")
+    for side in ("positive", "negative"):
+        name = f"[0].estimator.{side}.params['x']"
+        np.testing.assert_allclose(one[name], many[name], rtol=0, atol=1e-4)
+        assert np.ptp(one[name]) > 0.1
+
+
 @pytest.mark.parametrize("count", [1, 8])
 def test_a_checkpoint_resumes_on_other_devices(topologies, count):
     start = theta_in(topologies / "start-1.npz")

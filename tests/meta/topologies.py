@@ -15,10 +15,11 @@ import numpy as np
 from celo.meta import checkpoint, outer
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
+from celo.tasks import Task, TaskFamily
+from celo.tasks.quadratic import Quadratic, Quadratics
 
 STEPS = 10  # to the middle, and from there to the end
 RECIPE = Recipe(
-    tasks="quadratic",
     rule_steps=2 * STEPS,
     pairs_per_task=8,
     truncation_length=5,
@@ -28,9 +29,41 @@ RECIPE = Recipe(
 )
 
 
+STILL = Quadratics()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shaken(Task):
+    """A quadratic whose minimum is elsewhere in each batch, so that other data would lead elsewhere."""
+
+    still: Quadratic
+
+    def init(self, key):
+        return self.still.init(key)
+
+    def loss(self, params, model_state, key, batch):
+        return self.still.loss({"x": params["x"] + batch}, model_state, key, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class ShakenQuadratics(TaskFamily):
+    loss_cap: float = 1e6
+    members: tuple[str, ...] = ("quadratic",)
+
+    def sample(self, key, member):
+        return Shaken(STILL.sample(key, member))
+
+    def draw(self, key, count):
+        return jax.random.normal(key, (count, STILL.dim), jax.numpy.float32)
+
+    def batch(self, task, split, draw):
+        return draw
+
+
 def program_on(count, recipe=RECIPE):
     outer._devices = lambda particles, kinds: jax.devices()[:count]
-    return outer.PhaseProgram(recipe, outer.phases(recipe)[0], outer.task_family(recipe))
+    return outer.PhaseProgram(recipe, outer.phases(recipe)[0], ShakenQuadratics())
 
 
 def main(folder):
@@ -48,9 +81,9 @@ def main(folder):
         state, frozen = program.place(*saved)
         state, _ = program.advance(state, frozen, STEPS)
         checkpoint.save(folder / f"resumed-{count}.npz", (state, frozen), {})
-    for pairs in (8, 16):
-        program = program_on(8, dataclasses.replace(RECIPE, pairs_per_task=pairs))
-        lowered = program._advance.lower(*program.shapes(theta, key), np.int32(1))
+    wider = program_on(8, dataclasses.replace(RECIPE, pairs_per_task=16))
+    for pairs, program in ((8, programs[8]), (16, wider)):
+        lowered = program._advance.lower(*program.init(theta, key), np.int32(1))
         (folder / f"program-{pairs}.hlo").write_text(lowered.compile().as_text())
 
 
