@@ -16,7 +16,7 @@ LAYERS = {
     1: ["features"],
     2: ["optimizers.*", "tasks.*"],
     3: [
-        *("meta", "meta.estimator", "meta.unroll"),
+        *("meta", "meta.hosts", "meta.estimator", "meta.unroll"),
         *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
         *("evaluate", "evaluate.curve", "evaluate.metrics", "evaluate.baselines"),
     ],

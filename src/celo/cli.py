@@ -80,6 +80,11 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
         default=None,
         help="of the update rule: xla, or native, C++ for CPUs (default: native where it can be had)",
     )
+    several = parser.add_argument_group("several processes (docs/scaling.md)")
+    several.add_argument("--distributed", action="store_true", help="join those of this cluster job")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens for the others")
+    several.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process-id", type=int, metavar="I", help="which this one is, from 0")
     _add_fields(parser.add_argument_group("recipe fields"), Recipe)
     parser.set_defaults(run=_train)
     return parser
@@ -97,13 +102,16 @@ def _train(options: argparse.Namespace) -> int:
     run: Path = options.resume or options.out or Path("runs") / name
     recipe = make_recipe(name, **overrides) if options.resume is None else None
 
-    from celo.meta import checkpoint, report, train
+    from celo.meta import checkpoint, hosts, report, train
 
-    if recipe is None:
-        checkpoint.read_header(run / train.CHECKPOINT)
+    address = (options.coordinator, options.num_processes, options.process_id)
+    if options.distributed or address != (None, None, None):
+        hosts.join(*address)
+    elif recipe is None:
+        checkpoint.read_header(run / train.CHECKPOINT)  # a mistake is told before JAX starts
     one_device_per_core()
 
-    console = Console()
+    console = Console(quiet=not hosts.is_first())
     try:
         if recipe is None:
             theta = train.resume(run, console=console, checkpoint_seconds=options.checkpoint_seconds)
@@ -113,9 +121,11 @@ def _train(options: argparse.Namespace) -> int:
                 run, recipe, console=console, checkpoint_seconds=options.checkpoint_seconds, kernel=kernel
             )
     except train.Stopped as stopped:
-        print(f"celo: {stopped}; go on with `celo train --resume {run}`", file=sys.stderr)
+        if hosts.is_first():
+            print(f"celo: {stopped}; go on with `celo train --resume {run}`", file=sys.stderr)
         return INTERRUPTED
-    report.show(run, theta, console)
+    if hosts.is_first():
+        report.show(run, theta, console)
     return 0
 
 

@@ -29,22 +29,37 @@ def save(path: Path, state: Any, header: dict[str, Any]) -> None:
     write_file(path, buffer.getvalue())
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a checkpoint.
+def read(path: Path) -> bytes:
+    """The file as it is, a whole checkpoint.
 
     Raises:
       CeloError: if the file is missing, damaged or something else.
     """
-    return _open(path)[1]
+    if not path.is_file():
+        raise CeloError(f"there is no checkpoint at {path}; give the folder of a run that has started")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CeloError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    try:
+        _parse(data)
+    except CeloError as error:
+        raise CeloError(f"{path}: {error}") from None
+    return data
 
 
-def load(path: Path, template: Any) -> Any:
+def read_header(source: Path | bytes) -> dict[str, Any]:
+    """The JSON header of a checkpoint, a file or what `read` gave of it; CeloError as `read`."""
+    return _parse(_data(source))[1]
+
+
+def load(source: Path | bytes, template: Any) -> Any:
     """A pytree like `template` (arrays or shapes) with the numbers of the checkpoint.
 
     Raises:
-      CeloError: if the file is missing or damaged, or its arrays are not those of the template.
+      CeloError: as `read`, and if the arrays are not those of the template.
     """
-    arrays, _ = _open(path)
+    arrays, _ = _parse(_data(source))
     named = _named(template)
     wanted = {name: jax.eval_shape(_raw, leaf) for name, leaf in named}
     for name, like in wanted.items():
@@ -52,8 +67,8 @@ def load(path: Path, template: Any) -> Any:
         if found is None or found.shape != like.shape or found.dtype != like.dtype:
             have = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
             raise CeloError(
-                f"{path} does not belong to this run: {name} should be {like.dtype}{list(like.shape)}, "
-                f"found {have}; resume with the version of celo that wrote it"
+                f"the checkpoint does not belong to this run: {name} should be "
+                f"{like.dtype}{list(like.shape)}, found {have}; resume with the version of celo that wrote it"
             )
     leaves = [
         jax.random.wrap_key_data(jnp.asarray(arrays[name]))
@@ -64,17 +79,19 @@ def load(path: Path, template: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _open(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    if not path.is_file():
-        raise CeloError(f"there is no checkpoint at {path}; give the folder of a run that has started")
+def _data(source: Path | bytes) -> bytes:
+    return source if isinstance(source, bytes) else read(source)
+
+
+def _parse(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop(_HEADER).tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CeloError(f"{path} is not a checkpoint, or is damaged ({error}); start the run anew") from None
+        raise CeloError(f"not a checkpoint, or a damaged one ({error}); start the run anew") from None
     if header.get("format") != FORMAT:
-        raise CeloError(f"{path} has format {header.get('format')!r}, this version reads {FORMAT!r}")
+        raise CeloError(f"the format is {header.get('format')!r}, this version reads {FORMAT!r}")
     return arrays, header
 
 

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo import tree
-from celo.meta import ESTIMATORS
+from celo.errors import CeloError
+from celo.meta import ESTIMATORS, hosts
 from celo.meta.estimator import GradientEstimator
 from celo.meta.recipes import Recipe
 from celo.meta.unroll import Unroll
@@ -55,7 +57,7 @@ class Progress(NamedTuple):
     """Means over the outer steps of one call."""
 
     meta_loss: Array
-    particle_losses: Array  # [particles]
+    task_losses: Array  # [kinds of task], the meta-loss of each
     gradient_norm: Array
     nonfinite: Array
     inner_steps: Array  # cost of an outer step: inner steps of both sides of all particles
@@ -70,20 +72,34 @@ def task_family(recipe: Recipe) -> TaskFamily:
     return Augmented(family, Reparametrisation(recipe.augmentation, low, high))
 
 
+def _devices(particles: int, kinds: int) -> list[Any]:
+    """As many devices as divide the particles; of several processes all, for each must have its share."""
+    count, processes = jax.device_count(), jax.process_count()
+    if processes > 1 and particles % count:
+        raise CeloError(
+            f"{particles} particles ({kinds} kinds of task) cannot be split over the {count} devices of "
+            f"{processes} processes: choose pairs_per_task so that {count} divides pairs times kinds, or "
+            "other devices (JAX_NUM_CPU_DEVICES for each process)"
+        )
+    return jax.devices()[: math.gcd(particles, count)]
+
+
 class PhaseProgram:
     """The compiled computations of one phase.
 
     Groups of θ outside `phase.trains` are frozen: they are an argument, neither perturbed, nor updated,
-    nor decayed. Particles are split over as many devices as divide their number; only θ-sized sums and
-    a few scalars cross devices.
+    nor decayed. Particles are split over as many devices as divide their number, of all processes; only
+    θ-sized sums and a few scalars cross devices.
+
+    Raises:
+      CeloError: if there are several processes and their devices do not divide the particles.
     """
 
     def __init__(self, recipe: Recipe, phase: Phase, family: TaskFamily, kernel: str = "xla"):
         self.recipe, self.phase, self.family = recipe, phase, family
         self._optimizer = OPTIMIZERS[phase.optimizer](kernel=kernel)
         self.num_particles = recipe.pairs_per_task * len(family.members)
-        devices = jax.devices()[: math.gcd(self.num_particles, jax.device_count())]
-        self.mesh = Mesh(devices, (PARTICLES,))
+        self.mesh = Mesh(_devices(self.num_particles, len(family.members)), (PARTICLES,))
         schedule = optax.cosine_decay_schedule(
             phase.learning_rate, max(1, phase.steps), recipe.learning_rate_end / phase.learning_rate
         )
@@ -93,12 +109,13 @@ class PhaseProgram:
         )
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
         self._specs: Any = OuterState._make((whole, whole, split, whole, whole))
-        progress_specs: Any = Progress._make((whole, split, whole, whole, whole))
+        progress_specs: Any = Progress._make((whole, whole, whole, whole, whole))
 
         def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
             return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
 
         self._shardings = shardings(self._specs)
+        self._whole, self._split_up = shardings(whole), shardings(split)
         self._init_particles = jax.jit(
             jax.shard_map(
                 self._estimator_state,
@@ -125,14 +142,15 @@ class PhaseProgram:
         trained, frozen = self._split(theta)
         key_particles, key = jax.random.split(key)
         index = jnp.arange(self.num_particles, dtype=jnp.int32)
+        everywhere = hosts.place((trained, frozen, key_particles), self._whole)
         state = OuterState(
             theta=trained,
             opt_state=self._outer_optimizer.init(trained),
-            estimator=self._init_particles(trained, frozen, key_particles, index),
+            estimator=self._init_particles(*everywhere, hosts.place(index, self._split_up)),
             key=key,
             step=jnp.zeros((), jnp.int32),
         )
-        return self.place(state), frozen
+        return self.place(state, frozen)
 
     def shapes(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
         """What `init` returns, as shapes and dtypes: the template a checkpoint is read into."""
@@ -147,13 +165,13 @@ class PhaseProgram:
         )
         return state, jax.eval_shape(lambda: frozen)
 
-    def place(self, state: OuterState) -> OuterState:
-        """The state on this program's devices, wherever it came from."""
-        return jax.device_put(jax.tree.map(jnp.copy, state), self._shardings)
+    def place(self, state: OuterState, frozen: Theta) -> tuple[OuterState, Theta]:
+        """State and frozen groups on this program's devices, wherever they came from."""
+        return hosts.place((state, frozen), (self._shardings, self._whole))
 
     def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, Progress]:
         """`count` outer steps. The state given is consumed."""
-        return self._advance(state, frozen, jnp.asarray(count, jnp.int32))
+        return self._advance(state, frozen, np.asarray(count, np.int32))
 
     def _split(self, theta: Theta) -> tuple[Theta, Theta]:
         """(trained, frozen) groups of a whole θ."""
@@ -189,12 +207,16 @@ class PhaseProgram:
             inner_steps = jax.lax.psum(estimate.inner_steps, PARTICLES)
             updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
             theta = optax.apply_updates(state.theta, updates)
-            norm = tree.norm(gradient)
-            now = Progress(meta_loss, estimate.particle_losses, norm, nonfinite, inner_steps)
+            kind_losses = nothing.task_losses.at[kinds].add(estimate.particle_losses)
+            now = Progress(meta_loss, kind_losses, tree.norm(gradient), nonfinite, inner_steps)
             state = OuterState(theta, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
             return state, jax.tree.map(jnp.add, total, now)
 
         zero = jnp.zeros((), jnp.float32)
-        nothing = Progress(zero, jnp.zeros(state.estimator.number.shape, jnp.float32), zero, zero, zero)
+        kinds = state.estimator.number % len(self.family.members)
+        no_losses = jnp.zeros((len(self.family.members),), jnp.float32)
+        nothing = Progress(zero, no_losses, zero, zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
+        task_losses = jax.lax.psum(total.task_losses, PARTICLES) / self.recipe.pairs_per_task
+        total = total._replace(task_losses=task_losses)
         return state, jax.tree.map(lambda x: x / count.astype(jnp.float32), total)

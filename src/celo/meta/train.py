@@ -1,7 +1,11 @@
-"""A meta-training run: both phases, from start or checkpoint to weights, with progress and logs."""
+"""A meta-training run: both phases, from start or checkpoint to weights, with progress and logs.
+
+With several processes (`celo.meta.hosts`) all compute, and process 0 alone reads and writes the folder.
+"""
 
 import dataclasses
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +20,7 @@ from rich.console import Console
 
 from celo import __version__, weights
 from celo.errors import CeloError
-from celo.meta import checkpoint
+from celo.meta import checkpoint, hosts
 from celo.meta.outer import OuterState, Phase, PhaseProgram, Progress, phases, task_family
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
@@ -38,50 +42,63 @@ def start(
     `kernel` computes the update rule, as in `UpdateRule`; the run keeps it when it is resumed.
 
     Raises:
-      CeloError: if the folder already holds a run, or the recipe's tasks or the kernel cannot be had.
-      Stopped: after SIGINT or SIGTERM, with a checkpoint written.
+      CeloError: if the folder already holds a run, the recipe's tasks or the kernel cannot be had, or several
+        processes were started unlike one another.
+      Stopped: after SIGINT or SIGTERM, on any process, with a checkpoint written.
     """
+    with hosts.failing_fast(Stopped):
+        hosts.check_alike({"recipe": dataclasses.asdict(recipe), "kernel": kernel})
+        hosts.together(lambda: Celo(kernel))  # refuses one that cannot be had, before anything is written
+        hosts.on_first(lambda: _make_folder(run))
+        return _Run(run, recipe, console, checkpoint_seconds, kernel).finish(None)
+
+
+def _make_folder(run: Path) -> None:
     if (run / CHECKPOINT).exists() or (run / METRICS).exists():
         raise CeloError(
             f"{run} already holds a run; go on with `celo train --resume {run}` or choose another folder"
         )
     if run.exists() and not run.is_dir():
         raise CeloError(f"{run} is a file; choose a folder for the run")
-    Celo(kernel)  # refuses one that cannot be had, before anything is written
     run.mkdir(parents=True, exist_ok=True)
-    return _Run(run, recipe, console, checkpoint_seconds, kernel).finish(resume=False)
 
 
 def resume(run: Path, *, console: Console, checkpoint_seconds: float = 120.0) -> Path:
     """Goes on from the checkpoint in `run`, to the same θ, bit for bit, as if never interrupted.
 
+    Devices and processes may be others than before; θ then is the same up to the order of sums.
+
     Raises:
-      CeloError: if there is no readable checkpoint.
+      CeloError: if there is no readable checkpoint; or as `start`.
       Stopped: as `start`.
     """
-    header = checkpoint.read_header(run / CHECKPOINT)
-    recipe = Recipe(**header["recipe"])
-    return _Run(run, recipe, console, checkpoint_seconds, header["kernel"]).finish(resume=True)
+    with hosts.failing_fast(Stopped):
+        hosts.check_alike({"resume": True})
+        saved = hosts.from_first(lambda: checkpoint.read(run / CHECKPOINT))
+        header = checkpoint.read_header(saved)
+        recipe = Recipe(**header["recipe"])
+        return _Run(run, recipe, console, checkpoint_seconds, header["kernel"]).finish(saved)
 
 
 class _Run:
     def __init__(self, run: Path, recipe: Recipe, console: Console, checkpoint_seconds: float, kernel: str):
         self.run, self.recipe, self.console, self.kernel = run, recipe, console, kernel
+        self.metrics = run / METRICS if hosts.is_first() else Path(os.devnull)
         self.checkpoint_seconds = checkpoint_seconds
         self.phases = phases(recipe)
-        self.family = task_family(recipe)
+        self.family = hosts.together(lambda: task_family(recipe))  # a host may lack the data
         self.key_theta, *self.keys = jax.random.split(jax.random.key(recipe.seed), 1 + len(self.phases))
         self.seconds = 0.0  # of earlier sessions and of this one, training only
 
-    def finish(self, *, resume: bool) -> Path:
-        """Trains to the end of the last phase."""
+    def finish(self, saved: bytes | None) -> Path:
+        """Trains to the end of the last phase, from the beginning or from a checkpoint's bytes."""
         theta = Celo().init_theta(self.key_theta)
         first, restored = 0, None
-        if resume:
-            header = checkpoint.read_header(self.run / CHECKPOINT)
+        if saved is not None:
+            header = checkpoint.read_header(saved)
             first, self.seconds = header["phase"], header["seconds"]
-            restored = self._restore(first, theta)
-            _drop_rows_after(self.run / METRICS, header["rows"])
+            restored = self._restore(saved, first, theta)
+            hosts.on_first(lambda: _drop_rows_after(self.metrics, header["rows"]))
         with _stop_requests() as stopped, self._bar() as bar:
             for number in range(first, len(self.phases)):
                 theta = self._train_phase(number, theta, restored if number == first else None, stopped, bar)
@@ -102,11 +119,11 @@ class _Run:
         )
         if restored is None:
             state, frozen = program.init(theta, self.keys[number])
-            self._save(number, state, frozen, rows=_count_rows(self.run / METRICS))
+            self._save(number, state, frozen)
         else:
-            state, frozen = program.place(restored[0]), restored[1]
+            state, frozen = program.place(*restored)
         step, saved = int(state.step), time.monotonic()
-        with (self.run / METRICS).open("a") as log:
+        with self.metrics.open("a") as log:
             while step < phase.steps:
                 began = time.monotonic()
                 count = min(STEPS_PER_CALL, phase.steps - step)
@@ -119,39 +136,38 @@ class _Run:
                 log.flush()
                 speed = f"{row['inner_steps_per_second']:,.0f}/s"
                 bar.update(task, completed=step, loss=f"{row['meta_loss']:.4f}", speed=speed)
-                due = time.monotonic() - saved > self.checkpoint_seconds
-                if due or stopped or step == phase.steps:
-                    self._save(number, state, frozen, rows=_count_rows(self.run / METRICS))
+                stop, due = hosts.agree(bool(stopped), time.monotonic() - saved > self.checkpoint_seconds)
+                if due or stop or step == phase.steps:
+                    self._save(number, state, frozen)
                     saved = time.monotonic()
-                if stopped and step < phase.steps:
+                if stop and step < phase.steps:
                     raise Stopped(
                         f"stopped at outer step {step} of phase {phase.name}; state saved in {self.run}"
                     )
-        return {**frozen, **state.theta}
+        return jax.device_get({**frozen, **state.theta})
 
-    def _restore(self, number: int, theta: Theta) -> tuple[OuterState, Theta]:
+    def _restore(self, saved: bytes, number: int, theta: Theta) -> tuple[OuterState, Theta]:
         program = PhaseProgram(self.recipe, self.phases[number], self.family, self.kernel)
-        return checkpoint.load(self.run / CHECKPOINT, program.shapes(theta, self.keys[number]))
+        return checkpoint.load(saved, program.shapes(theta, self.keys[number]))
 
-    def _save(self, number: int, state: OuterState, frozen: Theta, *, rows: int) -> None:
+    def _save(self, number: int, state: OuterState, frozen: Theta) -> None:
         header = {
             "recipe": dataclasses.asdict(self.recipe),
             "kernel": self.kernel,
             "phase": number,
-            "rows": rows,
+            "rows": _count_rows(self.metrics),
             "seconds": self.seconds,
             "version": __version__,
         }
-        checkpoint.save(self.run / CHECKPOINT, (state, frozen), header)
+        whole = hosts.gather((state, frozen))
+        hosts.on_first(lambda: checkpoint.save(self.run / CHECKPOINT, whole, header))
 
     def _row(self, phase: Phase, step: int, progress: Progress, speed: float) -> dict[str, Any]:
-        members = self.family.members
-        losses = np.asarray(progress.particle_losses, np.float64)
         return {
             "phase": phase.name,
             "outer_step": step,
             "meta_loss": float(progress.meta_loss),
-            "tasks": {name: float(losses[i :: len(members)].mean()) for i, name in enumerate(members)},
+            "tasks": dict(zip(self.family.members, progress.task_losses.tolist(), strict=True)),
             "gradient_norm": float(progress.gradient_norm),
             "nonfinite_fraction": float(progress.nonfinite),
             "inner_steps_per_second": round(speed, 1),
@@ -166,7 +182,7 @@ class _Run:
             "version": __version__,
         }
         path = self.run / THETA
-        weights.save(path, jax.tree.map(np.asarray, theta), metadata=metadata)
+        hosts.on_first(lambda: weights.save(path, jax.tree.map(np.asarray, theta), metadata=metadata))
         return path
 
     def _bar(self) -> rich_progress.Progress:

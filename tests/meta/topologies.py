@@ -1,0 +1,93 @@
+"""Run by test_scaling.py on 8 devices: one recipe on 1, 2 and 8 of them, and the program's collectives.
+
+Writes into the folder it is given: start-N.npz, middle-N.npz and end-N.npz, checkpoints of a run on N
+devices; resumed-N.npz, the end of the 2-device run resumed from its middle on N devices; and
+program-P.hlo, the compiled outer steps with P pairs.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from celo.meta import checkpoint, outer
+from celo.meta.recipes import Recipe
+from celo.optimizers import Celo
+from celo.tasks import Task, TaskFamily
+from celo.tasks.quadratic import Quadratic, Quadratics
+
+STEPS = 10  # to the middle, and from there to the end
+RECIPE = Recipe(
+    rule_steps=2 * STEPS,
+    pairs_per_task=8,
+    truncation_length=5,
+    horizon_min=5,
+    horizon_max=20,
+    learning_rate=1e-3,
+)
+
+
+STILL = Quadratics()
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Shaken(Task):
+    """A quadratic whose minimum is elsewhere in each batch, so that other data would lead elsewhere."""
+
+    still: Quadratic
+
+    def init(self, key):
+        return self.still.init(key)
+
+    def loss(self, params, model_state, key, batch):
+        return self.still.loss({"x": params["x"] + batch}, model_state, key, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class ShakenQuadratics(TaskFamily):
+    loss_cap: float = 1e6
+    members: tuple[str, ...] = ("quadratic",)
+
+    def sample(self, key, member):
+        return Shaken(STILL.sample(key, member))
+
+    def draw(self, key, count):
+        return jax.random.normal(key, (count, STILL.dim), jax.numpy.float32)
+
+    def batch(self, task, split, draw):
+        return draw
+
+
+def program_on(count, recipe=RECIPE):
+    outer._devices = lambda particles, kinds: jax.devices()[:count]
+    return outer.PhaseProgram(recipe, outer.phases(recipe)[0], ShakenQuadratics())
+
+
+def main(folder):
+    theta, key = Celo().init_theta(jax.random.key(0)), jax.random.key(1)
+    programs = {count: program_on(count) for count in (1, 2, 8)}
+    for count, program in programs.items():
+        state, frozen = program.init(theta, key)
+        checkpoint.save(folder / f"start-{count}.npz", (state, frozen), {})
+        for name in ("middle", "end"):
+            state, _ = program.advance(state, frozen, STEPS)
+            checkpoint.save(folder / f"{name}-{count}.npz", (state, frozen), {})
+    for count in (1, 8):
+        program = programs[count]
+        saved = checkpoint.load(folder / "middle-2.npz", program.shapes(theta, key))
+        state, frozen = program.place(*saved)
+        state, _ = program.advance(state, frozen, STEPS)
+        checkpoint.save(folder / f"resumed-{count}.npz", (state, frozen), {})
+    wider = program_on(8, dataclasses.replace(RECIPE, pairs_per_task=16))
+    for pairs, program in ((8, programs[8]), (16, wider)):
+        lowered = program._advance.lower(*program.init(theta, key), np.int32(1))
+        (folder / f"program-{pairs}.hlo").write_text(lowered.compile().as_text())
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 8)
+    jax.config.update("jax_disable_most_optimizations", True)
+    main(Path(sys.argv[1]))
