@@ -36,7 +36,8 @@ RECIPE = {
     "truncation_length": 5,
     "horizon_min": 5,
     "horizon_max": 20,
-    "learning_rate": 1e-3,
+    "rule_learning_rate": 1e-3,
+    "scheduler_learning_rate": 1e-3,
 }
 CELO = [sys.executable, "-c", "import sys; from celo.cli import main; sys.exit(main(sys.argv[1:]))"]
 ENVIRONMENT = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -157,13 +158,13 @@ def collectives(program):
 
 
 def test_only_the_gradient_and_scalars_cross_devices(topologies):
-    """One all-reduce in the loop, θ and two scalars; one after it, a scalar for each kind of task."""
+    """One all-reduce in the loop, θ and two scalars; one after it, a scalar for each kind of task and one more."""
     theta = theta_in(topologies / "start-1.npz")
     size = sum(array.nbytes for array in theta.values())
     assert size == 4 * 154
     for pairs in (8, 16):
         program = (topologies / f"program-{pairs}.hlo").read_text()
-        assert collectives(program) == [("all-reduce", size + 2 * 4), ("all-reduce", 4)]
+        assert collectives(program) == [("all-reduce", size + 2 * 4), ("all-reduce", 2 * 4)]
 
 
 @pytest.fixture(scope="module")

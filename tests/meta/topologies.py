@@ -25,7 +25,8 @@ RECIPE = Recipe(
     truncation_length=5,
     horizon_min=5,
     horizon_max=20,
-    learning_rate=1e-3,
+    rule_learning_rate=1e-3,
+    scheduler_learning_rate=1e-3,
 )
 
 

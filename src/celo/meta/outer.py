@@ -204,11 +204,11 @@ class PhaseProgram:
             meta_loss, gradient, nonfinite = jax.lax.pmean(
                 (estimate.meta_loss, estimate.gradient, estimate.nonfinite), PARTICLES
             )
-            inner_steps = jax.lax.psum(estimate.inner_steps, PARTICLES)
             updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
             theta = optax.apply_updates(state.theta, updates)
             kind_losses = nothing.task_losses.at[kinds].add(estimate.particle_losses)
-            now = Progress(meta_loss, kind_losses, tree.norm(gradient), nonfinite, inner_steps)
+            norm = tree.norm(gradient)
+            now = Progress(meta_loss, kind_losses, norm, nonfinite, estimate.inner_steps)
             state = OuterState(theta, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
             return state, jax.tree.map(jnp.add, total, now)
 
@@ -217,6 +217,6 @@ class PhaseProgram:
         no_losses = jnp.zeros((len(self.family.members),), jnp.float32)
         nothing = Progress(zero, no_losses, zero, zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
-        task_losses = jax.lax.psum(total.task_losses, PARTICLES) / self.recipe.pairs_per_task
-        total = total._replace(task_losses=task_losses)
+        task_losses, inner_steps = jax.lax.psum((total.task_losses, total.inner_steps), PARTICLES)
+        total = total._replace(task_losses=task_losses / self.recipe.pairs_per_task, inner_steps=inner_steps)
         return state, jax.tree.map(lambda x: x / count.astype(jnp.float32), total)
