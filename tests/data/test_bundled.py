@@ -35,7 +35,7 @@ def test_unknown_table():
 
 def test_altered_table(monkeypatch):
     monkeypatch.setitem(TABLES, "diabetes", (0, "0" * 32))
-    with pytest.raises(CeloError, match="scikit-learn's diabetes has MD5 .*, not 000"):
+    with pytest.raises(CeloError, match=r"scikit-learn's diabetes has MD5 .*, not 000"):
         load_table("diabetes")
 
 

@@ -18,12 +18,11 @@ def task_at(place: str, *args, **settings) -> TaskFamily:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name == "flax":
+        missing = error.name or ""
+        if missing.partition(".")[0] == "flax":
             raise CeloError(f"task {place!r} needs flax: pip install 'celo[suite]'") from error
-        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise CeloError(
-                f"task {place!r}: there is no module {error.name!r} on the Python path"
-            ) from error
+        if f"{module_name}.".startswith(f"{missing}."):
+            raise CeloError(f"task {place!r}: there is no module {missing!r} on the Python path") from error
         raise
     if not hasattr(module, attribute):
         public = [name for name in vars(module) if not name.startswith("_")]

@@ -7,7 +7,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from celo.tasks.base import Task, TaskFamily
 from celo.tasks.objectives import Objective, guessing_cap
@@ -15,10 +14,7 @@ from celo.tasks.sources import Source
 from celo.types import Array, Batch, Key, ModelState, Params
 
 NOISE = "noise"  # the one stream of random numbers of a module, in training and in evaluation
-
-
-def _static() -> Any:
-    return dataclasses.field(metadata={"static": True})
+STATIC = {"static": True}
 
 
 @jax.tree_util.register_dataclass
@@ -30,9 +26,9 @@ class ModuleTask(Task):
     is the model state.
     """
 
-    module: Any = _static()
-    objective: Objective = _static()
-    inputs: jax.ShapeDtypeStruct = _static()
+    module: Any = dataclasses.field(metadata=STATIC)
+    objective: Objective = dataclasses.field(metadata=STATIC)
+    inputs: jax.ShapeDtypeStruct = dataclasses.field(metadata=STATIC)
 
     def init(self, key: Key) -> tuple[Params, ModelState]:
         """The module's own initialisation: ({module: {parameter: …}}, {collection: …} or ())."""
