@@ -127,7 +127,7 @@ def test_loss_begins_where_it_should(studied):
     assert (first < family.loss_cap).all()
     if name in GUESSING:
         assert (first > 0.95 * GUESSING[name]).all()
-        assert (first < 1.7 * GUESSING[name]).all()
+        assert (first < 2.5 * GUESSING[name]).all()  # random outputs cost something too
 
 
 def test_adam_lowers_the_loss(studied):

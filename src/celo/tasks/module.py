@@ -56,12 +56,11 @@ class ModuleTask(Task):
         return self.objective(self.module.apply(variables, batch[0], train=False, rngs={NOISE: key}), batch)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class ModuleFamily(TaskFamily):
-    """The family of one `ModuleTask`.
+    """The family of one `ModuleTask`; its only member is called after the data set.
 
-    Attributes:
-      dataset: its name, that of the only member.
+    Args:
+      dataset: its name.
       source: where batches come from.
       module: a Flax linen module, called as `module(inputs, train)`; dropout and the like take random
         numbers from the stream "noise".
@@ -69,16 +68,9 @@ class ModuleFamily(TaskFamily):
       loss_cap: as for every family.
     """
 
-    dataset: str
-    source: Source
-    module: Any
-    objective: Objective
-    loss_cap: float
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The name of the data set."""
-        return (self.dataset,)
+    def __init__(self, dataset: str, source: Source, module: Any, objective: Objective, loss_cap: float):
+        self.members, self.loss_cap = (dataset,), loss_cap
+        self.source, self.module, self.objective = source, module, objective
 
     def sample(self, key: Key, member: Array) -> ModuleTask:
         """The task; there is but one."""
