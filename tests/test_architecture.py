@@ -22,7 +22,7 @@ LAYERS = {
     ],
     4: [
         *("meta.recipes", "meta.outer", "meta.train", "meta.checkpoint", "meta.report"),
-        *("evaluate.race", "evaluate.report", "evaluate.figure"),
+        *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),
     ],
     5: ["cli"],
 }

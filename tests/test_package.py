@@ -25,6 +25,14 @@ def test_import_loads_no_framework(module):
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "", "")
 
 
+def test_tasks_load_flax_only_when_one_needs_it():
+    code = "import sys, celo.tasks, celo.evaluate.suite; print('flax' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_public_names():
     assert len(set(celo.__all__)) == len(celo.__all__)
     for name in celo.__all__:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.data import Images, Split, load_images
+from celo.data import Images, Split, Text, load_images
 from celo.errors import CeloError
 from celo.tasks import (
     CELO_DATASETS,
@@ -277,9 +277,12 @@ def test_registered_tasks_are_callable_and_named_after_their_settings(sets, monk
 
     def load(name, *, size=None, grey=False):
         seen.append((name, size, grey))
-        return made_up("dark", size=size, grey=grey)
+        return made_up("dark", size=size or 28, grey=grey)
 
     monkeypatch.setattr("celo.tasks.vision.load_images", load)
+    monkeypatch.setattr("celo.tasks.sources.load_images", load)
+    text = np.arange(100, dtype=np.uint8) % 2
+    monkeypatch.setattr("celo.tasks.sources.load_text", lambda name: Text(text, text, text, "ab"))
     for name, factory in TASKS.items():
         assert callable(factory)
         seen.clear()

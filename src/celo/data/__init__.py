@@ -4,20 +4,25 @@ The handwritten `digits` ship inside scikit-learn and never need the network. Ne
 what is cached; scikit-learn, pillow and scipy are imported by the one reader that wants them.
 """
 
+from celo.data.bundled import TABLES, load_photograph, load_table
 from celo.data.cache import data_dir
 from celo.data.load import fetch, is_cached, load_images, load_text
 from celo.data.registry import DATASETS, DatasetInfo
-from celo.data.splits import Images, Split, Text
+from celo.data.splits import Images, Split, Table, Text
 
 __all__ = [
     "DATASETS",
+    "TABLES",
     "DatasetInfo",
     "Images",
     "Split",
+    "Table",
     "Text",
     "data_dir",
     "fetch",
     "is_cached",
     "load_images",
+    "load_photograph",
+    "load_table",
     "load_text",
 ]

@@ -10,7 +10,10 @@ VERSE = re.compile(r"^\w+\d+:\d+ (.*)$", re.MULTILINE)
 
 
 class Split(NamedTuple):
-    """Images and their labels: x uint8 [N, H, W, C] in 0..255, y int32 [N] in 0..num_classes-1."""
+    """Examples and their targets.
+
+    Of images: x uint8 [N, H, W, C] in 0..255, y int32 [N] in 0..num_classes-1.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -18,6 +21,18 @@ class Split(NamedTuple):
 
 class Images(NamedTuple):
     """An image data set in three disjoint splits."""
+
+    train: Split
+    valid: Split
+    test: Split
+    num_classes: int
+
+
+class Table(NamedTuple):
+    """Examples of a few numbers each, x float32 [N, features], in three disjoint splits.
+
+    y is int32 [N] in 0..num_classes-1, or float32 [N, targets] where num_classes is 0.
+    """
 
     train: Split
     valid: Split
@@ -49,6 +64,14 @@ def split_off(x: np.ndarray, y: np.ndarray, count: int) -> tuple[Split, Split]:
     kept, held_out = order[:-count], order[-count:]
     labels = y.astype(np.int32)
     return Split(x[kept], labels[kept]), Split(x[held_out], labels[held_out])
+
+
+def split_tenths(x: np.ndarray, y: np.ndarray) -> tuple[Split, Split, Split]:
+    """Train, validation and test: eight, one and one tenth of the examples in the fixed permutation."""
+    order, tenth = fixed_permutation(len(x)), len(x) // 10
+    parts = order[: -2 * tenth], order[-2 * tenth : -tenth], order[-tenth:]
+    train, valid, test = (Split(x[part], y[part]) for part in parts)
+    return train, valid, test
 
 
 def split_verses(text: str, train: int, valid: int) -> Text:

@@ -3,11 +3,20 @@
 from collections.abc import Callable
 from functools import partial
 
+import jax
+
 from celo.errors import unknown_name
 from celo.tasks.augment import Augmented, Reparametrisation
 from celo.tasks.base import Task, TaskFamily
+from celo.tasks.elsewhere import task_at
 from celo.tasks.quadratic import Quadratics
 from celo.tasks.vision import CELO_DATASETS, ImageMLPs
+
+
+def _suite(place: str, *args, **settings) -> Callable[..., TaskFamily]:
+    """A factory in a module that needs Flax and is imported when its task is made."""
+    return partial(task_at, f"celo.tasks.{place}", *args, **settings)
+
 
 TASKS: dict[str, Callable[..., TaskFamily]] = {
     "celo_image_mlps": ImageMLPs,  # the meta-training set: all four image sets at 8x8, 64-32-10
@@ -17,6 +26,30 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
         ImageMLPs, ("fashion_mnist",), size=28, hidden=(128, 128), batch_size=128
     ),
     "quadratic": Quadratics,
+    # The evaluation suite: `celo.evaluate.suite` says which of these make it up.
+    "fashion_mnist_mlp_relu": _suite("perceptrons:classifier", "fashion_mnist", hidden=(128, 128)),
+    "cifar10_mlp_layernorm": _suite(
+        "perceptrons:classifier", "cifar10", size=16, hidden=(128, 128, 128), layer_norm=True
+    ),
+    "cifar10_mlp_tanh": _suite(
+        "perceptrons:classifier", "cifar10", size=16, hidden=(128, 128, 128), activation=jax.numpy.tanh
+    ),
+    "cifar10_conv": _suite("convnets:convnet", "cifar10", size=16),
+    "cifar10_conv_batchnorm": _suite("convnets:convnet", "cifar10", size=16, norm="batch"),
+    "cifar10_conv_layernorm": _suite("convnets:convnet", "cifar10", size=16, norm="layer"),
+    "fashion_mnist_resnet_groupnorm": _suite("convnets:resnet", "fashion_mnist", size=14),
+    "cifar10_vit": _suite("transformers:vision_transformer", "cifar10", size=16),
+    "fashion_mnist_mixer": _suite("mixer:classifier", "fashion_mnist"),
+    "mnist_autoencoder": _suite("autoencoders:autoencoder", "mnist"),
+    "cifar10_autoencoder": _suite("autoencoders:autoencoder", "cifar10", size=16),
+    "mnist_vae": _suite("autoencoders:variational", "mnist"),
+    "kjv_transformer": _suite("transformers:language_model"),
+    "kjv_lstm": _suite("recurrent:language_model", cell="lstm"),
+    "kjv_gru": _suite("recurrent:language_model", cell="gru"),
+    "breast_cancer_mlp": _suite("tabular:perceptron", "breast_cancer"),
+    "diabetes_mlp": _suite("tabular:perceptron", "diabetes"),
+    "china_fourier": _suite("coordinates:photograph", network="fourier"),
+    "china_siren": _suite("coordinates:photograph", network="siren"),
 }
 
 
@@ -24,7 +57,7 @@ def make_task(name: str, **settings) -> TaskFamily:
     """The task family registered under `name`; settings are those of its constructor.
 
     Raises:
-      CeloError: if there is no such task, or its data cannot be had.
+      CeloError: if there is no such task, or its data or a package it needs cannot be had.
     """
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)
@@ -41,4 +74,5 @@ __all__ = [
     "Task",
     "TaskFamily",
     "make_task",
+    "task_at",
 ]

@@ -73,8 +73,16 @@ class Reparametrised(Task):
         self, params: Params, model_state: ModelState, key: Key, batch: Batch
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
         """The task's loss at the parameters in the old units."""
-        params = jax.tree.map(lambda p, s: (p * s).astype(p.dtype), params, self.factors)
-        return self.task.loss(params, model_state, key, batch)
+        return self.task.loss(self._old_units(params), model_state, key, batch)
+
+    def evaluate(
+        self, params: Params, model_state: ModelState, key: Key, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """The task's evaluation at the parameters in the old units."""
+        return self.task.evaluate(self._old_units(params), model_state, key, batch)
+
+    def _old_units(self, params: Params) -> Params:
+        return jax.tree.map(lambda p, s: (p * s).astype(p.dtype), params, self.factors)
 
 
 class Augmented(TaskFamily):

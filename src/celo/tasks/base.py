@@ -31,6 +31,17 @@ class Task(abc.ABC):
           scalars for people to read.
         """
 
+    def evaluate(
+        self, params: Params, model_state: ModelState, key: Key, batch: Batch
+    ) -> tuple[Array, dict[str, Array]]:
+        """(loss, metrics) on a batch of held-out data.
+
+        The same as `loss` unless the model behaves otherwise outside of training (averaged batch
+        statistics, no dropout); such a task has its own. The model state is read and not changed.
+        """
+        loss, (_, metrics) = self.loss(params, model_state, key, batch)
+        return loss, metrics
+
 
 class TaskFamily(abc.ABC):
     """A distribution of tasks that share shapes, and the data they draw on.

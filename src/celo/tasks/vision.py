@@ -12,6 +12,8 @@ from celo.data import Images, load_images
 from celo.errors import CeloError
 from celo.nn import truncated_normal_fan_in
 from celo.tasks.base import SPLITS, Task, TaskFamily
+from celo.tasks.objectives import cross_entropy, guessing_cap
+from celo.tasks.sources import uniform_index
 from celo.types import Array, Batch, Key, ModelState, Params
 
 CELO_DATASETS = ("mnist", "fashion_mnist", "cifar10", "digits")  # digits stand in for SVHN
@@ -46,15 +48,13 @@ class ImageMLP(Task):
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
         """Mean softmax cross-entropy in nats; metrics hold the accuracy."""
         del key
-        x, y = batch
+        x, _ = batch
         last = len(self.layers) - 2
         for i in range(last + 1):
             x = x @ params[f"layer{i}"]["w"] + params[f"layer{i}"]["b"]
             x = jax.nn.relu(x) if i < last else x
-        log_p = jax.nn.log_softmax(x)
-        chosen = jnp.sum(log_p * jax.nn.one_hot(y, self.layers[-1], dtype=log_p.dtype), axis=-1)
-        accuracy = jnp.mean(jnp.argmax(x, axis=-1) == y)
-        return -jnp.mean(chosen), (model_state, {"accuracy": accuracy})
+        loss, metrics = cross_entropy(x, batch)
+        return loss, (model_state, metrics)
 
 
 class ImageMLPs(TaskFamily):
@@ -92,7 +92,7 @@ class ImageMLPs(TaskFamily):
                 f"{sorted(classes)} and inputs {sorted(inputs)} for {', '.join(datasets)}"
             )
         self.members = tuple(datasets)
-        self.loss_cap = 1.5 * math.log(classes.copy().pop())
+        self.loss_cap = guessing_cap(classes.copy().pop())
         self.layers = (inputs.pop(), *hidden, classes.pop())
         self.batch_size = batch_size
         self._splits = {split: _stack([getattr(images, split) for images in sets]) for split in SPLITS}
@@ -111,7 +111,7 @@ class ImageMLPs(TaskFamily):
         """(x [batch, inputs] float32, standardised by the set's mean and deviation; y [batch] int32)."""
         member, data = task.member, self._splits[split]
         offset, size = jnp.asarray(data.offsets)[member], jnp.asarray(data.sizes)[member]
-        index = offset + jnp.minimum((draw * size.astype(jnp.float32)).astype(jnp.int32), size - 1)
+        index = offset + uniform_index(draw, size)
         x = jnp.asarray(data.x)[index].astype(jnp.float32)
         mean, inverse_std = jnp.asarray(self._mean)[member], jnp.asarray(self._inverse_std)[member]
         return (x - mean) * inverse_std, jnp.asarray(data.y)[index].astype(jnp.int32)

@@ -1,0 +1,59 @@
+"""Suites: fixed lists of tasks to judge optimizers by, and how each is run."""
+
+import dataclasses
+
+from celo.tasks import TaskFamily, make_task, task_at
+
+
+@dataclasses.dataclass(frozen=True)
+class SuiteTask:
+    """A task of a suite and what a training curve of it needs; the batches of an evaluation are Celo's.
+
+    Attributes:
+      name: what `load_task` takes.
+      num_steps: training steps of a run.
+      eval_every: steps between evaluations.
+    """
+
+    name: str
+    num_steps: int = 2000
+    eval_every: int = 20  # a hundred points; at Celo's 10, evaluation would cost a third of the training
+
+
+SUITES: dict[str, tuple[SuiteTask, ...]] = {
+    # Each a run of seconds on one core.
+    "laptop": tuple(
+        SuiteTask(name)
+        for name in (
+            "quadratic",
+            "breast_cancer_mlp",
+            "diabetes_mlp",
+            "china_fourier",
+            "china_siren",
+            "fashion_mnist_mlp_relu",
+            "cifar10_mlp_layernorm",
+            "cifar10_mlp_tanh",
+            "cifar10_conv",
+            "cifar10_conv_batchnorm",
+            "cifar10_conv_layernorm",
+            "fashion_mnist_resnet_groupnorm",
+            "fashion_mnist_mixer",
+            "cifar10_vit",
+            "mnist_autoencoder",
+            "cifar10_autoencoder",
+            "mnist_vae",
+            "kjv_lstm",
+            "kjv_gru",
+            "kjv_transformer",
+        )
+    )
+}
+
+
+def load_task(name: str) -> TaskFamily:
+    """The task family registered under `name`, or your own at "package.module:attribute".
+
+    Raises:
+      CeloError: if there is no such task, or its data or a package it needs cannot be had.
+    """
+    return task_at(name) if ":" in name else make_task(name)

@@ -1,0 +1,94 @@
+"""Transformers: image classification from patches, and the language model of characters."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from celo.tasks.module import ModuleFamily, classification
+from celo.tasks.objectives import cross_entropy, next_character
+from celo.tasks.patches import split_patches
+from celo.tasks.sources import image_examples, text_windows
+from celo.types import Array
+
+
+class Blocks(nn.Module):
+    """Blocks of attention and a perceptron, each behind a norm and added; positions are learned."""
+
+    depth: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        """[batch, length, width] -> the same; mask [batch, 1, length, length] says who sees whom."""
+        _, length, width = x.shape
+        x = x + self.param("positions", nn.initializers.normal(0.02), (length, width))
+        for _ in range(self.depth):
+            x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask)
+            y = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(x)))
+            x = x + nn.Dense(width)(y)
+        return nn.LayerNorm()(x)
+
+
+class VisionTransformer(nn.Module):
+    """Attention between patches, then the mean over them."""
+
+    classes: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        """Logits: [batch, height, width, channels] -> [batch, classes]."""
+        del train
+        x = nn.Dense(self.width)(split_patches(x, self.patch))
+        x = Blocks(self.depth, self.heads)(x)
+        return nn.Dense(self.classes)(x.mean(axis=1))
+
+
+class CharacterTransformer(nn.Module):
+    """Attention of each character to itself and those before it."""
+
+    characters: int
+    width: int
+    depth: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, tokens: Array, train: bool) -> Array:
+        """Logits of the next character: int32 [batch, length] -> [batch, length, characters]."""
+        del train
+        x = nn.Embed(self.characters, self.width)(tokens)
+        x = Blocks(self.depth, self.heads)(x, nn.make_causal_mask(tokens, dtype=jnp.bool_))
+        return nn.Dense(self.characters)(x)
+
+
+def vision_transformer(
+    dataset: str,
+    *,
+    size: int | None = None,
+    patch: int = 4,
+    width: int = 32,
+    depth: int = 2,
+    heads: int = 2,
+    batch_size: int = 32,
+) -> ModuleFamily:
+    """Image classification by `VisionTransformer`."""
+    source = image_examples(dataset, size=size, batch_size=batch_size)
+    module = VisionTransformer(source.classes, patch, width, depth, heads)
+    return classification(dataset, source, module, cross_entropy)
+
+
+def language_model(
+    dataset: str = "kjv",
+    *,
+    length: int = 32,
+    width: int = 32,
+    depth: int = 2,
+    heads: int = 2,
+    batch_size: int = 16,
+) -> ModuleFamily:
+    """Next characters by `CharacterTransformer`."""
+    source = text_windows(dataset, length=length, batch_size=batch_size)
+    module = CharacterTransformer(source.classes, width, depth, heads)
+    return classification(dataset, source, module, next_character)
