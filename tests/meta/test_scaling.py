@@ -158,7 +158,7 @@ def collectives(program):
 
 
 def test_only_the_gradient_and_scalars_cross_devices(topologies):
-    """One all-reduce in the loop, θ and two scalars; one after it, a scalar for each kind of task and one more."""
+    """One all-reduce in the loop, θ and two scalars; one after it, a scalar a kind and one more."""
     theta = theta_in(topologies / "start-1.npz")
     size = sum(array.nbytes for array in theta.values())
     assert size == 4 * 154
