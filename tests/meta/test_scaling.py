@@ -25,7 +25,7 @@ from celo.meta import checkpoint, hosts, outer, train
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
 
-# Largest difference between two θ, as a part of how far θ has moved; 3e-7 is what is met.
+# Largest difference between two θ, as a part of how far θ has moved; 5e-7 is the most that was met.
 TOLERANCE = 1e-5
 
 RECIPE = {
@@ -78,7 +78,7 @@ def outputs(folder):
 def finish(folder, *commands):
     """Runs them to their end; their exit statuses."""
     with processes(folder, *commands) as started:
-        return [process.wait(timeout=300) for process in started]
+        return [process.wait(timeout=1800) for process in started]
 
 
 def arrays(path):
@@ -98,7 +98,7 @@ def topologies(tmp_path_factory):
     """The folder of what topologies.py writes."""
     folder = tmp_path_factory.mktemp("topologies")
     script = Path(__file__).with_name("topologies.py")
-    subprocess.run([sys.executable, script, folder], check=True, timeout=600)
+    subprocess.run([sys.executable, script, folder], check=True)
     return folder
 
 
@@ -256,7 +256,7 @@ def test_when_a_process_is_killed_the_others_say_so_and_end(tmp_path, killed):
     with processes(tmp_path / "resumed", ["--resume", run]) as (process,):
         wait_for_rows(run, rows + 2, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == 130
+        assert process.wait(timeout=300) == 130
     steps = [row["outer_step"] for row in train.read_metrics(run / train.METRICS)]
     assert steps == list(range(10, 10 * len(steps) + 1, 10))
 
@@ -267,7 +267,7 @@ def test_a_stop_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path):
     with processes(tmp_path, *[new_run(run, **LONG)] * 2) as started:
         wait_for_rows(run, 3, started[0])
         started[1].send_signal(signal.SIGTERM)
-        assert [process.wait(timeout=60) for process in started] == [130, 130]
+        assert [process.wait(timeout=300) for process in started] == [130, 130]
     rows = train.read_metrics(run / train.METRICS)
     assert checkpoint.read_header(run / train.CHECKPOINT)["rows"] == len(rows)
     assert f"celo train --resume {run}" in outputs(tmp_path)[0]
