@@ -10,15 +10,19 @@ particles, which share a horizon.
 
 Columns, all at the recipe's number of particles:
 
-  norm       norm of the expected gradient (its estimate's own variance taken off the square)
-  noise      root of the total variance of one estimate, over that norm
   one        variance of one estimate × its inner steps, over that of PES
   long run   the same for the average over a longest horizon, ± standard error. Estimates that share noise
              are correlated, so averaging gains less than their number; this is what an outer optimizer
              that averages over many steps meets
+  norm       of the expected gradient (the estimate's own variance taken off the square); "lost" where that
+             is below twice its variance, more particles would be needed
+  noise      root of the total variance of one estimate, over that norm
   agreement  expected cosine of two independent averages that cost one longest horizon each
-  direction  cosine of the expected gradient with that of NRES, which is unbiased; being an estimate, it may
+  direction  cosine of the expected gradient with that of NRES, which is unbiased; being estimated, it may
              exceed 1
+
+Gradients have heavy tails: a few particles make most of the variance, and ratios from a few dozen of them
+hold to an order of magnitude, whatever the standard error says.
 """
 
 import argparse
@@ -48,7 +52,7 @@ from celo.types import Array, Key, Theta
 REFERENCE, UNBIASED = "pes", "nres"
 CONTESTANTS = {**ESTIMATORS, "gpes_4": partial(PES, noise_truncations=4)}
 OTHER_RUN = Path(__file__).parents[1] / "results" / "laptop-lr2e-3" / "theta.safetensors"
-COLUMNS = ("estimator", "norm", "noise", "one", "long run", "agreement", "direction")
+COLUMNS = ("estimator", "one", "long run", "norm", "noise", "agreement", "direction")
 
 
 class Moments(NamedTuple):
@@ -66,10 +70,14 @@ class Moments(NamedTuple):
         """The squared norm of the expected gradient, without what noise adds to that of `mean`."""
         return float(self.mean @ self.mean) - self.mean_variance
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether nothing can be said of the expected gradient but that noise hides it."""
+        return self.square < 2.0 * self.mean_variance
+
     def agreement(self, budget: float) -> float:
         """E a·b / E a·a for independent averages a and b that cost `budget` inner steps each."""
-        square = max(0.0, self.square)
-        return square / (square + self.long_run / budget)
+        return 0.0 if self.is_lost else self.square / (self.square + self.long_run / budget)
 
 
 def main() -> None:
@@ -227,25 +235,16 @@ def _rows(found: dict[str, Moments], budget: float) -> list[tuple[str, ...]]:
     rows = []
     for name, mine in found.items():
         ratio, error = _ratio(mine, base)
-        norm = np.sqrt(max(0.0, mine.square))
-        alignment = mine.mean @ unbiased.mean
-        if name == UNBIASED:
-            direction = "1"
-        elif min(mine.square, unbiased.square) > 0:
-            direction = f"{alignment / np.sqrt(mine.square * unbiased.square):.2f}"
-        else:
-            direction = "lost in noise"
-        rows.append(
-            (
-                name,
-                f"{norm:.3g}",
-                f"{np.sqrt(mine.one / mine.steps) / norm:.2g}" if norm else "lost in noise",
-                f"{mine.one / base.one:.2f}",
-                f"{ratio:.2f}" if mine is base else f"{ratio:.2f} ± {error:.2f}",
-                f"{mine.agreement(budget):.2f}",
-                direction,
-            )
-        )
+        norm, noise, agreement, direction = "lost", "", "", ""
+        if not mine.is_lost:
+            norm = f"{np.sqrt(mine.square):.3g}"
+            noise = f"{np.sqrt(mine.one / mine.steps / mine.square):.2g}"
+            agreement = f"{mine.agreement(budget):.2f}"
+            if not unbiased.is_lost:
+                cosine = mine.mean @ unbiased.mean / np.sqrt(mine.square * unbiased.square)
+                direction = "1" if mine is unbiased else f"{cosine:.2f}"
+        long_run = "1" if mine is base else f"{ratio:.2g} ± {error:.1g}"
+        rows.append((name, f"{mine.one / base.one:.2g}", long_run, norm, noise, agreement, direction))
     return rows
 
 
@@ -308,6 +307,8 @@ def _draw(results: dict[str, dict[str, Moments]], budget: float, path: Path) -> 
         above.set_xscale("log")
         above.set_title(title, size=10, loc="left")
         below.barh(heights, [mine.agreement(budget) for mine in found.values()], 0.6, color="#d55e00")
+        for height, mine in zip(heights, found.values(), strict=True):
+            below.annotate("lost in noise" if mine.is_lost else "", (0.02, height), va="center", size=8)
         below.set_xlim(0, 1)
         for axes in (above, below):
             axes.set_yticks(heights, list(found))
