@@ -92,8 +92,11 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
 
 def _train(options: argparse.Namespace) -> int:
     from celo.meta.recipes import Recipe, make_recipe
+    from celo.native import KERNELS
 
     overrides = _given(options, Recipe)
+    if options.kernel not in (None, *KERNELS):
+        raise unknown_name("kernel", options.kernel, KERNELS)
     if not options.checkpoint_seconds > 0:
         raise CeloError(f"--checkpoint-seconds must be positive, got {options.checkpoint_seconds}")
     if options.resume is not None and (overrides or options.recipe or options.out or options.kernel):
