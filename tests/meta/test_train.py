@@ -226,6 +226,15 @@ def test_a_checkpoint_of_other_shapes_is_refused(tmp_path):
         checkpoint.load(path, {"a": np.zeros(4, np.float32)})
 
 
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, quiet, monkeypatch):
+    """Its recipe may have other fields: the format is looked at before anything else."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", "celo-checkpoint/1")
+        checkpoint.save(tmp_path / train.CHECKPOINT, {}, {"recipe": {"learning_rate": 1e-3}, "phase": 0})
+    with pytest.raises(CeloError, match="format is 'celo-checkpoint/1', this version reads"):
+        train.resume(tmp_path, console=quiet)
+
+
 def test_a_finished_folder_is_not_overwritten(whole, quiet):
     before = (whole / train.THETA).read_bytes()
     with pytest.raises(CeloError, match="--resume"):
