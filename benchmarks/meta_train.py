@@ -14,6 +14,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from rich.table import Table
 
 from celo import native
 from celo.cli import one_device_per_core
-from celo.meta.outer import PARTICLES, PhaseProgram, phases, task_family
+from celo.meta.outer import PARTICLES, PhaseProgram, kinds_of, phases, task_families
 from celo.meta.recipes import RECIPES, Recipe, make_recipe
 from celo.optimizers import Celo
 from celo.tasks import TaskFamily
@@ -42,17 +43,19 @@ def main() -> None:
     options = parser.parse_args()
     one_device_per_core()
     recipe = make_recipe(options.recipe)  # all of them estimate by truncations
-    family = task_family(recipe)
+    families = task_families(recipe, phases(recipe)[0])
+    particles = recipe.pairs_per_task * len(kinds_of(families))
     theta = Celo().init_theta(jax.random.key(0))
 
     contestants: dict[str, tuple[Callable[[], None], float, int]] = {}
     for kernel, phase in itertools.product(options.kernels, phases(recipe)):
-        program = PhaseProgram(recipe, phase, family, kernel)
+        program = PhaseProgram(recipe, phase, families, kernel)
         call = _meta_training(program, theta)
-        inner_steps = 2 * program.num_particles * recipe.truncation_length * OUTER_STEPS
+        inner_steps = 2 * particles * recipe.truncation_length * OUTER_STEPS
         contestants[f"phase {phase.name}, {kernel}"] = (call, _timed(call), inner_steps)
-    call, inner_steps = _adam_loop(recipe, family)
-    contestants["optax.adam"] = (call, _timed(call), inner_steps)
+    loops = [_adam_loop(recipe, family) for family in families]
+    adam = partial(_each, loops)
+    contestants["optax.adam"] = (adam, _timed(adam), inner_steps)
 
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(options.repeats):
@@ -91,10 +94,14 @@ def _meta_training(program: PhaseProgram, theta) -> Callable[[], None]:
     return call
 
 
-def _adam_loop(recipe: Recipe, family: TaskFamily) -> tuple[Callable[[], None], int]:
+def _each(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()
+
+
+def _adam_loop(recipe: Recipe, family: TaskFamily) -> Callable[[], None]:
     """As many tasks as meta-training has sides of particles, trained by Adam on as many devices."""
     num = 2 * recipe.pairs_per_task * len(family.members)
-    length = recipe.truncation_length * OUTER_STEPS
     adam = optax.adam(1e-3)
 
     def start(index: Array):
@@ -126,7 +133,7 @@ def _adam_loop(recipe: Recipe, family: TaskFamily) -> tuple[Callable[[], None], 
     def call() -> None:
         jax.block_until_ready(run(*arguments))
 
-    return call, num * length
+    return call
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from celo.data import TABLES, load_photograph, load_table
 from celo.errors import CeloError
 
-SIZES = {"breast_cancer": (569, 30, 2), "diabetes": (442, 10, 0)}
+SIZES = {"breast_cancer": (569, 30, 2), "diabetes": (442, 10, 0), "wine": (178, 13, 3)}
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -40,13 +40,13 @@ def test_altered_table(monkeypatch):
 
 
 def test_photograph():
-    pixels = load_photograph()
+    pixels = load_photograph("china")
     assert (pixels.shape, pixels.dtype) == ((128, 128, 3), np.uint8)
     assert pixels[:20].mean() > 180  # the sky
     assert 60 < pixels.std() < 100
 
 
-@pytest.mark.parametrize("load", [load_photograph, lambda: load_table("diabetes")])
+@pytest.mark.parametrize("load", [lambda: load_photograph("china"), lambda: load_table("diabetes")])
 def test_missing_scikit_learn(load, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from celo.errors import CeloError
 from celo.meta import ESTIMATORS, FullES, TruncatedES, train
-from celo.meta.outer import PhaseProgram, phases, task_family
+from celo.meta.outer import PhaseProgram, phases, task_families
 from celo.meta.recipes import Recipe, make_recipe
 from celo.meta.unroll import Unroll
 from celo.optimizers import Celo
@@ -134,10 +134,10 @@ def test_particles_do_not_depend_on_their_neighbours(make_problem, name):
 
 def test_an_outer_step_of_full_es_costs_whole_lives():
     recipe = Recipe(**{**TINY, "horizon_min": 20}, estimator="full_es")
-    program = PhaseProgram(recipe, phases(recipe)[0], task_family(recipe))
+    program = PhaseProgram(recipe, phases(recipe)[0], task_families(recipe, phases(recipe)[0]))
     state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
     _, progress = program.advance(state, frozen, 3)
-    assert progress.inner_steps == 2 * program.num_particles * 20
+    assert progress.inner_steps == 2 * recipe.pairs_per_task * 20
 
 
 SLOW = ("pes", "nres", "full_es_final")  # each the same code as another one, or as the runs of test_train.py

@@ -131,7 +131,7 @@ def test_data_are_the_same(topologies, count):
     """The inner parameters come from data of which each step has its own."""
     one, many = arrays(topologies / "end-1.npz"), arrays(topologies / f"end-{count}.npz")
     for side in ("positive", "negative"):
-        name = f"[0].estimator.{side}.params['x']"
+        name = f"[0].estimators[0].{side}.params['x']"
         np.testing.assert_allclose(one[name], many[name], rtol=0, atol=1e-4)
         assert np.ptp(one[name]) > 0.1
 
@@ -227,7 +227,7 @@ def test_several_processes_need_devices_that_divide_the_particles(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "device_count", lambda: 6)
     with pytest.raises(CeloError, match=r"8 particles.*6 devices of 2 processes.*pairs_per_task"):
-        outer._devices(8, kinds=1)
+        outer._devices((8,))
 
 
 def wait_for_rows(run, rows, process):

@@ -17,7 +17,7 @@ from rich.console import Console
 from celo import native, weights
 from celo.errors import CeloError
 from celo.meta import checkpoint, train
-from celo.meta.outer import PhaseProgram, phases, task_family
+from celo.meta.outer import PhaseProgram, kinds_of, phases, task_families
 from celo.meta.recipes import Recipe, make_recipe
 from celo.optimizers import Celo
 
@@ -86,13 +86,13 @@ def test_the_first_phase_trains_the_rule_and_the_second_leaves_every_bit_of_it(t
 
 def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():
     recipe = Recipe(**TINY, weight_decay=0.1)
-    program = PhaseProgram(recipe, phases(recipe)[1], task_family(recipe))
+    program = PhaseProgram(recipe, phases(recipe)[1], task_families(recipe, phases(recipe)[1]))
     theta = Celo().init_theta(jax.random.key(0))
     state, frozen = program.init(theta, jax.random.key(1))
     before = jax.tree.map(np.array, frozen)
-    assert set(state.theta) == set(state.estimator.epsilon) == {"scheduler"}
+    assert set(state.theta) == set(state.estimators[0].epsilon) == {"scheduler"}
     state, _ = program.advance(state, frozen, 3)
-    assert set(state.theta) == set(state.estimator.epsilon) == {"scheduler"}
+    assert set(state.theta) == set(state.estimators[0].epsilon) == {"scheduler"}
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
     moved = jax.tree.map(
         lambda a, b: bool((np.asarray(a) != np.asarray(b)).any()),
@@ -104,7 +104,7 @@ def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():
 
 def test_one_call_compiles_once():
     recipe = Recipe(**TINY)
-    program = PhaseProgram(recipe, phases(recipe)[0], task_family(recipe))
+    program = PhaseProgram(recipe, phases(recipe)[0], task_families(recipe, phases(recipe)[0]))
     state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
     for count in (1, 3, 2):
         state, _ = program.advance(state, frozen, count)
@@ -277,3 +277,42 @@ def test_unknown_recipes_and_fields_list_the_nearest():
         make_recipe("quik")
     with pytest.raises(CeloError, match="unknown recipe field 'step'"):
         make_recipe("quick", step=3)
+
+
+def test_families_train_together_and_each_counts_by_its_kinds():
+    """The mixture's meta-gradient step is the one from the mean over all particles; losses go to their kinds."""
+    recipe = Recipe(**{**TINY, "tasks": "quadratic, quadratic", "scheduler_steps": 0}, average_decay=0.5)
+    families = task_families(recipe, phases(recipe)[0])
+    assert kinds_of(families) == ("quadratic", "quadratic")
+    program = PhaseProgram(recipe, phases(recipe)[0], families)
+    state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
+    assert len(state.estimators) == 2
+    first, second = (np.asarray(particles.positive.task.centre) for particles in state.estimators)
+    assert (first != second).any()  # each family has problems of its own
+    before = jax.device_get(state.theta)
+    state, progress = program.advance(state, frozen, 1)
+    assert progress.inner_steps == 2 * 2 * recipe.pairs_per_task * recipe.truncation_length
+    assert float(progress.meta_loss) == pytest.approx(float(np.mean(progress.task_losses)), rel=1e-5)
+    after, average = jax.device_get((state.theta, state.average))
+    decay = 1 / 10  # of a young average
+    jax.tree.map(
+        lambda b, a, m: np.testing.assert_allclose(m, decay * b + (1 - decay) * a, atol=1e-6),
+        before,
+        after,
+        average,
+    )
+
+
+def test_the_third_phase_trains_the_rule_alone(tmp_path, quiet, whole):
+    run = tmp_path / "run"
+    train.start(run, Recipe(**TINY, refinement_steps=20, warmup_steps=5), console=quiet, kernel=KERNEL)
+    rows = train.read_metrics(run / train.METRICS)
+    assert [row["outer_step"] for row in rows if row["phase"] == "refinement"] == [10, 20]
+    shorter = tmp_path / "shorter"
+    train.start(shorter, Recipe(**TINY, warmup_steps=5), console=quiet, kernel=KERNEL)
+    refined, two = theta_of(run), theta_of(shorter)
+    for name in two:
+        if name.startswith("scheduler/"):
+            np.testing.assert_array_equal(refined[name], two[name])
+        elif name != "update_rule/b2":
+            assert (refined[name] != two[name]).any(), name

@@ -63,8 +63,8 @@ class ShakenQuadratics(TaskFamily):
 
 
 def program_on(count, recipe=RECIPE):
-    outer._devices = lambda particles, kinds: jax.devices()[:count]
-    return outer.PhaseProgram(recipe, outer.phases(recipe)[0], ShakenQuadratics())
+    outer._devices = lambda particles: jax.devices()[:count]
+    return outer.PhaseProgram(recipe, outer.phases(recipe)[0], (ShakenQuadratics(),))
 
 
 def main(folder):

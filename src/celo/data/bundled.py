@@ -1,4 +1,4 @@
-"""Small data that lie whole inside scikit-learn: tables and a photograph. Nothing is fetched or cached."""
+"""Small data that lie whole inside scikit-learn: tables and photographs. Nothing is fetched or cached."""
 
 import hashlib
 
@@ -13,8 +13,13 @@ TABLES = {
     # name: (classes or 0, MD5 of the features and then the targets as little-endian float64)
     "breast_cancer": (2, "17c958427217681d16884a147febc48a"),
     "diabetes": (0, "76b2771a1293a3f7a42c6e4c6b6e891f"),
+    "wine": (3, "bcac3a3850b7268d9164003b94a66373"),
 }
-"""The tables: 569 tumours of 30 measures, benign or malignant; 442 diabetics of 10, progress in a year."""
+"""The tables: 569 tumours of 30 measures, benign or malignant; 442 diabetics of 10, progress in a year; 178
+wines of 13, grown by one of three."""
+
+PHOTOGRAPHS = ("china", "flower")
+"""A Chinese temple; a dahlia."""
 
 PHOTOGRAPH_PIXELS = 128
 
@@ -42,16 +47,18 @@ def load_table(name: str) -> Table:
     return Table(*split_tenths(x.astype(np.float32), y), classes)
 
 
-def load_photograph() -> np.ndarray:
-    """The middle of scikit-learn's photograph of a Chinese temple; uint8 [128, 128, 3].
+def load_photograph(name: str) -> np.ndarray:
+    """The middle of one of scikit-learn's photographs; uint8 [128, 128, 3].
 
     Raises:
-      CeloError: scikit-learn or pillow is missing.
+      CeloError: the name is unknown, or scikit-learn or pillow is missing.
     """
+    if name not in PHOTOGRAPHS:
+        raise unknown_name("photograph", name, PHOTOGRAPHS)
     try:
         from sklearn.datasets import load_sample_image
 
-        photograph = load_sample_image("china.jpg")
+        photograph = load_sample_image(f"{name}.jpg")
     except ImportError as error:
         raise missing_package("scikit-learn or pillow") from error
     # The largest square of whole 3 x 3 boxes.

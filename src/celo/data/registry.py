@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+from celo.data.compose import digits_over_photographs
 from celo.data.formats import (
     IDX_FILES,
     Arrays,
@@ -20,6 +21,7 @@ from celo.data.formats import (
     read_svhn,
 )
 from celo.data.providers import (
+    Composed,
     DebianPackage,
     Hub,
     LocalFolder,
@@ -210,6 +212,30 @@ DIGITS = DatasetInfo(
     providers=(ScikitLearnDigits(test_examples=179),),
 )
 
+MNIST_ON_CIFAR10 = DatasetInfo(
+    name="mnist_on_cifar10",
+    kind="images",
+    title="MNIST digits over CIFAR-10 photographs",
+    num_classes=10,
+    shape=(28, 28, 1),
+    train_examples=55_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="as its parts",
+    source="made in the manner of MNIST-M (Ganin and Lempitsky 2015)",
+    verify=partial(
+        check_md5,
+        array_files,
+        {
+            "train_x": "cd727a4d7f0e5f9d4e76eca55b318e58",
+            "train_y": "e86ee40d66677c011a9abda399ec8c4d",
+            "test_x": "c5c0d51f0e2ed1e52273575e2021931d",
+            "test_y": "073c3904dfbd3e141ff8aa01cfde6b15",
+        },
+    ),
+    providers=(Composed(("mnist", "cifar10"), digits_over_photographs),),
+)
+
 KJV = DatasetInfo(
     name="kjv",
     kind="text",
@@ -230,6 +256,6 @@ KJV = DatasetInfo(
 )
 
 DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for info in (MNIST, FASHION_MNIST, CIFAR10, SVHN, DIGITS, KJV)
+    info.name: info for info in (MNIST, FASHION_MNIST, CIFAR10, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV)
 }
 """The registered data sets by name."""

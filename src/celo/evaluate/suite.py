@@ -21,6 +21,19 @@ class SuiteTask:
 
 
 SUITES: dict[str, tuple[SuiteTask, ...]] = {
+    # What recipes and weights are chosen by: neither the data of meta-training nor those of evaluation.
+    "probe": tuple(
+        SuiteTask(name)
+        for name in (
+            "digits_mlp128x128",
+            "digits_autoencoder",
+            "digits_conv",
+            "digits_vit",
+            "flower_fourier",
+            "flower_siren",
+            "wine_mlp",
+        )
+    ),
     # Each a run of seconds on one core.
     "laptop": tuple(
         SuiteTask(name)
@@ -46,7 +59,7 @@ SUITES: dict[str, tuple[SuiteTask, ...]] = {
             "kjv_gru",
             "kjv_transformer",
         )
-    )
+    ),
 }
 
 

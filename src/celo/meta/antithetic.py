@@ -67,11 +67,10 @@ def es_gradient(epsilon: Theta, difference: Array, std: float) -> Theta:
 
 def truncation_estimate(trajectory: Trajectory, gradient: Theta) -> Estimate:
     """The estimate from one truncation of every particle, of which every step counts."""
-    particle_losses = jnp.mean(trajectory.losses, axis=(1, 2))
     return Estimate(
-        meta_loss=jnp.mean(particle_losses),
+        meta_loss=jnp.mean(trajectory.costs),
         gradient=gradient,
-        particle_losses=particle_losses,
+        particle_losses=jnp.mean(trajectory.losses, axis=(1, 2)),
         nonfinite=jnp.mean(trajectory.nonfinite, dtype=jnp.float32),
         inner_steps=jnp.full((), trajectory.losses.size, jnp.float32),
     )

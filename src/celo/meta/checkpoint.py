@@ -13,7 +13,7 @@ import numpy as np
 from celo.errors import CeloError
 from celo.weights import write_file
 
-FORMAT = "celo-checkpoint/2"
+FORMAT = "celo-checkpoint/3"
 _HEADER = "header"
 
 

@@ -10,7 +10,8 @@ class Trajectory(NamedTuple):
     """What happened in `length` steps of one problem."""
 
     losses: Array  # [length] float32, finite: clipped, and the cap where the loss was not finite
-    nonfinite: Array  # [length] bool: where it was not
+    costs: Array  # [length] float32, finite: what the meta-gradient lowers
+    nonfinite: Array  # [length] bool: where the loss was not finite
     ended: Array  # [length] bool: the problem reached its horizon with this step; a new one follows
 
 
@@ -39,9 +40,9 @@ class UnrolledProblem(Protocol):
 class Estimate(NamedTuple):
     """One estimate of the meta-gradient."""
 
-    meta_loss: Array  # scalar, mean over particles and sides of what is lowered
+    meta_loss: Array  # scalar, mean cost over particles and sides: what is lowered
     gradient: Theta  # mean over particles, always finite
-    particle_losses: Array  # [particles]
+    particle_losses: Array  # [particles], mean losses, for reports
     nonfinite: Array  # scalar, the fraction of inner steps whose loss was not finite
     inner_steps: Array  # float32 scalar, its cost: inner steps taken by both sides of all particles
 

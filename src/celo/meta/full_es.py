@@ -4,7 +4,7 @@ Each estimate runs every pair from a fresh start to its end, with one ε for the
 
     gradient = mean over particles of  ε (F⁺ - F⁻) / (2 σ²)
 
-F is the mean loss of the life, or its final loss: the mean over the last truncation, one step's loss being
+F is the mean cost of the life, or its final cost: the mean over the last truncation, one step's loss being
 mostly noise of its batch. Unbiased, and the only estimator here that can aim at the final loss and whose
 inner trainings see one θ from beginning to end; but θ moves once where truncations would have moved it
 horizon / K times.
@@ -37,8 +37,9 @@ class _Lives(NamedTuple):
 
     sides: Any  # problems, leaves [N, 2, ...]
     over: Array  # [N] bool: the life has ended, what `sides` does now counts no more
-    total: Array  # [N, 2], sum of the losses so far
-    latest: Array  # [N, 2], mean loss of the life's latest truncation
+    total: Array  # [N, 2], sum of the costs so far
+    latest: Array  # [N, 2], mean cost of the life's latest truncation
+    losses: Array  # [N, 2], sum of the losses so far
     nonfinite: Array  # [N], steps of both sides whose loss was not finite
     steps: Array  # [N] float32, steps each side has lived
     truncations: Array  # int32 scalar, truncations run
@@ -52,7 +53,7 @@ class FullES(GradientEstimator):
       problem: the inner problems.
       truncation_length: inner steps K between two looks at who has ended, and those of the final loss.
       std: deviation σ of the perturbations.
-      final: lower the final loss, not the mean one.
+      final: lower the final cost, not the mean one.
 
     Raises:
       CeloError: if a setting is not positive.
@@ -84,12 +85,11 @@ class FullES(GradientEstimator):
 
         epsilon, sides, keys = jax.vmap(begin)(state.number)
         lives = self._live(theta, epsilon, sides, keys)
-        losses = lives.latest if self.final else lives.total / lives.steps[:, None]
-        particle_losses = jnp.mean(losses, axis=1)
+        costs = lives.latest if self.final else lives.total / lives.steps[:, None]
         estimate = Estimate(
-            meta_loss=jnp.mean(particle_losses),
-            gradient=antithetic.es_gradient(epsilon, losses[:, 0] - losses[:, 1], self.std),
-            particle_losses=particle_losses,
+            meta_loss=jnp.mean(costs),
+            gradient=antithetic.es_gradient(epsilon, costs[:, 0] - costs[:, 1], self.std),
+            particle_losses=jnp.mean(lives.losses, axis=1) / lives.steps,
             nonfinite=jnp.sum(lives.nonfinite) / (2.0 * jnp.sum(lives.steps)),
             inner_steps=2.0 * len(keys) * self.truncation_length * lives.truncations.astype(jnp.float32),
         )
@@ -107,7 +107,8 @@ class FullES(GradientEstimator):
             ended = seen.ended[:, 0]  # both sides end together
             counts = ~lives.over[:, None] & ~antithetic.began_within(ended)
             steps = jnp.sum(counts, axis=1, dtype=jnp.float32)
-            summed = jnp.sum(jnp.where(counts[:, None], seen.losses, 0.0), axis=2)
+            summed = jnp.sum(jnp.where(counts[:, None], seen.costs, 0.0), axis=2)
+            losses = jnp.sum(jnp.where(counts[:, None], seen.losses, 0.0), axis=2)
             nonfinite = jnp.sum(counts[:, None] & seen.nonfinite, axis=(1, 2), dtype=jnp.float32)
             return _Lives(
                 sides=sides,
@@ -116,6 +117,7 @@ class FullES(GradientEstimator):
                 latest=jnp.where(
                     lives.over[:, None], lives.latest, summed / jnp.maximum(steps, 1.0)[:, None]
                 ),
+                losses=lives.losses + losses,
                 nonfinite=lives.nonfinite + nonfinite,
                 steps=lives.steps + steps,
                 truncations=lives.truncations + 1,
@@ -123,5 +125,5 @@ class FullES(GradientEstimator):
 
         none = jnp.zeros(keys.shape, jnp.float32)
         twice = jnp.zeros((*keys.shape, 2), jnp.float32)
-        lives = _Lives(sides, none > 0, twice, twice, none, none, jnp.zeros((), jnp.int32))
+        lives = _Lives(sides, none > 0, twice, twice, twice, none, none, jnp.zeros((), jnp.int32))
         return jax.lax.while_loop(lambda lives: ~jnp.all(lives.over), truncation, lives)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from celo import tree
 from celo.errors import CeloError
 from celo.meta import ESTIMATORS, hosts
 from celo.meta.estimator import GradientEstimator
+from celo.meta.objective import Objective
 from celo.meta.recipes import Recipe
 from celo.meta.unroll import Unroll
 from celo.optimizers import OPTIMIZERS
@@ -35,20 +37,28 @@ class Phase:
 
 
 def phases(recipe: Recipe) -> tuple[Phase, ...]:
-    """Celo's two phases: the rule by itself, then the scheduler on top of the finished rule."""
-    both = (
+    """Celo's two phases (the rule by itself, the scheduler on top of the finished rule), and one of ours.
+
+    The third refines the rule under the finished scheduler: without one a rule must make up its mind between
+    fast steps and calm ones, and the steps it was trained for are not those it will meet.
+    """
+    every = (
         Phase("rule", "celo_rule", ("update_rule",), recipe.rule_steps, recipe.rule_learning_rate),
         Phase("scheduler", "celo", ("scheduler",), recipe.scheduler_steps, recipe.scheduler_learning_rate),
+        Phase(
+            "refinement", "celo", ("update_rule",), recipe.refinement_steps, recipe.refinement_learning_rate
+        ),
     )
-    return tuple(phase for phase in both if phase.steps > 0)
+    return tuple(phase for phase in every if phase.steps > 0)
 
 
 class OuterState(NamedTuple):
     """Everything a phase needs to go on, bit for bit."""
 
     theta: Theta  # the groups in training
+    average: Theta  # moving average of θ, what the phase ends with
     opt_state: optax.OptState
-    estimator: Any  # particles; split over devices along the first axis
+    estimators: tuple[Any, ...]  # each family's particles; split over devices along the first axis
     key: Key
     step: Array  # int32, outer steps taken in this phase
 
@@ -56,59 +66,70 @@ class OuterState(NamedTuple):
 class Progress(NamedTuple):
     """Means over the outer steps of one call."""
 
-    meta_loss: Array
-    task_losses: Array  # [kinds of task], the meta-loss of each
+    meta_loss: Array  # mean cost: what is lowered
+    task_losses: Array  # [kinds of task], mean training losses
     gradient_norm: Array
     nonfinite: Array
     inner_steps: Array  # cost of an outer step: inner steps of both sides of all particles
 
 
-def task_family(recipe: Recipe) -> TaskFamily:
-    """The recipe's tasks, augmented as it says."""
-    family = make_task(recipe.tasks)
+def task_families(recipe: Recipe, phase: Phase) -> tuple[TaskFamily, ...]:
+    """The families of tasks that a phase trains on, augmented as the recipe says."""
+    families = tuple(make_task(name) for name in recipe.families(phase.name))
     if recipe.augmentation == "none":
-        return family
+        return families
     low, high = recipe.augmentation_low, recipe.augmentation_high
-    return Augmented(family, Reparametrisation(recipe.augmentation, low, high))
+    augmentation = Reparametrisation(recipe.augmentation, low, high)
+    return tuple(Augmented(family, augmentation) for family in families)
 
 
-def _devices(particles: int, kinds: int) -> list[Any]:
-    """As many devices as divide the particles; of several processes all, for each must have its share."""
+def kinds_of(families: Sequence[TaskFamily]) -> tuple[str, ...]:
+    """Names of all kinds of task in the families, in the order of `Progress.task_losses`."""
+    return tuple(member for family in families for member in family.members)
+
+
+def _devices(particles: Sequence[int]) -> list[Any]:
+    """As many devices as divide each family's particles; of several processes all: each needs its share."""
     count, processes = jax.device_count(), jax.process_count()
-    if processes > 1 and particles % count:
+    if processes > 1 and any(number % count for number in particles):
         raise CeloError(
-            f"{particles} particles ({kinds} kinds of task) cannot be split over the {count} devices of "
-            f"{processes} processes: choose pairs_per_task so that {count} divides pairs times kinds, or "
-            "other devices (JAX_NUM_CPU_DEVICES for each process)"
+            f"{' and '.join(map(str, particles))} particles cannot be split over the {count} devices "
+            f"of {processes} processes: choose pairs_per_task so that {count} divides pairs times kinds of "
+            "task, or other devices (JAX_NUM_CPU_DEVICES for each process)"
         )
-    return jax.devices()[: math.gcd(particles, count)]
+    return jax.devices()[: math.gcd(*particles, count)]
 
 
 class PhaseProgram:
     """The compiled computations of one phase.
 
     Groups of θ outside `phase.trains` are frozen: they are an argument, neither perturbed, nor updated,
-    nor decayed. Particles are split over as many devices as divide their number, of all processes; only
-    θ-sized sums and a few scalars cross devices.
+    nor decayed. Each family of tasks has particles of its own, `pairs_per_task` for each of its kinds, and
+    an estimator; the meta-gradient is the mean over all particles. Particles are split over as many devices
+    as divide their numbers, of all processes; only θ-sized sums and a few scalars cross devices.
 
     Raises:
       CeloError: if there are several processes and their devices do not divide the particles.
     """
 
-    def __init__(self, recipe: Recipe, phase: Phase, family: TaskFamily, kernel: str = "xla"):
-        self.recipe, self.phase, self.family = recipe, phase, family
+    def __init__(self, recipe: Recipe, phase: Phase, families: Sequence[TaskFamily], kernel: str = "xla"):
+        self.recipe, self.phase, self.families = recipe, phase, tuple(families)
         self._optimizer = OPTIMIZERS[phase.optimizer](kernel=kernel)
-        self.num_particles = recipe.pairs_per_task * len(family.members)
-        self.mesh = Mesh(_devices(self.num_particles, len(family.members)), (PARTICLES,))
-        schedule = optax.cosine_decay_schedule(
-            phase.learning_rate, max(1, phase.steps), recipe.learning_rate_end / phase.learning_rate
+        self._particles = tuple(recipe.pairs_per_task * len(family.members) for family in families)
+        self.mesh = Mesh(_devices(self._particles), (PARTICLES,))
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=0.0 if recipe.warmup_steps else phase.learning_rate,
+            peak_value=phase.learning_rate,
+            warmup_steps=recipe.warmup_steps,
+            decay_steps=max(recipe.warmup_steps + 1, phase.steps),
+            end_value=recipe.learning_rate_end,
         )
         self._outer_optimizer = optax.chain(
             optax.clip_by_global_norm(recipe.gradient_clip),
             optax.adamw(schedule, weight_decay=recipe.weight_decay),
         )
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
-        self._specs: Any = OuterState._make((whole, whole, split, whole, whole))
+        self._specs: Any = OuterState._make((whole, whole, whole, split, whole, whole))
         progress_specs: Any = Progress._make((whole, whole, whole, whole, whole))
 
         def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
@@ -118,7 +139,7 @@ class PhaseProgram:
         self._whole, self._split_up = shardings(whole), shardings(split)
         self._init_particles = jax.jit(
             jax.shard_map(
-                self._estimator_state,
+                self._estimator_states,
                 mesh=self.mesh,
                 in_specs=(whole, whole, whole, split),
                 out_specs=split,
@@ -141,12 +162,13 @@ class PhaseProgram:
         """(state, frozen): the beginning of the phase from a whole θ, and the groups it leaves alone."""
         trained, frozen = self._split(theta)
         key_particles, key = jax.random.split(key)
-        index = jnp.arange(self.num_particles, dtype=jnp.int32)
+        indices = tuple(jnp.arange(count, dtype=jnp.int32) for count in self._particles)
         everywhere = hosts.place((trained, frozen, key_particles), self._whole)
         state = OuterState(
             theta=trained,
+            average=trained,
             opt_state=self._outer_optimizer.init(trained),
-            estimator=self._init_particles(*everywhere, hosts.place(index, self._split_up)),
+            estimators=self._init_particles(*everywhere, hosts.place(indices, self._split_up)),
             key=key,
             step=jnp.zeros((), jnp.int32),
         )
@@ -155,11 +177,12 @@ class PhaseProgram:
     def shapes(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
         """What `init` returns, as shapes and dtypes: the template a checkpoint is read into."""
         trained, frozen = self._split(theta)
-        index = jax.ShapeDtypeStruct((self.num_particles,), jnp.int32)
+        indices = tuple(jax.ShapeDtypeStruct((count,), jnp.int32) for count in self._particles)
         state = OuterState(
             theta=jax.eval_shape(lambda: trained),
+            average=jax.eval_shape(lambda: trained),
             opt_state=jax.eval_shape(self._outer_optimizer.init, trained),
-            estimator=jax.eval_shape(self._estimator_state, trained, frozen, key, index),
+            estimators=jax.eval_shape(self._estimator_states, trained, frozen, key, indices),
             key=jax.eval_shape(lambda: key),
             step=jax.ShapeDtypeStruct((), jnp.int32),  # type: ignore[arg-type]
         )
@@ -178,43 +201,75 @@ class PhaseProgram:
         trained = {group: theta[group] for group in self.phase.trains}
         return trained, {group: theta[group] for group in theta if group not in trained}
 
-    def _estimator(self, frozen: Theta) -> GradientEstimator:
+    def _estimator(self, family: TaskFamily, frozen: Theta) -> GradientEstimator:
         recipe = self.recipe
         problem = Unroll(
-            family=self.family,
+            family=family,
             optimizer=self._optimizer,
             truncation_length=recipe.truncation_length,
             horizon_min=recipe.horizon_min,
             horizon_max=recipe.horizon_max,
+            objective=Objective(recipe.objective, recipe.lateness),
             frozen=frozen,
         )
         return ESTIMATORS[recipe.estimator](problem, recipe.truncation_length, recipe.std)
 
-    def _estimator_state(self, theta: Theta, frozen: Theta, key: Key, index: Array) -> Any:
-        return self._estimator(frozen).init(theta, key, index)
+    def _estimator_states(
+        self, theta: Theta, frozen: Theta, key: Key, indices: tuple[Array, ...]
+    ) -> tuple[Any, ...]:
+        return tuple(
+            self._estimator(family, frozen).init(theta, jax.random.fold_in(key, number), index)
+            for number, (family, index) in enumerate(zip(self.families, indices, strict=True))
+        )
+
+    def _mean(self, of_families: list[Any]) -> Any:
+        """The mean over families, of which each counts as much as it has particles."""
+        total = sum(self._particles)
+        shares = [count / total for count in self._particles]
+        return jax.tree.map(lambda *xs: sum(s * x for s, x in zip(shares, xs, strict=True)), *of_families)
+
+    def _average(self, average: Theta, theta: Theta, step: Array) -> Theta:
+        """The moving average after one more θ; a young one forgets its beginning faster."""
+        decay = jnp.minimum(self.recipe.average_decay, (1.0 + step) / (10.0 + step))
+        return jax.tree.map(lambda a, t: decay * a + (1.0 - decay) * t, average, theta)
 
     def _outer_steps(self, state: OuterState, frozen: Theta, count: Array) -> tuple[OuterState, Progress]:
         """Runs on each device with its share of the particles."""
-        estimator = self._estimator(frozen)
+        estimators = [self._estimator(family, frozen) for family in self.families]
 
         def one(_: Array, carry: tuple[OuterState, Progress]) -> tuple[OuterState, Progress]:
             state, total = carry
             key, key_estimate = jax.random.split(state.key)
-            estimate, particles = estimator.estimate(state.theta, state.estimator, key_estimate)
+            results = [
+                estimator.estimate(state.theta, particles, jax.random.fold_in(key_estimate, number))
+                for number, (estimator, particles) in enumerate(
+                    zip(estimators, state.estimators, strict=True)
+                )
+            ]
+            estimates = [estimate for estimate, _ in results]
             meta_loss, gradient, nonfinite = jax.lax.pmean(
-                (estimate.meta_loss, estimate.gradient, estimate.nonfinite), PARTICLES
+                self._mean([(e.meta_loss, e.gradient, e.nonfinite) for e in estimates]), PARTICLES
             )
             updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
             theta = optax.apply_updates(state.theta, updates)
-            kind_losses = nothing.task_losses.at[kinds].add(estimate.particle_losses)
+            average = self._average(state.average, theta, state.step)
+            kind_losses = nothing.task_losses.at[kinds].add(
+                jnp.concatenate([estimate.particle_losses for estimate in estimates])
+            )
             norm = tree.norm(gradient)
-            now = Progress(meta_loss, kind_losses, norm, nonfinite, estimate.inner_steps)
-            state = OuterState(theta, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
+            inner_steps = sum((estimate.inner_steps for estimate in estimates), zero)
+            now = Progress(meta_loss, kind_losses, norm, nonfinite, inner_steps)
+            particles = tuple(particles for _, particles in results)
+            state = OuterState(theta, average, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
             return state, jax.tree.map(jnp.add, total, now)
 
         zero = jnp.zeros((), jnp.float32)
-        kinds = state.estimator.number % len(self.family.members)
-        no_losses = jnp.zeros((len(self.family.members),), jnp.float32)
+        kinds, count_kinds = [], 0  # of each particle
+        for family, particles in zip(self.families, state.estimators, strict=True):
+            kinds.append(count_kinds + particles.number % len(family.members))
+            count_kinds += len(family.members)
+        kinds = jnp.concatenate(kinds)
+        no_losses = jnp.zeros((count_kinds,), jnp.float32)
         nothing = Progress(zero, no_losses, zero, zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
         task_losses, inner_steps = jax.lax.psum((total.task_losses, total.inner_steps), PARTICLES)

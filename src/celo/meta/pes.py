@@ -91,7 +91,7 @@ class PES(GradientEstimator):
         # One after another, so that only what is needed is drawn: noise for a large θ is dear.
         epsilon, earlier, used = jax.lax.map(draw, state)
         sides, trajectory = jax.vmap(run)(state, epsilon)
-        difference = trajectory.losses[:, 0] - trajectory.losses[:, 1]
+        difference = trajectory.costs[:, 0] - trajectory.costs[:, 1]
         ended = trajectory.ended[:, 0]  # both sides end together
         gradient, earlier = pes_gradient(
             difference,

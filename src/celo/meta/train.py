@@ -21,9 +21,10 @@ from rich.console import Console
 from celo import __version__, weights
 from celo.errors import CeloError
 from celo.meta import checkpoint, hosts
-from celo.meta.outer import OuterState, Phase, PhaseProgram, Progress, phases, task_family
+from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, phases, task_families
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
+from celo.tasks import TaskFamily
 from celo.types import Theta
 
 STEPS_PER_CALL = 10  # outer steps in one dispatch, and in one row of the log
@@ -86,9 +87,18 @@ class _Run:
         self.metrics = run / METRICS if hosts.is_first() else Path(os.devnull)
         self.checkpoint_seconds = checkpoint_seconds
         self.phases = phases(recipe)
-        self.family = hosts.together(lambda: task_family(recipe))  # a host may lack the data
+        self.families = hosts.together(self._all_families)  # a host may lack the data
         self.key_theta, *self.keys = jax.random.split(jax.random.key(recipe.seed), 1 + len(self.phases))
         self.seconds = 0.0  # of earlier sessions and of this one, training only
+
+    def _all_families(self) -> list[tuple[TaskFamily, ...]]:
+        """Those of each phase; phases on the same tasks share them, and so the data."""
+        made: dict[tuple[str, ...], tuple[TaskFamily, ...]] = {}
+        for phase in self.phases:
+            names = self.recipe.families(phase.name)
+            if names not in made:
+                made[names] = task_families(self.recipe, phase)
+        return [made[self.recipe.families(phase.name)] for phase in self.phases]
 
     def finish(self, saved: bytes | None) -> Path:
         """Trains to the end of the last phase, from the beginning or from a checkpoint's bytes."""
@@ -113,7 +123,7 @@ class _Run:
         bar: rich_progress.Progress,
     ) -> Theta:
         phase = self.phases[number]
-        program = PhaseProgram(self.recipe, phase, self.family, self.kernel)
+        program = PhaseProgram(self.recipe, phase, self.families[number], self.kernel)
         task = bar.add_task(
             f"phase {number + 1}: {phase.name}", total=phase.steps, loss="compiling", speed=""
         )
@@ -131,7 +141,7 @@ class _Run:
                 progress = jax.device_get(progress)
                 seconds = time.monotonic() - began
                 step, self.seconds = step + count, self.seconds + seconds
-                row = self._row(phase, step, progress, float(progress.inner_steps) * count / seconds)
+                row = self._row(number, step, progress, float(progress.inner_steps) * count / seconds)
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 speed = f"{row['inner_steps_per_second']:,.0f}/s"
@@ -144,10 +154,10 @@ class _Run:
                     raise Stopped(
                         f"stopped at outer step {step} of phase {phase.name}; state saved in {self.run}"
                     )
-        return jax.device_get({**frozen, **state.theta})
+        return jax.device_get({**frozen, **state.average})
 
     def _restore(self, saved: bytes, number: int, theta: Theta) -> tuple[OuterState, Theta]:
-        program = PhaseProgram(self.recipe, self.phases[number], self.family, self.kernel)
+        program = PhaseProgram(self.recipe, self.phases[number], self.families[number], self.kernel)
         return checkpoint.load(saved, program.shapes(theta, self.keys[number]))
 
     def _save(self, number: int, state: OuterState, frozen: Theta) -> None:
@@ -162,12 +172,13 @@ class _Run:
         whole = hosts.gather((state, frozen))
         hosts.on_first(lambda: checkpoint.save(self.run / CHECKPOINT, whole, header))
 
-    def _row(self, phase: Phase, step: int, progress: Progress, speed: float) -> dict[str, Any]:
+    def _row(self, number: int, step: int, progress: Progress, speed: float) -> dict[str, Any]:
+        kinds = kinds_of(self.families[number])
         return {
-            "phase": phase.name,
+            "phase": self.phases[number].name,
             "outer_step": step,
             "meta_loss": float(progress.meta_loss),
-            "tasks": dict(zip(self.family.members, progress.task_losses.tolist(), strict=True)),
+            "tasks": dict(zip(kinds, progress.task_losses.tolist(), strict=True)),
             "gradient_norm": float(progress.gradient_norm),
             "nonfinite_fraction": float(progress.nonfinite),
             "inner_steps_per_second": round(speed, 1),
@@ -178,7 +189,7 @@ class _Run:
         metadata = {
             "architecture": "celo",
             "recipe": json.dumps(dataclasses.asdict(self.recipe)),
-            "tasks": ",".join(self.family.members),
+            "tasks": ",".join(dict.fromkeys(kind for part in self.families for kind in kinds_of(part))),
             "version": __version__,
         }
         path = self.run / THETA

@@ -72,6 +72,6 @@ class TruncatedES(GradientEstimator):
             return epsilon, jax.tree.map(lambda x: x[0], sides), trajectory
 
         epsilon, problem, trajectory = jax.vmap(particle)(*state)
-        difference = jnp.mean(trajectory.losses[:, 0] - trajectory.losses[:, 1], axis=1)
+        difference = jnp.mean(trajectory.costs[:, 0] - trajectory.costs[:, 1], axis=1)
         gradient = antithetic.es_gradient(epsilon, difference, self.std)
         return antithetic.truncation_estimate(trajectory, gradient), TruncatedESState(state.number, problem)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from celo import tree
 from celo.errors import CeloError
 from celo.meta.estimator import Trajectory
+from celo.meta.objective import Objective
 from celo.optimizers.base import LearnedOptimizer
 from celo.tasks.base import TaskFamily, value_and_grad
 from celo.types import Array, Key, ModelState, OptState, Params, Theta
@@ -38,6 +39,7 @@ class Unroll:
       family: where tasks and data come from.
       optimizer: what trains them.
       truncation_length: K, the `length` that `run` will be called with.
+      objective: the cost of each step, which meta-training lowers.
       frozen: groups of θ that are used but not given by the estimator (not perturbed, not trained).
 
     Raises:
@@ -49,6 +51,7 @@ class Unroll:
     truncation_length: int = 50
     horizon_min: int = 100
     horizon_max: int = 2000
+    objective: Objective = dataclasses.field(default_factory=Objective)
     frozen: Theta = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
@@ -110,8 +113,11 @@ class Unroll:
             params = jax.tree.map(jnp.add, state.params, updates)
             finite = jnp.isfinite(loss)
             taken = state.step + 1
+            loss = jnp.where(finite, jnp.clip(loss, 0.0, self.family.loss_cap), self.family.loss_cap)
+            passed = taken.astype(jnp.float32) / state.num_steps.astype(jnp.float32)
             seen = Trajectory(
-                losses=jnp.where(finite, jnp.clip(loss, 0.0, self.family.loss_cap), self.family.loss_cap),
+                losses=loss,
+                costs=self.objective.cost(loss, passed, self.family.loss_cap),
                 nonfinite=~finite,
                 ended=taken >= state.num_steps,
             )

@@ -9,8 +9,9 @@ from celo.errors import unknown_name
 from celo.tasks.augment import Augmented, Reparametrisation
 from celo.tasks.base import Task, TaskFamily
 from celo.tasks.elsewhere import task_at
+from celo.tasks.image_sets import CELO_DATASETS
 from celo.tasks.quadratic import Quadratics
-from celo.tasks.vision import CELO_DATASETS, ImageMLPs
+from celo.tasks.vision import ImageMLPs
 
 
 def _suite(place: str, *args, **settings) -> Callable[..., TaskFamily]:
@@ -26,6 +27,11 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
         ImageMLPs, ("fashion_mnist",), size=28, hidden=(128, 128), batch_size=128
     ),
     "quadratic": Quadratics,
+    # More to meta-train on, at 8x8 too.
+    "small_deep_perceptrons": _suite("small_models:deep_perceptrons"),
+    "small_transformers": _suite("small_models:transformers"),
+    "small_recurrent": _suite("small_models:recurrent"),
+    "small_autoencoders": _suite("small_models:autoencoders"),
     # The evaluation suite: `celo.evaluate.suite` says which of these make it up.
     "fashion_mnist_mlp_relu": _suite("perceptrons:classifier", "fashion_mnist", hidden=(128, 128)),
     "cifar10_mlp_layernorm": _suite(
@@ -48,8 +54,15 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "kjv_gru": _suite("recurrent:language_model", cell="gru"),
     "breast_cancer_mlp": _suite("tabular:perceptron", "breast_cancer"),
     "diabetes_mlp": _suite("tabular:perceptron", "diabetes"),
-    "china_fourier": _suite("coordinates:photograph", network="fourier"),
-    "china_siren": _suite("coordinates:photograph", network="siren"),
+    "china_fourier": _suite("coordinates:photograph", "china", network="fourier"),
+    "china_siren": _suite("coordinates:photograph", "china", network="siren"),
+    # The probe that recipes and weights are chosen by: other data than those of meta-training and evaluation.
+    "digits_autoencoder": _suite("autoencoders:autoencoder", "digits", hidden=(64, 16, 64), batch_size=64),
+    "digits_conv": _suite("convnets:convnet", "digits", channels=(8, 16, 16), batch_size=32),
+    "digits_vit": _suite("transformers:vision_transformer", "digits", patch=2, width=16),
+    "flower_fourier": _suite("coordinates:photograph", "flower", network="fourier"),
+    "flower_siren": _suite("coordinates:photograph", "flower", network="siren", hidden=(32, 32)),
+    "wine_mlp": _suite("tabular:perceptron", "wine"),
 }
 
 

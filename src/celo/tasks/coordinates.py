@@ -59,13 +59,17 @@ MODULES = {"fourier": FourierPerceptron, "siren": Siren}
 
 
 def photograph(
-    *, network: Literal["fourier", "siren"], hidden: tuple[int, ...] = (64, 64), batch_size: int = 256
+    name: str,
+    *,
+    network: Literal["fourier", "siren"],
+    hidden: tuple[int, ...] = (64, 64),
+    batch_size: int = 256,
 ) -> ModuleFamily:
     """The colours of a photograph's pixels; the cap is that of being wrong by all of the range."""
-    colours = load_photograph()
+    colours = load_photograph(name)
     height, width, _ = colours.shape
     rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
     places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32)
     parts = split_tenths(places.reshape(-1, 2), colours.reshape(-1, 3).astype(np.float32) / 255)
     source = Examples(dict(zip(SPLITS, parts, strict=True)), 0, batch_size)
-    return ModuleFamily("china", source, MODULES[network](hidden), colour_error, loss_cap=1.0)
+    return ModuleFamily(name, source, MODULES[network](hidden), colour_error, loss_cap=1.0)

@@ -1,22 +1,16 @@
 """Image classification by small multi-layer perceptrons: the task set Celo is meta-trained on."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from celo.data import Images, load_images
-from celo.errors import CeloError
 from celo.nn import truncated_normal_fan_in
-from celo.tasks.base import SPLITS, Task, TaskFamily
+from celo.tasks.base import Task, TaskFamily
+from celo.tasks.image_sets import CELO_DATASETS, ImageSets
 from celo.tasks.objectives import cross_entropy, guessing_cap
-from celo.tasks.sources import uniform_index
 from celo.types import Array, Batch, Key, ModelState, Params
-
-CELO_DATASETS = ("mnist", "fashion_mnist", "cifar10", "digits")  # digits stand in for SVHN
 
 
 @jax.tree_util.register_dataclass
@@ -60,8 +54,6 @@ class ImageMLP(Task):
 class ImageMLPs(TaskFamily):
     """One perceptron architecture over one or more image sets; members are the sets.
 
-    All sets lie in one array, so that tasks on different sets can run side by side in one batch.
-
     Args:
       datasets: names known to `celo.data`, all with the same number of classes.
       size: images are resized to size x size and, with `grey`, to one channel.
@@ -81,22 +73,11 @@ class ImageMLPs(TaskFamily):
         hidden: tuple[int, ...] = (32,),
         batch_size: int = 64,
     ):
-        if not datasets:
-            raise CeloError("an image family needs at least one data set, got none")
-        sets = [load_images(name, size=size, grey=grey) for name in datasets]
-        classes = {images.num_classes for images in sets}
-        inputs = {math.prod(images.train.x.shape[1:]) for images in sets}
-        if len(classes) > 1 or len(inputs) > 1:
-            raise CeloError(
-                f"data sets of one family must share classes and image size, got classes "
-                f"{sorted(classes)} and inputs {sorted(inputs)} for {', '.join(datasets)}"
-            )
+        self._sets = ImageSets(datasets, size=size, grey=grey, batch_size=batch_size)
         self.members = tuple(datasets)
-        self.loss_cap = guessing_cap(classes.copy().pop())
-        self.layers = (inputs.pop(), *hidden, classes.pop())
+        self.loss_cap = guessing_cap(self._sets.classes)
+        self.layers = (self._sets.inputs, *hidden, self._sets.classes)
         self.batch_size = batch_size
-        self._splits = {split: _stack([getattr(images, split) for images in sets]) for split in SPLITS}
-        self._mean, self._inverse_std = _pixel_statistics(sets)
 
     def sample(self, key: Key, member: Array) -> ImageMLP:
         """The perceptron on data set `member`; tasks on one set are alike."""
@@ -105,40 +86,8 @@ class ImageMLPs(TaskFamily):
 
     def draw(self, key: Key, count: int) -> Array:
         """Uniform numbers in [0, 1), one for each example; [count, batch] float32."""
-        return jax.random.uniform(key, (count, self.batch_size), jnp.float32)
+        return self._sets.draw(key, count)
 
     def batch(self, task: ImageMLP, split: str, draw: Array) -> Batch:
         """(x [batch, inputs] float32, standardised by the set's mean and deviation; y [batch] int32)."""
-        member, data = task.member, self._splits[split]
-        offset, size = jnp.asarray(data.offsets)[member], jnp.asarray(data.sizes)[member]
-        index = offset + uniform_index(draw, size)
-        x = jnp.asarray(data.x)[index].astype(jnp.float32)
-        mean, inverse_std = jnp.asarray(self._mean)[member], jnp.asarray(self._inverse_std)[member]
-        return (x - mean) * inverse_std, jnp.asarray(data.y)[index].astype(jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Stacked:
-    """Several sets end to end: x uint8 [N, inputs], y uint8 [N], and where each set begins."""
-
-    x: np.ndarray
-    y: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-
-
-def _stack(splits: Sequence) -> _Stacked:
-    sizes = np.array([len(split.y) for split in splits], np.int32)
-    return _Stacked(
-        x=np.concatenate([split.x.reshape(len(split.x), -1) for split in splits]),
-        y=np.concatenate([split.y for split in splits]).astype(np.uint8),
-        offsets=np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int32),
-        sizes=sizes,
-    )
-
-
-def _pixel_statistics(sets: Sequence[Images]) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, 1 / standard deviation) over all training pixels of each set; float32 [sets] each."""
-    means = np.array([images.train.x.mean() for images in sets], np.float32)
-    stds = np.array([images.train.x.std() for images in sets], np.float32)
-    return means, 1.0 / stds
+        return self._sets.batch(task.member, split, draw)
