@@ -92,9 +92,7 @@ def main() -> None:
     options = parser.parse_args()
     one_device_per_core()
     recipe = make_recipe(options.recipe)
-    (family,) = task_families(
-        recipe, phases(recipe)[0]
-    )  # of one family: the recipes that differ from Celo's in nothing else
+    (family,) = task_families(recipe, phases(recipe)[0])  # one family: a recipe on Celo's tasks
     budget = _budget(recipe, family)
     console, results = Console(), {}
     for phase in phases(recipe):

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from celo import weights
 from celo.evaluate.curve import Curve, curve_at, train_curve, train_curves_over_rates
-from celo.evaluate.metrics import final_loss_ratio, iqm, smooth, speedup
+from celo.evaluate.aggregate import iqm
+from celo.evaluate.metrics import final_loss_ratio, smooth, speedup
 from celo.optimizers import celo
 from celo.tasks import TASKS, make_task
 

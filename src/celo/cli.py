@@ -46,6 +46,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     makers = {
         "train": _add_train,
         "race": _add_race,
+        "evaluate": _add_evaluate,
         "data": _add_data,
         "convert": _add_convert,
         "info": _add_info,
@@ -177,6 +178,59 @@ def _race(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser("evaluate", help="optimizers over a suite of tasks", allow_abbrev=False)
+    parser.add_argument(
+        "contestants",
+        nargs="+",
+        metavar="CONTESTANT",
+        help="bundled weights, a .safetensors file, NAME=file, a baseline (`celo info`) or baselines: all",
+    )
+    parser.add_argument("--suite", default=None, help="tasks to evaluate on (default: laptop)")
+    parser.add_argument("--task", nargs="+", default=[], metavar="TASK", help="single tasks instead")
+    parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
+    parser.add_argument("--seeds", type=int, default=3, help="how many are reported (default: 3)")
+    parser.add_argument("--out", type=Path, default=None, help="the archive (default: evaluation/SUITE)")
+    parser.add_argument("--resume", action="store_true", help="add to an archive that is there")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://host:port")
+    parser.add_argument("--kernel", default=None, help="of learned update rules, as in `celo train`")
+    parser.set_defaults(run=_evaluate)
+    return parser
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from celo.evaluate import pools, runner
+    from celo.evaluate.contestants import contestants
+    from celo.evaluate.suite import suite_tasks
+    from celo.evaluate.trials import Job, Protocol
+    from celo.native import KERNELS
+
+    sys.path.insert(0, os.getcwd())  # where a task of one's own may be
+    console, kernel = Console(), options.kernel
+    if kernel not in (None, *KERNELS):
+        raise unknown_name("kernel", kernel, KERNELS)
+    if options.seeds < 1:
+        raise CeloError(f"--seeds must be at least 1, got {options.seeds}")
+    tasks = suite_tasks(options.suite, options.task, options.steps)
+    named, protocol = contestants(options.contestants), Protocol(seeds=tuple(range(options.seeds)))
+    out: Path = options.out or Path("evaluation") / (options.suite or ("own" if options.task else "laptop"))
+    if out.exists() and any(out.iterdir()) and not options.resume:
+        raise CeloError(f"{out} already holds results; add to them with --resume or choose another --out")
+    kernel = kernel or _fastest_kernel(console)
+    jobs = [Job(task, one, protocol, kernel) for task in tasks for one in named]
+    if options.scheduler is not None:
+        with pools.dask(options.scheduler) as (pool, workers):
+            failures = runner.run_jobs(jobs, out, pool, width=2 * workers, console=console)
+    else:
+        workers = options.workers or len(os.sched_getaffinity(0))
+        with pools.local(workers) as pool:
+            failures = runner.run_jobs(jobs, out, pool, width=workers, console=console)
+    for line in failures:
+        print(f"celo: failed: {line}", file=sys.stderr)
+    return 1 if failures else 0
+
+
 def _add_data(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser("data", help="real data sets: list them, fetch them into the cache")
     parser.add_argument("action", choices=("list", "fetch"))
@@ -246,6 +300,7 @@ def _info(options: argparse.Namespace) -> int:
         return 0
 
     from celo.evaluate.baselines import BASELINES
+    from celo.evaluate.suite import SUITES
     from celo.meta import ESTIMATORS
     from celo.meta.recipes import RECIPES
     from celo.tasks import TASKS
@@ -257,6 +312,7 @@ def _info(options: argparse.Namespace) -> int:
         "recipes": RECIPES,
         "estimators": ESTIMATORS,
         "racers": ("celo", *BASELINES),
+        "suites": SUITES,
     }
     for title, names in groups.items():
         print(f"{title}: {', '.join(names)}")

@@ -21,6 +21,8 @@ EVAL_EVERY = 10  # steps between evaluations, and the batches of each: Celo's pr
 EVAL_BATCHES = 5
 FINAL_EVAL_BATCHES = 10
 
+Answer = Callable[[OptState, Params], Params]
+
 
 class Curve(NamedTuple):
     """What runs reported; NumPy arrays. A run that diverges has non-finite losses from then on.
@@ -72,6 +74,7 @@ def train_curves_over_rates(
     num_steps: int,
     seeds: Sequence[int],
     eval_every: int = EVAL_EVERY,
+    answer: Answer | None = None,
 ) -> Curve:
     """Train at every learning rate with every seed, side by side; the curve's arrays are [rates, seeds, E].
 
@@ -83,10 +86,12 @@ def train_curves_over_rates(
       num_steps: training steps.
       seeds: as in `train_curve`.
       eval_every: as in `train_curve`.
+      answer: (optimizer state, parameters) -> the parameters to evaluate, where an optimizer's answer is not
+        the point at which it takes gradients.
     """
 
     def run(rate: Array, start: _Start) -> dict[str, Any]:
-        return _train(family, make_tx(rate), num_steps, eval_every, start)
+        return _train(family, make_tx(rate), num_steps, eval_every, start, answer)
 
     starts = [_start(family, member, jnp.asarray(seed, jnp.uint32)) for seed in seeds]
     starts = jax.tree.map(lambda *x: jnp.stack(x), *starts)
@@ -196,6 +201,7 @@ def _train(
     num_steps: int,
     eval_every: int,
     start: _Start,
+    answer: Answer | None,
 ) -> dict[str, Any]:
     """{split: (losses [E], metrics [E])} of one run."""
     step = _stepper(family, start.task, tx)
@@ -203,7 +209,8 @@ def _train(
     times = jnp.minimum(jnp.arange(points, dtype=jnp.int32) * eval_every, num_steps)
 
     def evaluate(run: _Run, luck: _Luck) -> dict[str, Any]:
-        task, model = start.task, (run.params, run.model_state, luck.key)
+        params = run.params if answer is None else answer(run.opt_state, run.params)
+        task, model = start.task, (params, run.model_state, luck.key)
         loss, (_, metrics) = task.loss(*model, family.batch(task, "train", luck.draw))
         result = {
             "train": (loss, metrics),  # what is being minimised, hence as in training

@@ -1,7 +1,9 @@
 """Suites: fixed lists of tasks to judge optimizers by, and how each is run."""
 
 import dataclasses
+from collections.abc import Sequence
 
+from celo.errors import CeloError, unknown_name
 from celo.tasks import TaskFamily, make_task, task_at
 
 
@@ -61,6 +63,27 @@ SUITES: dict[str, tuple[SuiteTask, ...]] = {
         )
     ),
 }
+
+
+def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) -> tuple[SuiteTask, ...]:
+    """The tasks of a suite, "laptop" if nothing is named, or single ones; `num_steps` replaces theirs.
+
+    A task named alone that is not in a suite runs as tasks of "laptop" do.
+
+    Raises:
+      CeloError: if there is no such suite, both are given, or the steps are not positive.
+    """
+    if suite is not None and tasks:
+        raise CeloError(
+            f"--suite {suite} and --task {' '.join(tasks)}: name a suite or tasks, not both"
+        )
+    if suite is not None and suite not in SUITES:
+        raise unknown_name("suite", suite, SUITES)
+    if num_steps is not None and num_steps < 1:
+        raise CeloError(f"steps must be at least 1, got {num_steps}")
+    known = {task.name: task for members in SUITES.values() for task in members}
+    found = tuple(known.get(name, SuiteTask(name)) for name in tasks) or SUITES[suite or "laptop"]
+    return found if num_steps is None else tuple(dataclasses.replace(t, num_steps=num_steps) for t in found)
 
 
 def load_task(name: str) -> TaskFamily:

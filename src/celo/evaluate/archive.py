@@ -1,0 +1,126 @@
+"""Curves worth keeping: one small columnar file for each task and contestant, with all that led to them.
+
+An archive is a folder of files `<task>/<contestant>.npz`. Numbers are arrays, everything else is one JSON
+text in the array "config". Whoever scores a new optimizer reads the others' curves from here and runs only
+its own.
+"""
+
+import dataclasses
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from celo import weights
+from celo.errors import CeloError
+
+FORMAT = "celo-record/1"
+_METRIC = "metric:"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """All that is known of one contestant on one task; NumPy arrays, S reporting seeds, E evaluations.
+
+    Attributes:
+      task: name of the task.
+      contestant: name of the optimizer, and the schedule if it has one.
+      rate: the learning rate that tuning chose; None for who has none to be tuned.
+      steps: [E] training steps before each evaluation, from 0 to the horizon.
+      train_loss: [S, E] at the chosen rate, float32; not finite from where a run diverged.
+      valid_loss: [S, E].
+      metrics: name -> [S, E], on validation batches.
+      rates: [R] the learning rates tried, rising; empty without tuning.
+      rung_steps: [rungs] steps that the trials of each rung of tuning ran.
+      rung_losses: [rungs, R] their smoothed training loss at the end, mean of the tuning seeds; inf where one
+        diverged, NaN for a rate that was not in the rung.
+      seconds_per_step: of one training run alone; `adam_seconds_per_step` of Adam beside it.
+      config: settings, seeds, weights' sha256, versions, commit, machine, date: plain JSON.
+    """
+
+    task: str
+    contestant: str
+    rate: float | None
+    steps: np.ndarray
+    train_loss: np.ndarray
+    valid_loss: np.ndarray
+    metrics: Mapping[str, np.ndarray]
+    rates: np.ndarray
+    rung_steps: np.ndarray
+    rung_losses: np.ndarray
+    seconds_per_step: float
+    adam_seconds_per_step: float
+    config: Mapping[str, Any]
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """[S] bool: seeds whose training loss was not finite at the end."""
+        return ~np.isfinite(self.train_loss[:, -1])
+
+
+_ARRAYS = ("steps", "train_loss", "valid_loss", "rates", "rung_steps", "rung_losses")
+_PLAIN = ("task", "contestant", "rate", "seconds_per_step", "adam_seconds_per_step")
+
+
+def path_of(archive: Path, task: str, contestant: str) -> Path:
+    """Where the record of `contestant` on `task` lies; a task of one's own may have a colon in its name."""
+    return archive / task.replace(":", "+") / f"{contestant}.npz"
+
+
+def write(archive: Path, record: Record) -> Path:
+    """Write a record, whole or not at all; returns its path.
+
+    Raises:
+      CeloError: the folder or file cannot be written.
+    """
+    path = path_of(archive, record.task, record.contestant)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CeloError(f"{path.parent}: cannot be made ({error.strerror}); choose another folder") from error
+    header = {"format": FORMAT, "config": dict(record.config)}
+    header |= {name: getattr(record, name) for name in _PLAIN}
+    arrays = {name: getattr(record, name) for name in _ARRAYS}
+    arrays |= {f"{_METRIC}{name}": array for name, array in record.metrics.items()}
+    content = io.BytesIO()
+    np.savez_compressed(content, allow_pickle=False, config=np.array(json.dumps(header)), **arrays)
+    weights.write_file(path, content.getvalue())
+    return path
+
+
+def read(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+      CeloError: there is no such file, or it is damaged or of another format.
+    """
+    try:
+        with np.load(io.BytesIO(weights.read_file(path)), allow_pickle=False) as content:
+            header = json.loads(str(content["config"]))
+            if header.get("format") != FORMAT:
+                raise CeloError(
+                    f"{path} has the format {header.get('format')!r}, not {FORMAT!r}: run it again"
+                )
+            arrays = {name: content[name] for name in _ARRAYS}
+            metrics = {
+                name.removeprefix(_METRIC): content[name]
+                for name in content.files
+                if name.startswith(_METRIC)
+            }
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise CeloError(f"{path} is damaged ({error}): delete it and run it again") from error
+    plain = {name: header[name] for name in _PLAIN}
+    return Record(**plain, **arrays, metrics=metrics, config=header["config"])
+
+
+def read_all(archive: Path) -> list[Record]:
+    """Every record of an archive, by task and contestant; none if there is no such folder.
+
+    Raises:
+      CeloError: a file is damaged.
+    """
+    return [read(path) for path in sorted(archive.glob("*/*.npz"))]

@@ -1,0 +1,188 @@
+"""An evaluation: jobs over a pool of workers, every finished trial kept, so that nothing is run twice.
+
+The pool is any `concurrent.futures.Executor`: processes on this machine, or Dask's client for a cluster.
+"""
+
+import io
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich import progress as rich_progress
+from rich.console import Console
+
+from celo import weights
+from celo.errors import CeloError
+from celo.evaluate import archive
+from celo.evaluate.curve import Curve
+from celo.evaluate.trials import Job, Outcome, Trial, run_trial
+
+TRIALS = "trials"  # folder of trials whose job has no record yet
+_METRIC = "metric:"
+
+
+def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console: Console) -> list[str]:
+    """Run what has no record in `out` yet; every record and, until it is there, every trial is kept.
+
+    Args:
+      jobs: what to evaluate.
+      out: the archive, made if it is not there.
+      pool: runs trials; `width` jobs at a time are given to it.
+      console: for the progress bar.
+
+    Returns:
+      One line for each job that failed; the others have records.
+
+    Raises:
+      CeloError: the folder cannot be written, or the pool's processes died.
+    """
+    waiting = [job for job in jobs if not _record_path(job, out).exists()]
+    _make_folder(out / TRIALS)
+    machine, failures = _machine(), []
+    outcomes: dict[int, list[Outcome]] = {}
+    running: dict[Future[Outcome], tuple[int, Trial]] = {}
+    with _bar(console) as bar:
+        shown = bar.add_task("evaluating", total=len(jobs), completed=len(jobs) - len(waiting), now="")
+        ahead: Iterator[int] = iter(range(len(waiting)))
+
+        def go_on(number: int) -> None:
+            """Submit the job's next trial that is not kept already, or write its record."""
+            job, found = waiting[number], outcomes.setdefault(number, [])
+            while (trial := job.next_trial(found)) is not None:
+                kept = _read_trial(out, trial)
+                if kept is None:
+                    running[pool.submit(run_trial, trial)] = (number, trial)
+                    return
+                found.append(kept)
+            archive.write(out, job.record(found, machine))
+            for i in range(len(found)):
+                trial = job.next_trial(found[:i])
+                if trial is not None:
+                    _trial_path(out, trial).unlink(missing_ok=True)
+            end(number)
+
+        def end(number: int) -> None:
+            outcomes.pop(number, None)
+            bar.update(shown, advance=1)
+
+        try:
+            while True:
+                while len(outcomes) < width and (number := next(ahead, None)) is not None:
+                    go_on(number)
+                if not running:
+                    break
+                bar.update(shown, now=_doing(running))
+                for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    number, trial = running.pop(future)
+                    try:
+                        outcome = future.result()
+                    except BrokenProcessPool:
+                        raise
+                    except Exception as error:
+                        failures.append(f"{trial.contestant.name} on {trial.task.name}: {error}")
+                        end(number)
+                        continue
+                    _write_trial(out, trial, outcome)
+                    outcomes[number].append(outcome)
+                    go_on(number)
+        except BrokenProcessPool as error:
+            raise CeloError(
+                f"a worker process died, perhaps for want of memory; go on with --resume and fewer --workers "
+                f"(what has finished is kept in {out})"
+            ) from error
+        finally:
+            for future in running:
+                future.cancel()
+    if not any((out / TRIALS).iterdir()):
+        (out / TRIALS).rmdir()
+    return failures
+
+
+def _record_path(job: Job, out: Path) -> Path:
+    return archive.path_of(out, job.task.name, job.contestant.name)
+
+
+def _doing(running: dict[Future[Outcome], tuple[int, Trial]]) -> str:
+    names = [f"{trial.contestant.name} on {trial.task.name}" for _, trial in running.values()]
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CeloError(f"{folder}: cannot be made ({error.strerror}); choose another folder") from error
+
+
+def _trial_path(out: Path, trial: Trial) -> Path:
+    return out / TRIALS / f"{trial.digest()}.trial"
+
+
+def _write_trial(out: Path, trial: Trial, outcome: Outcome) -> None:
+    steps, train_loss, valid_loss, metrics = outcome.curve
+    arrays = {f"{_METRIC}{name}": array for name, array in metrics.items()}
+    content = io.BytesIO()
+    np.savez(
+        content,
+        allow_pickle=False,
+        steps=steps,
+        train_loss=train_loss,
+        valid_loss=valid_loss,
+        seconds=np.array(outcome.seconds),
+        **arrays,
+    )
+    weights.write_file(_trial_path(out, trial), content.getvalue())
+
+
+def _read_trial(out: Path, trial: Trial) -> Outcome | None:
+    """The outcome of a trial that has been run, if it is there and whole: one that is not is run again."""
+    path = _trial_path(out, trial)
+    if not path.exists():
+        return None
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
+            metrics = {
+                name.removeprefix(_METRIC): content[name]
+                for name in content.files
+                if name.startswith(_METRIC)
+            }
+            curve = Curve(content["steps"], content["train_loss"], content["valid_loss"], metrics)
+            return Outcome(curve, tuple(content["seconds"].tolist()))
+    except Exception:  # a bad byte may show as any of a dozen types of errors
+        path.unlink()
+        return None
+
+
+def _machine() -> dict[str, str]:
+    def commit() -> str:
+        words = ("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD")
+        try:
+            return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return "not a checkout"
+
+    return {
+        "commit": commit(),
+        "jax": jax.__version__,
+        "device": jax.devices()[0].device_kind,
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
+        "python": platform.python_version(),
+    }
+
+
+def _bar(console: Console) -> rich_progress.Progress:
+    return rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("ETA"),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[now]}"),
+        console=console,
+    )

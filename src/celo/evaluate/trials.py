@@ -1,0 +1,200 @@
+"""Trials: the units of work of an evaluation, independent of one another and the same wherever they run.
+
+A contestant with a learning rate is tuned by successive halving, by one rule for all of them: every rate of
+the grid for the first part of the steps, the best few from the start to the end, on a tuning seed; then the
+best one on the reporting seeds. A contestant without one goes straight to the reporting seeds. Every rate is
+given the schedule of the whole horizon, also where its trial stops early.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from celo import __version__
+from celo.errors import CeloError
+from celo.evaluate.archive import Record
+from celo.evaluate.baselines import PAPER_LEARNING_RATES
+from celo.evaluate.contestants import Contestant
+from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curves_over_rates
+from celo.evaluate.metrics import smooth
+from celo.evaluate.suite import SuiteTask, load_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What every contestant of an evaluation is given.
+
+    Attributes:
+      rates: the grid of learning rates.
+      first_share: share of the steps that all of the grid runs.
+      keep: how many rates run to the end.
+      tuning_seeds: seeds that rates are chosen on, apart from `seeds`.
+      seeds: seeds that are reported.
+
+    Raises:
+      CeloError: for a share outside (0, 1], no rate or seed, or seeds that are both.
+    """
+
+    rates: tuple[float, ...] = PAPER_LEARNING_RATES
+    first_share: float = 0.15
+    keep: int = 3
+    tuning_seeds: tuple[int, ...] = (1000,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self):
+        if not 0 < self.first_share <= 1:
+            raise CeloError(f"first_share must be in (0, 1], got {self.first_share}")
+        for name in ("rates", "tuning_seeds", "seeds"):
+            if not getattr(self, name):
+                raise CeloError(f"{name} is empty: name at least one")
+        if self.keep < 1:
+            raise CeloError(f"keep must be at least 1, got {self.keep}")
+        if both := set(self.seeds) & set(self.tuning_seeds):
+            raise CeloError(f"seeds {sorted(both)} are both for tuning and for reporting; keep them apart")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Runs of one contestant on one task, side by side in one program: every rate with every seed.
+
+    Attributes:
+      stop: steps run, of the task's horizon.
+      timed: whether to measure the time of a step as well, and Adam's beside it.
+    """
+
+    task: SuiteTask
+    contestant: Contestant
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    stop: int
+    timed: bool
+    kernel: str
+
+    def digest(self) -> str:
+        """A name for the trial that changes when anything it depends on does."""
+        facts = dataclasses.asdict(self)
+        facts["contestant"] = (self.contestant.name, sorted(self.contestant.facts.items()))
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class Outcome(NamedTuple):
+    """What a trial found.
+
+    Attributes:
+      curve: arrays [rates, seeds, E].
+      seconds: of a step, this contestant's and Adam's; NaN if not timed.
+    """
+
+    curve: Curve
+    seconds: tuple[float, float]
+
+
+def run_trial(trial: Trial) -> Outcome:
+    """Run a trial in this process.
+
+    Raises:
+      CeloError: if the task's data or packages, or the kernel, cannot be had.
+    """
+    family, one = load_task(trial.task.name), trial.contestant
+    make_tx = one.transform(trial.task.num_steps, trial.kernel)
+    curve = train_curves_over_rates(
+        family,
+        0,
+        make_tx,
+        trial.rates,
+        num_steps=trial.stop,
+        seeds=trial.seeds,
+        eval_every=trial.task.eval_every,
+        answer=one.answer,
+    )
+    if not trial.timed:
+        return Outcome(curve, (float("nan"), float("nan")))
+    # On one core the processor's time is the step's, undisturbed by other programs.
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    both = (make_tx(trial.rates[0]), optax.adam(1e-3))
+    times = [seconds_per_step(family, 0, tx, repeats=8, clock=clock) for tx in both]
+    return Outcome(curve, (times[0], times[1]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One contestant on one task, from the first trial to the record."""
+
+    task: SuiteTask
+    contestant: Contestant
+    protocol: Protocol
+    kernel: str
+
+    def next_trial(self, outcomes: list[Outcome]) -> Trial | None:
+        """The trial after those that have these outcomes; None when the record can be made."""
+        protocol, done = self.protocol, len(outcomes)
+        if not self.contestant.tuned:
+            return self._trial((1.0,), protocol.seeds, timed=True) if done == 0 else None
+        if done == 0:
+            stop = max(1, round(protocol.first_share * self.task.num_steps))
+            return self._trial(protocol.rates, protocol.tuning_seeds, stop=stop)
+        if done == 1:
+            order = np.argsort(final_losses(outcomes[0].curve), kind="stable")[: protocol.keep]
+            rates = tuple(sorted(protocol.rates[i] for i in order))
+            return self._trial(rates, protocol.tuning_seeds)
+        return self._trial((self._best_rate(outcomes),), protocol.seeds, timed=True) if done == 2 else None
+
+    def record(self, outcomes: list[Outcome], machine: dict[str, str]) -> Record:
+        """The record, when there is no further trial."""
+        protocol, tuned, last = self.protocol, self.contestant.tuned, outcomes[-1]
+        curve = curve_at(last.curve, 0)
+        rungs = np.full((2, len(protocol.rates)) if tuned else (0, 0), np.nan)
+        for rung in range(len(rungs)):
+            tried = protocol.rates if rung == 0 else self._second_rates(outcomes)
+            rungs[rung, [protocol.rates.index(rate) for rate in tried]] = final_losses(outcomes[rung].curve)
+        config = {
+            "task": dataclasses.asdict(self.task),
+            "protocol": dataclasses.asdict(protocol),
+            "contestant": self.contestant.facts,
+            "kernel": None if tuned else self.kernel,
+            "celo": __version__,
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            **machine,
+        }
+        return Record(
+            task=self.task.name,
+            contestant=self.contestant.name,
+            rate=self._best_rate(outcomes) if tuned else None,
+            steps=curve.steps,
+            train_loss=curve.train_loss,
+            valid_loss=curve.valid_loss,
+            metrics=curve.metrics,
+            rates=np.array(protocol.rates if tuned else (), np.float64),
+            rung_steps=np.array([o.curve.steps[-1] for o in outcomes[:-1]], np.int64),
+            rung_losses=rungs,
+            seconds_per_step=last.seconds[0],
+            adam_seconds_per_step=last.seconds[1],
+            config=json.loads(json.dumps(config)),
+        )
+
+    def _trial(
+        self, rates: tuple[float, ...], seeds: tuple[int, ...], *, stop: int = 0, timed: bool = False
+    ) -> Trial:
+        stop = stop or self.task.num_steps
+        return Trial(self.task, self.contestant, rates, seeds, stop, timed, self.kernel)
+
+    def _second_rates(self, outcomes: list[Outcome]) -> tuple[float, ...]:
+        trial = self.next_trial(outcomes[:1])
+        assert trial is not None
+        return trial.rates
+
+    def _best_rate(self, outcomes: list[Outcome]) -> float:
+        return self._second_rates(outcomes)[int(np.argmin(final_losses(outcomes[1].curve)))]
+
+
+def final_losses(curve: Curve) -> np.ndarray:
+    """[rates] smoothed training loss at the end, mean of the seeds; inf where one diverged."""
+    final = smooth(curve.train_loss)[..., -1].mean(axis=-1)
+    return np.where(np.isfinite(final), final, np.inf)

@@ -1,0 +1,246 @@
+"""Evaluations: the rule of tuning, records, what a crash leaves, and that places do not matter."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor, Future
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from celo import cli
+from celo.errors import CeloError
+from celo.evaluate import archive, runner, trials
+from celo.evaluate.baselines import BASELINES
+from celo.evaluate.contestants import contestant, contestants
+from celo.evaluate.suite import SuiteTask
+from celo.evaluate.trials import Job, Protocol, run_trial
+
+TASK = SuiteTask("quadratic", num_steps=40, eval_every=5)
+PROTOCOL = Protocol(rates=(1e-3, 1e-2, 1e-1, 1e30), first_share=0.25, keep=2, tuning_seeds=(9,), seeds=(0, 1))
+QUIET = Console(quiet=True)
+
+
+def job(name="adam", task=TASK):
+    return Job(task, contestant(name), PROTOCOL, "xla")
+
+
+class Here(Executor):
+    """Runs at once, in this process, and counts; from the trial numbered `fail` on it is as if power went."""
+
+    def __init__(self, fail=None):
+        self.trials, self.fail = [], fail
+
+    def submit(self, fn, /, *args, **kwargs):
+        if len(self.trials) == self.fail:
+            raise KeyboardInterrupt
+        self.trials.append(args[0])
+        future = Future()
+        try:
+            future.set_result(fn(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def run(jobs, out, pool):
+    return runner.run_jobs(jobs, out, pool, width=2, console=QUIET)
+
+
+def same(a, b):
+    assert (a.task, a.contestant, a.rate) == (b.task, b.contestant, b.rate)
+    for name in ("steps", "train_loss", "valid_loss", "rates", "rung_steps", "rung_losses"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An archive of two contestants on one task, run without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert run([job("adam"), job("celo")], out, Here()) == []
+    return out
+
+
+def test_a_record_holds_what_led_to_it(whole):
+    adam, celo = archive.read_all(whole)
+    assert (adam.contestant, celo.contestant) == ("adam", "celo")
+    assert adam.train_loss.shape == (2, 9)
+    assert adam.steps.tolist() == [*range(0, 40, 5), 40]
+    assert adam.rung_steps.tolist() == [10, 40]
+    first, second = adam.rung_losses
+    assert np.isinf(first[-1])  # the trial that diverged is told, not dropped
+    assert np.isfinite(second).sum() == 2
+    assert np.isnan(second).sum() == 2
+    assert adam.rate == adam.rates[np.nanargmin(second)]
+    assert celo.rate is None
+    assert celo.rung_losses.size == 0
+    assert celo.config["contestant"]["weights_sha256"]
+    assert adam.config["protocol"]["seeds"] == [0, 1]
+    assert adam.seconds_per_step > 0
+    assert not (whole / runner.TRIALS).exists()
+
+
+def test_the_second_rung_runs_the_best_of_the_first():
+    found = run_trial(job().next_trial([]))
+    second = job().next_trial([found])
+    best = np.argsort(trials.final_losses(found.curve))[:2]
+    assert set(second.rates) == {PROTOCOL.rates[i] for i in best}
+    assert second.seeds == PROTOCOL.tuning_seeds
+    assert second.stop == 40
+
+
+def test_nothing_is_run_twice(whole):
+    pool = Here()
+    assert run([job("adam"), job("celo")], whole, pool) == []
+    assert pool.trials == []
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2, 3])
+def test_an_interrupted_evaluation_goes_on_with_the_next_trial(tmp_path, whole, survived):
+    with pytest.raises(KeyboardInterrupt):
+        run([job("adam"), job("celo")], tmp_path, Here(fail=survived))
+    pool = Here()
+    assert run([job("adam"), job("celo")], tmp_path, pool) == []
+    assert survived + len(pool.trials) <= 4 + 1  # one may have been in hand
+    for a, b in zip(archive.read_all(whole), archive.read_all(tmp_path), strict=True):
+        same(a, b)
+
+
+def test_a_damaged_trial_is_run_again(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run([job("adam")], tmp_path, Here(fail=2))
+    for path in (tmp_path / runner.TRIALS).iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert run([job("adam")], tmp_path, Here()) == []
+    same(archive.read_all(whole)[0], archive.read_all(tmp_path)[0])
+
+
+def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
+    bad = job("adam", SuiteTask("no_such_task", 10))
+    (line,) = run([bad, job("celo")], tmp_path, Here())
+    assert "adam on no_such_task" in line
+    assert [record.contestant for record in archive.read_all(tmp_path)] == ["celo"]
+
+
+def test_a_damaged_record_is_an_error_that_says_what_to_do(tmp_path, whole):
+    path = tmp_path / "quadratic" / "adam.npz"
+    path.parent.mkdir()
+    path.write_bytes((whole / "quadratic" / "adam.npz").read_bytes()[:200])
+    with pytest.raises(CeloError, match=r"adam.npz is damaged .* run it again"):
+        archive.read(path)
+
+
+def test_contestants_by_name_and_file(tmp_path):
+    assert len(contestants(["baselines"])) == len(BASELINES)
+    theta = tmp_path / "theta.safetensors"
+    assert cli.main(["convert", "celo", str(tmp_path / "theta.state")]) == 0
+    assert cli.main(["convert", str(tmp_path / "theta.state"), str(theta)]) == 0
+    assert contestant(f"mine={theta}").name == "mine"
+    assert contestant(str(theta)).name == "theta"
+    for text in ("adamm", f"adam={theta}", f"a/b={theta}"):
+        with pytest.raises(CeloError):
+            contestant(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"seeds": ()}, "seeds is empty"),
+        ({"seeds": (9,), "tuning_seeds": (9,)}, r"seeds \[9\]"),
+        ({"first_share": 0.0}, "first_share"),
+        ({"keep": 0}, "keep"),
+    ],
+)
+def test_bad_protocols(settings, words):
+    with pytest.raises(CeloError, match=words):
+        Protocol(**settings)
+
+
+def test_the_command_refuses_to_mix_with_an_older_archive(tmp_path, whole, capsys):
+    assert cli.main(["evaluate", "adam", "--task", "quadratic", "--out", str(whole)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    for words in (["--suite", "lap"], ["--suite", "laptop", "--task", "quadratic"], ["--steps", "0"]):
+        assert cli.main(["evaluate", "adam", "--out", str(tmp_path / "new"), *words]) == 2
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_records(tmp_path, whole):
+    from celo.evaluate import pools
+
+    with pools.local(2) as pool:
+        assert runner.run_jobs([job("adam"), job("celo")], tmp_path, pool, width=2, console=QUIET) == []
+    for a, b in zip(archive.read_all(whole), archive.read_all(tmp_path), strict=True):
+        np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=1e-4)
+        assert a.rate == b.rate
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """(address, worker processes) of a Dask scheduler with two workers, each a process of its own."""
+    pytest.importorskip("distributed", reason="needs celo[cluster]")
+    file = tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = (sys.executable, "-m", "distributed.cli.dask_scheduler")
+    scheduler = subprocess.Popen(
+        (*command, "--port", "0", "--no-dashboard", "--scheduler-file", str(file)), **quiet
+    )
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    command = (sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file))
+    flags = ("--nthreads", "1", "--no-dashboard", "--no-nanny")
+    workers = [subprocess.Popen((*command, *flags), **quiet) for _ in range(2)]
+    import json
+
+    try:
+        yield json.loads(file.read_text())["address"], workers
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path, whole, cluster):
+    from celo.evaluate import pools
+
+    address, workers = cluster
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with pools.dask(address) as (_, count):
+                if count == 2:
+                    break
+        except CeloError:
+            pass
+        assert time.monotonic() < deadline, "the workers did not come"
+        time.sleep(0.5)
+    killed = []
+
+    class Killing(Executor):
+        """Kills one worker once it has been given a second trial."""
+
+        def __init__(self, pool):
+            self.pool = pool
+
+        def submit(self, fn, /, *args, **kwargs):
+            future = self.pool.submit(fn, *args)
+            killed.append(future)
+            if len(killed) == 2:
+                time.sleep(1.0)
+                os.kill(workers[0].pid, signal.SIGKILL)
+            return future
+
+    out = tmp_path / "out"
+    with pools.dask(address) as (pool, count):
+        failures = runner.run_jobs(
+            [job("adam"), job("celo")], out, Killing(pool), width=2 * count, console=QUIET
+        )
+    assert failures == []
+    assert workers[0].wait() == -signal.SIGKILL
+    for a, b in zip(archive.read_all(whole), archive.read_all(out), strict=True):
+        np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=1e-4)
+        assert a.rate == b.rate
