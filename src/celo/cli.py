@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import sys
 import typing
@@ -282,6 +283,9 @@ def _add_info(commands: Any) -> argparse.ArgumentParser:
         "info", help="weights and their model card; what tasks and recipes there are"
     )
     parser.add_argument("weights", nargs="?", default=None, help="a bundled name or a .safetensors file")
+    parser.add_argument(
+        "--measure", action="store_true", help="run the recipe's tasks under the weights: their meta-loss"
+    )
     parser.set_defaults(run=_info)
     return parser
 
@@ -297,7 +301,11 @@ def _info(options: argparse.Namespace) -> int:
         facts = weights.card(options.weights) if options.weights in weights.bundled() else found.metadata
         for key, value in facts.items():
             print(f"  {key}: {value}")
+        if options.measure:
+            _measure(found.theta, facts["recipe"])
         return 0
+    if options.measure:
+        raise CeloError("--measure needs weights to be measured: celo info celo --measure")
 
     from celo.evaluate.baselines import BASELINES
     from celo.evaluate.suite import SUITES
@@ -317,6 +325,17 @@ def _info(options: argparse.Namespace) -> int:
     for title, names in groups.items():
         print(f"{title}: {', '.join(names)}")
     return 0
+
+
+def _measure(theta: Any, recipe: Any) -> None:
+    from celo.meta.measure import measure
+    from celo.meta.recipes import Recipe
+
+    settings = Recipe(**(json.loads(recipe) if isinstance(recipe, str) else recipe))
+    found = measure(theta, settings, kernel=_fastest_kernel(Console()))
+    print(f"measured meta-loss: {found.meta_loss:.4f} ± {found.standard_error:.4f} (standard error)")
+    for name, loss in found.task_losses.items():
+        print(f"  {name:28s} mean training loss {loss:.4f}")
 
 
 def _add_fields(parser: Any, config: type) -> None:

@@ -280,7 +280,7 @@ def test_unknown_recipes_and_fields_list_the_nearest():
 
 
 def test_families_train_together_and_each_counts_by_its_kinds():
-    """The mixture's meta-gradient step is the one from the mean over all particles; losses go to their kinds."""
+    """Each family has problems of its own, and its losses go to its own kinds."""
     recipe = Recipe(**{**TINY, "tasks": "quadratic, quadratic", "scheduler_steps": 0}, average_decay=0.5)
     families = task_families(recipe, phases(recipe)[0])
     assert kinds_of(families) == ("quadratic", "quadratic")

@@ -19,7 +19,7 @@ _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00
 
 
 def show(run: Path, theta: Path, console: Console) -> None:
-    """Prints each task's meta-loss at the beginning and end of each phase and draws the curve."""
+    """Prints each task's loss at the beginning and end of each phase, and draws the curves."""
     rows = read_metrics(run / METRICS)
     for phase in dict.fromkeys(row["phase"] for row in rows):
         console.print(_phase_table([row for row in rows if row["phase"] == phase], phase))
@@ -33,21 +33,37 @@ def show(run: Path, theta: Path, console: Console) -> None:
 
 def _phase_table(rows: list[dict[str, Any]], phase: str) -> Table:
     window = max(1, len(rows) // 10)
-    table = Table("task", "first tenth", "last tenth", "change", title=f"meta-loss, phase {phase}")
-    for name in (*rows[0]["tasks"], "mean"):
-        series = [row["meta_loss"] if name == "mean" else row["tasks"][name] for row in rows]
+    table = Table("training loss on", "first tenth", "last tenth", "change", title=f"phase {phase}")
+    changes: dict[str, float] = {}
+    for name in rows[0]["tasks"]:
+        series = [row["tasks"][name] for row in rows]
         before, after = float(np.mean(series[:window])), float(np.mean(series[-window:]))
-        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after / before - 1:+.1%}")
+        changes[name] = after / before - 1
+        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{changes[name]:+.1%}")
+    lowered = [row["meta_loss"] for row in rows]
+    before, after = float(np.mean(lowered[:window])), float(np.mean(lowered[-window:]))
+    table.add_section()
+    table.add_row("meta-loss, what is lowered", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
     bad = float(np.mean([row["nonfinite_fraction"] for row in rows]))
-    before = float(np.mean([row["meta_loss"] for row in rows[:window]]))
-    after = float(np.mean([row["meta_loss"] for row in rows[-window:]]))
-    advice = "" if after < before else "\nno improvement: try more outer steps, or half the learning rate"
-    table.caption = f"non-finite inner steps: {bad:.2%}{advice}"
+    table.caption = f"non-finite inner steps: {bad:.2%}\n{_advice(changes, before, after, bad)}"
     return table
 
 
+def _advice(changes: dict[str, float], before: float, after: float, bad: float) -> str:
+    """What a phase did, in a sentence, and what to try where it did not do well."""
+    best, worst = min(changes, key=changes.__getitem__), max(changes, key=changes.__getitem__)
+    if bad > 0.01:
+        return "many inner steps diverged: halve the learning rate, or lower --gradient-clip"
+    if not after < before:
+        return "no improvement: try half the learning rate, more outer steps, or more pairs per task"
+    text = f"improved most on {best} ({changes[best]:+.0%})"
+    if changes[worst] > 0.02:
+        text += f"; {worst} got worse ({changes[worst]:+.0%}): more outer steps, or other tasks beside it"
+    return text
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Meta-loss by outer step, one panel a phase, faint rows and a running mean for each task; a PNG.
+    """Training losses by outer step, one panel a phase, faint rows and a running mean for each task; a PNG.
 
     Raises:
       ImportError: without matplotlib.
@@ -61,8 +77,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
         mine = [row for row in rows if row["phase"] == phase]
         steps = np.array([row["outer_step"] for row in mine])
         lines = {name: [row["tasks"][name] for row in mine] for name in mine[0]["tasks"]}
-        lines = {"mean": [row["meta_loss"] for row in mine], **lines}
-        for (name, losses), colour in zip(lines.items(), ("black", *_TASK_COLOURS), strict=False):
+        lines = {**lines, "mean": np.mean(list(lines.values()), axis=0).tolist()}
+        for (name, losses), colour in zip(lines.items(), _colours(len(lines)), strict=True):
             window = max(1, len(losses) // 50)
             smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
             axes.plot(steps, losses, color=colour, alpha=0.12, linewidth=0.6)
@@ -80,9 +96,14 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
         axes.set_xlabel("outer step")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
-    panels[0].set_ylabel("meta-loss (mean training loss over the unroll)")
+    panels[0].set_ylabel("training loss, mean over the unroll")
     figure.savefig(path)
     return path
+
+
+def _colours(count: int) -> list[str]:
+    """Of the tasks, round and round, and black for their mean."""
+    return [_TASK_COLOURS[i % len(_TASK_COLOURS)] for i in range(count - 1)] + ["black"]
 
 
 def write_card(run: Path, theta: Path) -> Path:
@@ -101,8 +122,8 @@ def write_card(run: Path, theta: Path) -> Path:
         "seconds": rows[-1]["seconds"],
         "final_meta_loss": float(np.mean([row["meta_loss"] for row in last])),
         "known_limits": (
-            "Meta-trained on small perceptrons to lower the training loss: other models, horizons outside "
-            "the recipe's, and validation loss are extrapolation."
+            "Meta-trained on small models and their training loss: large models, horizons outside the "
+            "recipe's, and validation loss are extrapolation."
         ),
         "licence": "Apache-2.0",
     }
