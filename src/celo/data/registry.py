@@ -10,10 +10,12 @@ from celo.data.formats import (
     IDX_FILES,
     Arrays,
     array_files,
+    check_balance,
     check_md5,
     check_svhn,
     cifar_files,
     idx_files,
+    read_cifar100_bin,
     read_cifar_bin,
     read_cifar_png,
     read_idx_set,
@@ -170,6 +172,24 @@ CIFAR10 = DatasetInfo(
     ),
 )
 
+CIFAR100 = DatasetInfo(
+    name="cifar100",
+    kind="images",
+    title="CIFAR-100 colour photographs, fine labels",
+    num_classes=100,
+    shape=(32, 32, 3),
+    train_examples=45_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="none stated",
+    source="Krizhevsky 2009",
+    verify=partial(check_balance, 100),
+    providers=(
+        LocalFolder(read_cifar100_bin, "train.bin and test.bin"),
+        Hub("uoft-cs/cifar100", "img", label="fine_label"),
+    ),
+)
+
 SVHN = DatasetInfo(
     name="svhn",
     kind="images",
@@ -256,6 +276,6 @@ KJV = DatasetInfo(
 )
 
 DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for info in (MNIST, FASHION_MNIST, CIFAR10, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV)
+    info.name: info for info in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV)
 }
 """The registered data sets by name."""

@@ -56,6 +56,47 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "diabetes_mlp": _suite("tabular:perceptron", "diabetes"),
     "china_fourier": _suite("coordinates:photograph", "china", network="fourier"),
     "china_siren": _suite("coordinates:photograph", "china", network="siren"),
+    # Celo's own evaluation tasks at their published sizes; those under the names of other sets than were
+    # published are substitutes, where the published ones cannot be had.
+    "cifar10_mlp_layernorm_full": _suite(
+        "perceptrons:classifier", "cifar10", hidden=(128, 128, 128), layer_norm=True
+    ),
+    "cifar10_mlp_tanh_full": _suite(
+        "perceptrons:classifier", "cifar10", hidden=(128, 128, 128), activation=jax.numpy.tanh
+    ),
+    **{
+        f"{dataset}_conv{suffix}_full": _suite(
+            "convnets:convnet", dataset, channels=(32, 64, 64), norm=norm, batch_size=128
+        )
+        for dataset in ("cifar10", "cifar100", "fashion_mnist")
+        for suffix, norm in (("", "none"), ("_batchnorm", "batch"), ("_layernorm", "layer"))
+    },
+    **{
+        f"{dataset}_vit_{shape}": _suite(
+            "transformers:vision_transformer", dataset, patch=16, batch_size=128, **sizes
+        )
+        for dataset in ("cifar10", "cifar100")
+        for shape, sizes in (
+            ("wideshallow", {"width": 384, "depth": 6, "heads": 6}),
+            ("skinnydeep", {"width": 128, "depth": 10, "heads": 4}),
+        )
+    },
+    "kjv_transformer_lm0": _suite(
+        "transformers:language_model", width=20, depth=1, heads=5, length=8, batch_size=4, dropout=0.1
+    ),
+    "kjv_transformer_lm2": _suite(
+        "transformers:language_model", width=32, depth=2, heads=4, length=8, batch_size=8, dropout=0.1
+    ),
+    "kjv_transformer_lm5": _suite(
+        "transformers:language_model", width=32, depth=1, heads=4, length=32, batch_size=8, dropout=0.1
+    ),
+    **{
+        f"kjv_{cell}256": _suite(
+            "recurrent:language_model", cell=cell, width=256, embedding=128, length=32, batch_size=128
+        )
+        for cell in ("lstm", "gru")
+    },
+    "cifar10_autoencoder_full": _suite("autoencoders:autoencoder", "cifar10", batch_size=256),
     # The probe that recipes and weights are chosen by: other data than those of meta-training and evaluation.
     "digits_autoencoder": _suite("autoencoders:autoencoder", "digits", hidden=(64, 16, 64), batch_size=64),
     "digits_conv": _suite("convnets:convnet", "digits", channels=(8, 16, 16), batch_size=32),

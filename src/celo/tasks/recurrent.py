@@ -18,12 +18,13 @@ class CharacterRNN(nn.Module):
     characters: int
     cell: Literal["lstm", "gru"]
     width: int
+    embedding: int
 
     @nn.compact
     def __call__(self, tokens: Array, train: bool) -> Array:
         """Logits of the next character: int32 [batch, length] -> [batch, length, characters]."""
         del train
-        x = nn.Embed(self.characters, self.width)(tokens)
+        x = nn.Embed(self.characters, self.embedding)(tokens)
         x = nn.RNN(CELLS[self.cell](self.width))(x)
         return nn.Dense(self.characters)(x)
 
@@ -34,9 +35,10 @@ def language_model(
     cell: Literal["lstm", "gru"],
     length: int = 32,
     width: int = 64,
+    embedding: int = 64,
     batch_size: int = 16,
 ) -> ModuleFamily:
     """Next characters by `CharacterRNN`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
-    module = CharacterRNN(source.classes, cell, width)
+    module = CharacterRNN(source.classes, cell, width, embedding)
     return classification(dataset, source, module, next_character)

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from celo.tasks.module import ModuleFamily, classification
+from celo.tasks.module import NOISE, ModuleFamily, classification
 from celo.tasks.objectives import cross_entropy, next_character
 from celo.tasks.patches import split_patches
 from celo.tasks.sources import image_examples, text_windows
@@ -15,16 +15,18 @@ class Blocks(nn.Module):
 
     depth: int
     heads: int
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    def __call__(self, x: Array, train: bool, mask: Array | None = None) -> Array:
         """[batch, length, width] -> the same; mask [batch, 1, length, length] says who sees whom."""
+        drop = nn.Dropout(self.dropout, deterministic=not train, rng_collection=NOISE)
         _, length, width = x.shape
         x = x + self.param("positions", nn.initializers.normal(0.02), (length, width))
         for _ in range(self.depth):
-            x = x + nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask)
+            x = x + drop(nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask))
             y = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(x)))
-            x = x + nn.Dense(width)(y)
+            x = x + drop(nn.Dense(width)(y))
         return nn.LayerNorm()(x)
 
 
@@ -40,9 +42,8 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Logits: [batch, height, width, channels] -> [batch, classes]."""
-        del train
         x = nn.Dense(self.width)(split_patches(x, self.patch))
-        x = Blocks(self.depth, self.heads)(x)
+        x = Blocks(self.depth, self.heads)(x, train)
         return nn.Dense(self.classes)(x.mean(axis=1))
 
 
@@ -53,13 +54,14 @@ class CharacterTransformer(nn.Module):
     width: int
     depth: int
     heads: int
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, tokens: Array, train: bool) -> Array:
         """Logits of the next character: int32 [batch, length] -> [batch, length, characters]."""
-        del train
         x = nn.Embed(self.characters, self.width)(tokens)
-        x = Blocks(self.depth, self.heads)(x, nn.make_causal_mask(tokens, dtype=jnp.bool_))
+        mask = nn.make_causal_mask(tokens, dtype=jnp.bool_)
+        x = Blocks(self.depth, self.heads, self.dropout)(x, train, mask)
         return nn.Dense(self.characters)(x)
 
 
@@ -86,9 +88,10 @@ def language_model(
     width: int = 32,
     depth: int = 2,
     heads: int = 2,
+    dropout: float = 0.0,
     batch_size: int = 16,
 ) -> ModuleFamily:
     """Next characters by `CharacterTransformer`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
-    module = CharacterTransformer(source.classes, width, depth, heads)
+    module = CharacterTransformer(source.classes, width, depth, heads, dropout)
     return classification(dataset, source, module, next_character)
