@@ -47,7 +47,7 @@ def made_up(name, *, size=None, grey=False):
 
 @pytest.fixture
 def sets(monkeypatch):
-    monkeypatch.setattr("celo.tasks.vision.load_images", made_up)
+    monkeypatch.setattr("celo.tasks.image_sets.load_images", made_up)
     return tuple(SETS)
 
 
@@ -264,7 +264,7 @@ def test_sets_that_do_not_fit_together(monkeypatch):
         images = made_up("dark", size=size, grey=grey)
         return images._replace(num_classes=26) if name == "letters" else images
 
-    monkeypatch.setattr("celo.tasks.vision.load_images", load)
+    monkeypatch.setattr("celo.tasks.image_sets.load_images", load)
     with pytest.raises(CeloError, match=r"classes \[10, 26\] and inputs \[16\] for dark, letters"):
         ImageMLPs(("dark", "letters"), size=4)
 
@@ -279,7 +279,7 @@ def test_registered_tasks_are_callable_and_named_after_their_settings(sets, monk
         seen.append((name, size, grey))
         return made_up("dark", size=size or 28, grey=grey)
 
-    monkeypatch.setattr("celo.tasks.vision.load_images", load)
+    monkeypatch.setattr("celo.tasks.image_sets.load_images", load)
     monkeypatch.setattr("celo.tasks.sources.load_images", load)
     text = np.arange(100, dtype=np.uint8) % 2
     monkeypatch.setattr("celo.tasks.sources.load_text", lambda name: Text(text, text, text, "ab"))

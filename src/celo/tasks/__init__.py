@@ -21,7 +21,7 @@ def _suite(place: str, *args, **settings) -> Callable[..., TaskFamily]:
 
 TASKS: dict[str, Callable[..., TaskFamily]] = {
     "celo_image_mlps": ImageMLPs,  # the meta-training set: all four image sets at 8x8, 64-32-10
-    **{f"{name}_8x8_mlp32": partial(ImageMLPs, (name,)) for name in (*CELO_DATASETS, "svhn")},
+    **{f"{name}_8x8_mlp32": partial(ImageMLPs, (name,)) for name in (*CELO_DATASETS, "digits", "svhn")},
     "digits_mlp128x128": partial(ImageMLPs, ("digits",), hidden=(128, 128)),
     "fashion_mnist_mlp128x128": partial(
         ImageMLPs, ("fashion_mnist",), size=28, hidden=(128, 128), batch_size=128
