@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celo import native, weights
-from celo.cli import one_device_per_core
+from celo.cli.settings import one_device_per_core
 from celo.meta import ESTIMATORS, PES, GradientEstimator
 from celo.meta.outer import PARTICLES, Phase, phases, task_families
 from celo.meta.recipes import RECIPES, Recipe, make_recipe

@@ -21,8 +21,8 @@ from rich.progress import track
 from rich.table import Table
 
 from celo import weights
-from celo.evaluate.curve import Curve, curve_at, train_curve, train_curves_over_rates
 from celo.evaluate.aggregate import iqm
+from celo.evaluate.curve import Curve, curve_at, train_curve, train_curves_over_rates
 from celo.evaluate.metrics import final_loss_ratio, smooth, speedup
 from celo.optimizers import celo
 from celo.tasks import TASKS, make_task

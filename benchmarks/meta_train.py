@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celo import native
-from celo.cli import one_device_per_core
+from celo.cli.settings import one_device_per_core
 from celo.meta.outer import PARTICLES, PhaseProgram, kinds_of, phases, task_families
 from celo.meta.recipes import RECIPES, Recipe, make_recipe
 from celo.optimizers import Celo
@@ -47,11 +47,11 @@ def main() -> None:
     particles = recipe.pairs_per_task * len(kinds_of(families))
     theta = Celo().init_theta(jax.random.key(0))
 
+    inner_steps = 2 * particles * recipe.truncation_length * OUTER_STEPS
     contestants: dict[str, tuple[Callable[[], None], float, int]] = {}
     for kernel, phase in itertools.product(options.kernels, phases(recipe)):
         program = PhaseProgram(recipe, phase, families, kernel)
         call = _meta_training(program, theta)
-        inner_steps = 2 * particles * recipe.truncation_length * OUTER_STEPS
         contestants[f"phase {phase.name}, {kernel}"] = (call, _timed(call), inner_steps)
     loops = [_adam_loop(recipe, family) for family in families]
     adam = partial(_each, loops)

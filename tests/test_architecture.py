@@ -16,15 +16,20 @@ LAYERS = {
     1: ["features"],
     2: ["optimizers.*", "tasks.*"],
     3: [
-        *("meta", "meta.hosts", "meta.estimator", "meta.unroll"),
+        *("meta", "meta.hosts", "meta.estimator", "meta.unroll", "meta.objective"),
         *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
-        *("evaluate", "evaluate.curve", "evaluate.metrics", "evaluate.baselines"),
+        *("evaluate", "evaluate.curve", "evaluate.baselines", "evaluate.look", "evaluate.archive"),
+        *("evaluate.metrics", "evaluate.aggregate", "evaluate.targets"),
     ],
     4: [
-        *("meta.recipes", "meta.outer", "meta.train", "meta.checkpoint", "meta.report"),
+        *("meta.recipes", "meta.outer", "meta.train", "meta.checkpoint", "meta.report", "meta.measure"),
+        *("evaluate.contestants", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
+        "evaluate.inner_training",
         *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),
+        *("evaluate.leaderboard", "evaluate.leaderboard_report"),
+        *("evaluate.leaderboard_figures", "evaluate.leaderboard_page"),
     ],
-    5: ["cli"],
+    5: ["cli.*"],
 }
 
 # Besides: (importer, never imports), each with all that is below it.
@@ -52,6 +57,8 @@ THIRD_PARTIES = {
     "convert": {"numpy", "msgpack"},
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate.metrics": {"numpy"},
+    "evaluate.aggregate": {"numpy"},
+    "evaluate.targets": {"numpy"},
 }
 
 FILES = sorted(SRC.rglob("*.py"))

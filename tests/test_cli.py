@@ -42,6 +42,8 @@ MISTAKES = {
     "race --rates 1e-3 -1": ["-1"],
     "race --weights no/such.safetensors": ["no/such.safetensors"],
     "race --weights cello": ["'cello'"],
+    "report no/such/records": ["no/such/records"],
+    "report . --smoothing 1": ["--smoothing", "1"],
     "data fetch mnits": ["'mnits'", "nearest first: mnist"],
     "data burn": ["'burn'"],
     "convert": ["source"],

@@ -15,7 +15,16 @@ FRAMEWORKS = ("jax", "jaxlib", "optax", "torch", "tensorflow")
 
 
 @pytest.mark.parametrize(
-    "module", ["celo", "celo.errors", "celo.weights", "celo.convert", "celo.data", "celo.evaluate.metrics"]
+    "module",
+    [
+        "celo",
+        "celo.errors",
+        "celo.weights",
+        "celo.convert",
+        "celo.data",
+        "celo.evaluate.metrics",
+        "celo.evaluate.aggregate",
+    ],
 )
 def test_import_loads_no_framework(module):
     code = f"import sys, {module}; print(*(set({FRAMEWORKS}) & set(sys.modules)))"

@@ -83,7 +83,36 @@ def test_scores_over_many_seeds_are_those_of_each_seed():
     np.testing.assert_array_equal(metrics.speedup(STEPS, curves, reference), one_by_one)
 
 
-def test_iqm_drops_a_quarter_at_each_end():
-    assert metrics.iqm([100.0, 1.0, 2.0, -50.0]) == 1.5
-    assert metrics.iqm([[1.0, 2.0], [3.0, 1000.0]]) == 2.5
-    assert metrics.iqm([1.0, 2.0, 6.0]) == 3.0  # a quarter of three is less than one
+@pytest.mark.parametrize(
+    ("curve", "target", "first"),
+    [
+        ([4.0, 3.0, 2.0, 1.0, 0.5], 2.0, 20.0),
+        ([4.0, 3.0, 2.0, 1.0, 0.5], 0.4, np.inf),
+        ([1.0, 2.0, 2.0, 2.0, 2.0], 1.0, 40.0),  # the start is not an achievement
+        ([4.0, 3.0, 2.0, 1.0, np.nan], 2.0, np.inf),
+        ([4.0, 3.0, 2.0, 1.0, 0.5], np.nan, np.nan),
+    ],
+)
+def test_steps_to_target(curve, target, first):
+    np.testing.assert_equal(metrics.steps_to_target(STEPS, curve, target), first)
+
+
+def test_relative_cost_needs_both_times():
+    cost = metrics.relative_cost([3.0, 1.0, np.nan, 1.0], [1.0, 2.0, 1.0, 0.0])
+    np.testing.assert_equal(cost, [3.0, 0.5, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("loss", "steps"),
+    [
+        (8.0, 0.0),  # no better than the start
+        (2.0, 10.0),
+        (1.5, 20.0),  # half way between the new minima at 10 and 30
+        (1.0, 30.0),
+        (0.1, 30.0),  # the yardstick ends here
+        (np.nan, 0.0),
+        (np.inf, 0.0),
+    ],
+)
+def test_equivalent_steps_are_read_off_the_running_minimum(loss, steps):
+    assert metrics.equivalent_steps(loss, STEPS, [4.0, 2.0, 3.0, 1.0, 1.0]) == steps

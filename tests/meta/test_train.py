@@ -287,7 +287,7 @@ def test_families_train_together_and_each_counts_by_its_kinds():
     program = PhaseProgram(recipe, phases(recipe)[0], families)
     state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
     assert len(state.estimators) == 2
-    first, second = (np.asarray(particles.positive.task.centre) for particles in state.estimators)
+    first, second = (np.asarray(particles.positive.task.task.centre) for particles in state.estimators)
     assert (first != second).any()  # each family has problems of its own
     before = jax.device_get(state.theta)
     state, progress = program.advance(state, frozen, 1)

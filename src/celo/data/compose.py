@@ -1,9 +1,37 @@
 """Data sets made of others."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
 from celo.data.formats import Arrays
+from celo.data.providers import Report
 from celo.data.resize import resize_images
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A set made of other registered sets."""
+
+    parts: tuple[str, ...]
+    make: Callable[..., Arrays]  # called with the arrays of each part
+
+    @property
+    def title(self) -> str:
+        """What it is made of."""
+        return f"made of {' and '.join(self.parts)}"
+
+    def remedy(self, folder: Path) -> str:
+        """How to get the parts."""
+        return f"celo data fetch {' '.join(self.parts)}"
+
+    def arrays(self, folder: Path, report: Report) -> Arrays:
+        """Fetch the parts and make it."""
+        from celo.data.load import fetch  # the parts are sets like any other, which load through here
+
+        return self.make(*(dict(np.load(fetch(name, report=report))) for name in self.parts))
 
 
 def digits_over_photographs(digits: Arrays, photographs: Arrays) -> Arrays:

@@ -251,29 +251,6 @@ class ScikitLearnDigits:
 
 
 @dataclass(frozen=True)
-class Composed:
-    """A set made of other registered sets."""
-
-    parts: tuple[str, ...]
-    make: Callable[..., Arrays]  # called with the arrays of each part
-
-    @property
-    def title(self) -> str:
-        """What it is made of."""
-        return f"made of {' and '.join(self.parts)}"
-
-    def remedy(self, folder: Path) -> str:
-        """How to get the parts."""
-        return f"celo data fetch {' '.join(self.parts)}"
-
-    def arrays(self, folder: Path, report: Report) -> Arrays:
-        """Fetch the parts and make it."""
-        from celo.data.load import fetch  # the parts are sets like any other, which load through here
-
-        return self.make(*(dict(np.load(fetch(name, report=report))) for name in self.parts))
-
-
-@dataclass(frozen=True)
 class Hub:
     """The hub that the `datasets` library reads, where the user has that library installed."""
 

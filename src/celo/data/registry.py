@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from celo.data.compose import digits_over_photographs
+from celo.data.compose import Composed, digits_over_photographs
 from celo.data.formats import (
     IDX_FILES,
     Arrays,
@@ -23,7 +23,6 @@ from celo.data.formats import (
     read_svhn,
 )
 from celo.data.providers import (
-    Composed,
     DebianPackage,
     Hub,
     LocalFolder,

@@ -117,6 +117,11 @@ def read(path: Path) -> Record:
     return Record(**plain, **arrays, metrics=metrics, config=header["config"])
 
 
+def bundled(suite: str) -> Path:
+    """The folder of records on a suite that the package brings along; it may not be there."""
+    return Path(__file__).parent / "records" / suite
+
+
 def read_all(archive: Path) -> list[Record]:
     """Every record of an archive, by task and contestant; none if there is no such folder.
 

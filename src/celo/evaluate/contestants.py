@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -65,7 +66,7 @@ def contestant(text: str) -> Contestant:
     if name in BASELINES or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
     theta = load_theta(found.theta, Celo.theta_groups)
-    plain = {group: {k: np.asarray(v) for k, v in leaves.items()} for group, leaves in theta.items()}
+    plain = jax.tree.map(np.asarray, theta)  # other processes and machines are sent it
     return Contestant(name, plain, {"weights_sha256": found.sha256})
 
 

@@ -1,68 +1,17 @@
 """The figure of a race: loss against steps and, on the same loss axis, final loss against learning rate."""
 
-import importlib.util
 import io
 import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from celo.errors import CeloError
 from celo.evaluate import metrics
 from celo.evaluate.curve import curve_at
+from celo.evaluate.look import DARK, LIGHT, Label, Look, place_labels, rate_text, require_matplotlib
 
 if TYPE_CHECKING:  # race draws what it found
     from celo.evaluate.race import Contestant, RaceResult
-
-
-class _Look(NamedTuple):
-    """Colours of one figure; lines from the Okabe-Ito set, which the colour-blind can tell apart."""
-
-    paper: str
-    ink: str
-    soft: str
-    grid: str
-    celo: str
-    others: tuple[str, ...]
-
-
-_LIGHT = _Look(
-    paper="#ffffff",
-    ink="#1f2328",
-    soft="#6b737d",
-    grid="#c3c8cf",
-    celo="#d55e00",
-    others=("#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9"),
-)
-_DARK = _Look(
-    paper="#15171c",
-    ink="#e4e6ea",
-    soft="#9aa1ab",
-    grid="#4a505a",
-    celo="#ff8c42",
-    others=("#4fa8e8", "#2fc79a", "#e39bc4", "#e6b93c", "#9ad4f5"),
-)
-
-
-class _Label(NamedTuple):
-    """A text to stand right of a line's end."""
-
-    loss: float
-    text: str
-    colour: str
-    bold: bool
-
-
-def rate_text(rate: float) -> str:
-    """A learning rate as people write it: 1e-3, 2.5e-4."""
-    digits, exponent = f"{rate:.2e}".split("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def require_matplotlib() -> None:
-    """Raise CeloError if figures cannot be drawn."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise CeloError("figures need Matplotlib, which is not installed; pip install 'celo[plots]'")
 
 
 def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> bytes:
@@ -75,23 +24,8 @@ def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> 
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    look = _DARK if dark else _LIGHT
-    style: dict[Any, Any] = {
-        "font.family": "DejaVu Sans",  # comes with Matplotlib: the same figure everywhere
-        "font.size": 10.5,
-        "text.color": look.ink,
-        "axes.labelcolor": look.soft,
-        "axes.edgecolor": look.grid,
-        "axes.facecolor": look.paper,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.facecolor": look.paper,
-        "xtick.color": look.grid,
-        "ytick.color": look.grid,
-        "xtick.labelcolor": look.soft,
-        "ytick.labelcolor": look.soft,
-    }
-    with rc_context(style):
+    look = DARK if dark else LIGHT
+    with rc_context(look.style()):
         figure = Figure(figsize=(12, 6.75))
         _compose(figure, result, look)
         figure.text(0.06, 0.945, textwrap.fill(title, 98), fontsize=14, fontweight="bold", va="top")
@@ -101,7 +35,7 @@ def draw(result: "RaceResult", title: str, note: str, *, dark: bool = False) -> 
     return buffer.getvalue()
 
 
-def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
+def _compose(figure: Any, result: "RaceResult", look: Look) -> None:
     """Both panels; `soft` lines in the left one are the learning rates that were not chosen."""
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.75, 1))
     figure.subplots_adjust(left=0.06, right=0.97, top=0.82, bottom=0.21, wspace=0.4)
@@ -129,12 +63,12 @@ def _compose(figure: Any, result: "RaceResult", look: _Look) -> None:
         axes.set_xlabel(xlabel)
         axes.grid(axis="y", color=look.grid, linewidth=0.5, alpha=0.45)
         axes.minorticks_off()
-    _place_labels(left, labels)
+    place_labels(left, labels)
 
 
 def _draw_curves(
-    axes: Any, result: "RaceResult", contestant: "Contestant", colour: str, look: _Look
-) -> list[_Label]:
+    axes: Any, result: "RaceResult", contestant: "Contestant", colour: str, look: Look
+) -> list[Label]:
     """Loss against steps: the rows of the table in colour, Adam's other rates in grey."""
     rows = [row for row in result.rows if row.optimizer == contestant.optimizer]
     labels = []
@@ -145,7 +79,7 @@ def _draw_curves(
                 mean = metrics.trailing_mean(curve.train_loss).mean(axis=0)
                 axes.plot(curve.steps, mean, color=look.grid, linewidth=0.9, zorder=1)
                 if len(result.contestants) == 2:  # with more there is no room
-                    labels.append(_Label(mean[-1], rate_text(rate or 0), look.soft, False))
+                    labels.append(Label(mean[-1], rate_text(rate or 0), look.soft, False))
     for row in rows:
         losses = metrics.trailing_mean(row.curve.train_loss)
         mean, learned, tuned = losses.mean(axis=0), "learned" in row.roles, "tuned" in row.roles
@@ -163,11 +97,11 @@ def _draw_curves(
         )
         name = "Celo" if learned else f"{row.optimizer} {rate_text(row.learning_rate or 0)}"
         roles = "" if learned else " default" if not tuned else " tuned"
-        labels.append(_Label(mean[-1], name + roles, colour, learned))
+        labels.append(Label(mean[-1], name + roles, colour, learned))
     return labels
 
 
-def _draw_finals(axes: Any, contestant: "Contestant", colour: str, look: _Look) -> None:
+def _draw_finals(axes: Any, contestant: "Contestant", colour: str, look: Look) -> None:
     """Final loss against learning rate: a line right across for Celo, a valley for the others."""
     final = metrics.trailing_mean(contestant.curves.train_loss)[..., -1]
     low, mean, high = final.min(axis=1), final.mean(axis=1), final.max(axis=1)
@@ -199,36 +133,3 @@ def _draw_finals(axes: Any, contestant: "Contestant", colour: str, look: _Look) 
                 ha="center",
                 va="top",
             )
-
-
-def _place_labels(axes: Any, labels: list[_Label]) -> None:
-    """Labels right of the last step, at their line's height but never on top of each other."""
-    axes.figure.draw_without_rendering()  # settles the axes, so that heights in points are known
-    low, high = axes.get_ylim()
-    points = axes.get_window_extent().height * 72 / axes.figure.dpi
-    spacing = 14 / points
-    labels = [label for label in labels if np.isfinite(label.loss)]
-    heights = np.array([np.log(max(label.loss, low) / low) / np.log(high / low) for label in labels])
-    order = np.argsort(heights)
-    placed = np.clip(heights[order], 0, 1)
-    for _ in range(200):  # neighbours that overlap push each other apart
-        gaps = np.diff(placed)
-        push = np.maximum(spacing - gaps, 0) / 2
-        if not push.size or push.max() < 1e-4:
-            break
-        placed[:-1] -= push
-        placed[1:] += push
-        placed = np.maximum(placed, 0)
-    for height, index in zip(placed, order, strict=True):
-        label = labels[index]
-        axes.annotate(
-            label.text,
-            (1, height),
-            xycoords="axes fraction",
-            xytext=(8, 0),
-            textcoords="offset points",
-            color=label.colour,
-            fontweight="bold" if label.bold else "normal",
-            fontsize=11 if label.bold else 9,
-            va="center",
-        )

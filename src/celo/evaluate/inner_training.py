@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from celo.optimizers import UpdateRule
 from celo.tasks import ImageMLPs, Task, TaskFamily
 from celo.tasks.base import value_and_grad
+from celo.tasks.vision import ImageMLP
 from celo.types import Array, Batch, Key, ModelState, Params
 
 
@@ -30,7 +31,7 @@ class Episode(NamedTuple):
 class InnerTraining(Task):
     """Mean loss of an inner training, to be lowered over the weights of the rule that does it."""
 
-    inner: Task
+    inner: ImageMLP
 
     def init(self, key: Key) -> tuple[Params, ModelState]:
         """Fresh weights of the rule."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 SMOOTHING = 0.9  # the paper's
+SMOOTHING_VELO = 0.95  # learned_optimization's, for curves of more points
 WINDOW = 5  # evaluations in a trailing mean: the last 5% of a race
 
 
@@ -63,6 +64,26 @@ def final_loss_ratio(final: ArrayLike, reference: ArrayLike) -> Any:
     return np.where(np.isfinite(reference), ratio, np.nan)[()]
 
 
+def steps_to_target(steps: ArrayLike, smoothed: ArrayLike, target: ArrayLike) -> Any:
+    """The first step at which a smoothed curve is at or below `target`, float64 [...]; inf if none is.
+
+    A hit at step 0 counts as one at the end, so that a target that is worth nothing earns nothing; a run that
+    has diverged at its end has reached nothing; NaN where the target is not finite.
+
+    Args:
+      steps: the evaluation points [E], rising; the last is the horizon T.
+      smoothed: smoothed losses [..., E].
+      target: [...] or a scalar.
+    """
+    steps, smoothed = np.asarray(steps, np.float64), np.asarray(smoothed, np.float64)
+    target = np.broadcast_to(np.asarray(target, np.float64), smoothed.shape[:-1])
+    hit = smoothed <= target[..., None]
+    first = steps[np.argmax(hit, axis=-1)]
+    first = np.where(first == 0, steps[-1], first)
+    reached = hit.any(axis=-1) & np.isfinite(smoothed[..., -1])
+    return np.where(np.isfinite(target), np.where(reached, first, np.inf), np.nan)[()]
+
+
 def speedup(steps: ArrayLike, smoothed: ArrayLike, reference: ArrayLike) -> Any:
     """T / the first step at which a smoothed curve is at or below the reference, float64 [...].
 
@@ -74,22 +95,39 @@ def speedup(steps: ArrayLike, smoothed: ArrayLike, reference: ArrayLike) -> Any:
       smoothed: smoothed losses [..., E].
       reference: last smoothed loss of tuned Adam, [...] or a scalar.
     """
-    steps, smoothed = np.asarray(steps, np.float64), np.asarray(smoothed, np.float64)
-    reference = np.broadcast_to(np.asarray(reference, np.float64), smoothed.shape[:-1])
-    hit = smoothed <= reference[..., None]
-    first = steps[np.argmax(hit, axis=-1)]
-    first = np.where(first == 0, steps[-1], first)
-    reached = hit.any(axis=-1) & np.isfinite(smoothed[..., -1])
-    score = np.where(reached, steps[-1] / first, 0.0)
-    return np.where(np.isfinite(reference), score, np.nan)[()]
+    return np.asarray(steps, np.float64)[-1] / steps_to_target(steps, smoothed, reference)
 
 
-def iqm(scores: ArrayLike) -> float:
-    """Interquartile mean: the mean without the lowest and the highest quarter (rounded down) of all scores.
+def relative_cost(seconds: ArrayLike, reference_seconds: ArrayLike) -> Any:
+    """How many steps of the reference one step takes the time of, float64; NaN where a time is not known.
+
+    A speedup divided by it is the speedup in time, a number of steps multiplied by it the steps of the
+    reference that fit in the same time.
 
     Args:
-      scores: at least one number, any shape; the paper pools tasks and seeds.
+      seconds: of one training step, batch and gradient included.
+      reference_seconds: the same of the reference, on the same machine and task.
     """
-    ordered = np.sort(np.asarray(scores, np.float64), axis=None)
-    cut = len(ordered) // 4
-    return float(np.mean(ordered[cut : len(ordered) - cut]))
+    seconds, reference_seconds = np.asarray(seconds, np.float64), np.asarray(reference_seconds, np.float64)
+    known = (seconds > 0) & (reference_seconds > 0)
+    return np.where(known, seconds / np.where(known, reference_seconds, 1.0), np.nan)[()]
+
+
+def equivalent_steps(losses: ArrayLike, steps: ArrayLike, envelope: ArrayLike) -> Any:
+    """Steps in which a reference first gets as low as each loss, interpolated, float64: VeLO's yardstick.
+
+    Divided by the steps that the loss took it is a speedup which, unlike `speedup`, also tells apart those
+    that never reach the reference's last loss. It ends at the last step of the reference, which should
+    therefore run for longer; learned_optimization takes tuned Adam's for 100,000 steps, smoothed with
+    `SMOOTHING_VELO`. 0 for a loss that is not finite.
+
+    Args:
+      losses: any shape.
+      steps: [E] of the reference, rising.
+      envelope: [E] finite smoothed losses of the reference; their running minimum counts.
+    """
+    losses, envelope = np.asarray(losses, np.float64), np.asarray(envelope, np.float64)
+    lowest = np.minimum.accumulate(envelope)
+    new = np.append(True, lowest[1:] < lowest[:-1])
+    found = np.interp(-losses, -lowest[new], np.asarray(steps, np.float64)[new])
+    return np.where(np.isfinite(losses), found, 0.0)[()]

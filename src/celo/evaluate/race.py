@@ -25,9 +25,10 @@ from rich.table import Table
 import celo
 from celo import weights as weights_files
 from celo.errors import CeloError, unknown_name
-from celo.evaluate import figure, metrics, report
+from celo.evaluate import metrics, report
 from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES
 from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curves_over_rates
+from celo.evaluate.look import require_matplotlib
 from celo.optimizers import celo as celo_transform
 from celo.tasks import TASKS, TaskFamily, make_task
 from celo.types import Theta
@@ -158,7 +159,7 @@ def run_race(config: RaceConfig, *, console: Console) -> RaceResult:
         a family of several kinds.
     """
     begin = time.perf_counter()
-    figure.require_matplotlib()
+    require_matplotlib()
     weights = weights_files.load(config.weights)
     celo_transform(config.steps, weights=weights.theta)  # refuses weights that do not fit
     family = make_task(config.task)

@@ -16,7 +16,8 @@ from rich.table import Table
 from celo.evaluate import metrics
 from celo.evaluate.baselines import DEFAULT_RATES
 from celo.evaluate.curve import Curve
-from celo.evaluate.figure import draw, rate_text
+from celo.evaluate.figure import draw
+from celo.evaluate.look import rate_text
 from celo.weights import write_file
 
 if TYPE_CHECKING:  # race imports this module to show what it found

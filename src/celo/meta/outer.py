@@ -251,7 +251,7 @@ class PhaseProgram:
                 self._mean([(e.meta_loss, e.gradient, e.nonfinite) for e in estimates]), PARTICLES
             )
             updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
-            theta = optax.apply_updates(state.theta, updates)
+            theta: Theta = jax.tree.map(jnp.add, state.theta, updates)
             average = self._average(state.average, theta, state.step)
             kind_losses = nothing.task_losses.at[kinds].add(
                 jnp.concatenate([estimate.particle_losses for estimate in estimates])

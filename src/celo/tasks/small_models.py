@@ -45,8 +45,8 @@ class RowGRU(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """Logits: [batch, SIZE * SIZE] -> [batch, classes]."""
         del train
-        x = nn.RNN(nn.GRUCell(self.width))(x.reshape(len(x), SIZE, SIZE))
-        return nn.Dense(self.classes)(x[:, -1])
+        rows = nn.RNN(nn.GRUCell(self.width))(x.reshape(len(x), SIZE, SIZE))
+        return nn.Dense(self.classes)(rows[:, -1])  # type: ignore[index]
 
 
 @jax.tree_util.register_dataclass

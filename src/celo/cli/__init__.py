@@ -1,0 +1,63 @@
+"""The command line: celo train, race, evaluate, report, data, convert, info. A group of commands a file."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from celo import __version__
+from celo.cli.evaluate import add_evaluate, add_race, add_report
+from celo.cli.files import add_convert, add_data, add_info
+from celo.cli.settings import INTERRUPTED
+from celo.cli.train import add_train
+from celo.errors import CeloError, unknown_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status. A user's mistake is one line on stderr and status 2."""
+    try:
+        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        return options.run(options)
+    except CeloError as error:
+        print(f"celo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("celo: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CeloError(f"{message}; see `{self.prog} --help`")
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="celo", description="Learned optimizers: meta-train them, race them, use them.")
+    parser.add_argument("--version", action="version", version=f"celo {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    makers = {
+        "train": add_train,
+        "race": add_race,
+        "evaluate": add_evaluate,
+        "report": add_report,
+        "data": add_data,
+        "convert": add_convert,
+        "info": add_info,
+    }
+    parsers = {name: add(commands) for name, add in makers.items()}
+    if not arguments or arguments[0] not in ("-h", "--help", "--version", *makers):
+        if not arguments:
+            parser.print_help()
+            raise SystemExit(2)
+        raise unknown_name("command", arguments[0], makers)
+    options, extra = parser.parse_known_args(arguments)
+    if extra:
+        known = parsers[arguments[0]]._option_string_actions
+        raise unknown_name(
+            f"option of `celo {arguments[0]}`", extra[0], [o for o in known if o.startswith("--")]
+        )
+    return options

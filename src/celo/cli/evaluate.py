@@ -1,0 +1,140 @@
+"""celo race, celo evaluate and celo report."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from celo.cli.settings import add_fields, fastest_kernel, given
+from celo.errors import CeloError, unknown_name
+
+
+def add_race(commands: Any) -> argparse.ArgumentParser:
+    """Adds `celo race` to the commands."""
+    from celo.evaluate.race import RaceConfig
+
+    parser = commands.add_parser("race", help="Celo beside tuned optimizers on one task", allow_abbrev=False)
+    add_fields(parser, RaceConfig)
+    parser.set_defaults(run=_race)
+    return parser
+
+
+def _race(options: argparse.Namespace) -> int:
+    from celo.evaluate.race import RaceConfig, run_race
+
+    run_race(RaceConfig(**given(options, RaceConfig)), console=Console())
+    return 0
+
+
+def add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    """Adds `celo evaluate` to the commands."""
+    parser = commands.add_parser("evaluate", help="optimizers over a suite of tasks", allow_abbrev=False)
+    parser.add_argument(
+        "contestants",
+        nargs="+",
+        metavar="CONTESTANT",
+        help="bundled weights, a .safetensors file, NAME=file, a baseline (`celo info`) or baselines: all",
+    )
+    parser.add_argument("--suite", default=None, help="tasks to evaluate on (default: laptop)")
+    parser.add_argument("--task", nargs="+", default=[], metavar="TASK", help="single tasks instead")
+    parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
+    parser.add_argument("--seeds", type=int, default=3, help="how many are reported (default: 3)")
+    parser.add_argument("--out", type=Path, default=None, help="the archive (default: evaluation/SUITE)")
+    parser.add_argument("--resume", action="store_true", help="add to an archive that is there")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://host:port")
+    parser.add_argument("--kernel", default=None, help="of learned update rules, as in `celo train`")
+    parser.set_defaults(run=_evaluate)
+    return parser
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from celo.evaluate import pools, runner
+    from celo.evaluate.contestants import contestants
+    from celo.evaluate.suite import suite_tasks
+    from celo.evaluate.trials import Job, Protocol
+    from celo.native import KERNELS
+
+    sys.path.insert(0, os.getcwd())  # where a task of one's own may be
+    console, kernel = Console(), options.kernel
+    if kernel not in (None, *KERNELS):
+        raise unknown_name("kernel", kernel, KERNELS)
+    if options.seeds < 1:
+        raise CeloError(f"--seeds must be at least 1, got {options.seeds}")
+    tasks = suite_tasks(options.suite, options.task, options.steps)
+    named, protocol = contestants(options.contestants), Protocol(seeds=tuple(range(options.seeds)))
+    out: Path = options.out or Path("evaluation") / (options.suite or ("own" if options.task else "laptop"))
+    if out.exists() and any(out.iterdir()) and not options.resume:
+        raise CeloError(f"{out} already holds results; add to them with --resume or choose another --out")
+    kernel = kernel or fastest_kernel(console)
+    jobs = [Job(task, one, protocol, kernel) for task in tasks for one in named]
+    if options.scheduler is not None:
+        with pools.dask(options.scheduler) as (pool, workers):
+            failures = runner.run_jobs(jobs, out, pool, width=2 * workers, console=console)
+    else:
+        workers = options.workers or len(os.sched_getaffinity(0))
+        with pools.local(workers) as pool:
+            failures = runner.run_jobs(jobs, out, pool, width=workers, console=console)
+    for line in failures:
+        print(f"celo: failed: {line}", file=sys.stderr)
+    _show_standings(out, options.suite or "laptop", [one.name for one in named], console)
+    return 1 if failures else 0
+
+
+def _show_standings(out: Path, suite: str, names: list[str], console: Console) -> None:
+    """The table of those evaluated beside Adam, whose records may be the package's own."""
+    from celo.evaluate import archive
+    from celo.evaluate.leaderboard import REFERENCE, leaderboard
+    from celo.evaluate.leaderboard_report import show
+
+    mine = archive.read_all(out)
+    have = {(record.task, record.contestant) for record in mine}
+    tasks = {record.task for record in mine}
+    known = [r for r in archive.read_all(archive.bundled(suite)) if r.task in tasks]
+    records = mine + [r for r in known if (r.task, r.contestant) not in have]
+    if any(record.contestant == REFERENCE for record in records):
+        show(leaderboard(records, contestants=list(dict.fromkeys((*names, REFERENCE)))), console)
+    console.print(f"records: {out}; `celo report {out}` draws them", highlight=False)
+
+
+def add_report(commands: Any) -> argparse.ArgumentParser:
+    """Adds `celo report` to the commands."""
+    parser = commands.add_parser("report", help="a leaderboard of what was evaluated", allow_abbrev=False)
+    parser.add_argument(
+        "archives", nargs="+", type=Path, metavar="FOLDER", help="what `celo evaluate` wrote; several are one"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), help="folder of the report (default: report)"
+    )
+    parser.add_argument("--reference", default="adam", help="whom all stand beside (default: adam)")
+    parser.add_argument(
+        "--contestants", nargs="+", default=[], metavar="NAME", help="who is shown (default: all)"
+    )
+    parser.add_argument(
+        "--all-tasks", action="store_true", help="aggregate over all tasks that each has, not the common ones"
+    )
+    parser.add_argument(
+        "--smoothing", type=float, default=0.9, help="decay of the curves' moving average (default: 0.9)"
+    )
+    parser.set_defaults(run=_report)
+    return parser
+
+
+def _report(options: argparse.Namespace) -> int:
+    from celo.evaluate.leaderboard_report import write_report
+
+    if not 0 <= options.smoothing < 1:
+        raise CeloError(f"--smoothing must be at least 0 and below 1, got {options.smoothing}")
+    write_report(
+        options.archives,
+        options.out,
+        console=Console(),
+        reference=options.reference,
+        contestants=options.contestants,
+        common=not options.all_tasks,
+        smoothing=options.smoothing,
+    )
+    return 0

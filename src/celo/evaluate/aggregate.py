@@ -1,0 +1,133 @@
+"""One number for many scores, and how sure it is: the aggregates of rliable (arXiv 2108.13264). NumPy only.
+
+Scores come as one row a task: `scores[t]` is [..., S] over the seeds of task t, and tasks may have different
+numbers of seeds. A higher score is better. Leading axes, of resamples for instance, are kept.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+Scores = Sequence[ArrayLike] | np.ndarray
+Statistic = Callable[..., Any]
+
+
+class Interval(NamedTuple):
+    """A statistic and its bootstrap interval, each a float64 array of the statistic's shape.
+
+    `low` and `high` are NaN where there was nothing to resample: one seed says nothing about another.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+
+
+def iqm(scores: Scores) -> Any:
+    """Interquartile mean: of all scores without the lowest and the highest quarter (each rounded down)."""
+    ordered = np.sort(_pooled(scores), axis=-1)
+    cut = ordered.shape[-1] // 4
+    return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+
+
+def mean(scores: Scores) -> Any:
+    """Mean over tasks of the means over seeds."""
+    return _task_means(scores).mean(axis=-1)
+
+
+def median(scores: Scores) -> Any:
+    """Median over tasks of the means over seeds."""
+    return np.median(_task_means(scores), axis=-1)
+
+
+def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
+    """By how much scores miss `target` on average, what exceeds it being worth nothing; lower is better."""
+    return target - np.minimum(_pooled(scores), target).mean(axis=-1)
+
+
+def improvement(scores: Scores, others: Scores) -> Any:
+    """Probability that a run scores above one of the other's on the same task, ties half; mean over tasks.
+
+    On each task this is the Mann-Whitney statistic divided by the number of pairs.
+    """
+
+    def on_task(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        mine, theirs = mine[..., :, None], theirs[..., None, :]
+        return ((mine > theirs) + 0.5 * (mine == theirs)).mean(axis=(-2, -1))
+
+    pairs = zip(_rows(scores), _rows(others), strict=True)
+    return np.stack([on_task(*pair) for pair in pairs], axis=-1).mean(axis=-1)
+
+
+def profile(scores: Scores, taus: ArrayLike) -> Any:
+    """Performance profile: the fraction of all scores at or above each of `taus` [K]; returns [..., K]."""
+    ordered = np.asarray(taus, np.float64)
+    return (_pooled(scores)[..., None, :] >= ordered[:, None]).mean(axis=-1)
+
+
+def ranks(scores: ArrayLike) -> np.ndarray:
+    """Rank of each contestant, 1 the highest score, ties sharing their mean rank, float64.
+
+    Args:
+      scores: [contestants, ...]; contestants are ranked at each place of the other axes.
+    """
+    scores = np.asarray(scores, np.float64)
+    above = (scores[None, :] > scores[:, None]).sum(axis=1)
+    level = (scores[None, :] == scores[:, None]).sum(axis=1)
+    return above + (level + 1) / 2
+
+
+def interval(
+    statistic: Statistic,
+    *samples: Scores,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Interval:
+    """A statistic with its stratified percentile bootstrap interval.
+
+    Seeds are resampled within each task, since it is seeds and not tasks that one could have drawn otherwise.
+
+    Args:
+      statistic: of this module or like them: `samples` -> array, keeping a leading axis.
+      samples: scores, rows [S]; several, as `improvement` takes, are resampled independently.
+      resamples: how many.
+      level: share of the resampled statistics inside.
+      seed: of NumPy's generator: the same seed, the same interval.
+    """
+    value = np.asarray(statistic(*samples), np.float64)
+    rows = [_rows(sample) for sample in samples]
+    if max(row.shape[-1] for sample in rows for row in sample) == 1:
+        unknown = np.full(value.shape, np.nan)
+        return Interval(value[()], unknown[()], unknown[()])
+    rng = np.random.default_rng(seed)
+    drawn = [[_resample(row, resamples, rng) for row in sample] for sample in rows]
+    # An order statistic, not an interpolation between two, which infinite scores do not allow.
+    tails = ((1 - level) / 2, (1 + level) / 2)
+    low, high = np.quantile(statistic(*drawn), tails, axis=0, method="closest_observation")
+    return Interval(value[()], low[()], high[()])
+
+
+def _resample(row: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """[S] -> [resamples, S], drawn with replacement."""
+    count = row.shape[-1]
+    return row[rng.integers(count, size=(resamples, count))]
+
+
+def _rows(scores: Scores) -> list[np.ndarray]:
+    return [np.atleast_1d(np.asarray(row, np.float64)) for row in scores]
+
+
+def _pooled(scores: Scores) -> np.ndarray:
+    """All scores along one last axis."""
+    return np.concatenate(_rows(scores), axis=-1)
+
+
+def _task_means(scores: Scores) -> np.ndarray:
+    """[..., tasks]"""
+    return np.stack([row.mean(axis=-1) for row in _rows(scores)], axis=-1)

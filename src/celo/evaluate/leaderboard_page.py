@@ -1,0 +1,133 @@
+"""A leaderboard as one HTML page that needs no other file: numbers as JSON, and scripts that draw them."""
+
+import html
+import json
+import math
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from celo.evaluate import metrics
+from celo.evaluate.leaderboard import TAUS, Entry, Leaderboard, Standing
+from celo.evaluate.look import DARK, LIGHT, Look, slots
+
+_SCRIPTS = ("marks.js", "figures.js", "report.js")
+_INFINITE = 1e308  # JSON knows no infinity
+
+
+def page(board: Leaderboard, headline: str, caption: str) -> str:
+    """The page.
+
+    Args:
+      board: what it shows.
+      headline: its title, plain text.
+      caption: what the numbers are, plain text.
+    """
+    data = json.dumps(as_json(board), allow_nan=False, separators=(",", ":"))
+    parts = {
+        "COLOURS": _colours(),
+        "CSS": _asset("report.css"),
+        "HEADLINE": html.escape(headline),
+        "CAPTION": html.escape(caption),
+        "SCRIPT": '"use strict";\n' + "\n".join(_asset(name) for name in _SCRIPTS),
+        "DATA": data.replace("</", "<\\/"),  # a name cannot end the script
+    }
+    text = _asset("report.html")
+    for name, part in parts.items():
+        text = text.replace(f"@@{name}@@", part)
+    return text
+
+
+def as_json(board: Leaderboard) -> dict[str, Any]:
+    """All that the page shows, as JSON values: four digits, null for what is not a number."""
+    names = [one.contestant for one in board.standings]
+    learned = {one.contestant for one in board.standings if one.learned}
+    slot = slots(names, reference=board.reference, learned=learned)
+    reference = next(one for one in board.standings if one.contestant == board.reference)
+    return {
+        "reference": board.reference,
+        "tasks": list(board.tasks),
+        "counted": list(board.counted),
+        "setAside": dict(board.set_aside),
+        "taus": {name: _plain(taus) for name, taus in TAUS.items()},
+        "steps": {task: reference.entries[task].record.steps.tolist() for task in board.tasks},
+        "standings": [_standing(one, slot[one.contestant], board.smoothing) for one in board.standings],
+    }
+
+
+def _standing(one: Standing, slot: int | None, smoothing: float) -> dict[str, Any]:
+    return {
+        "name": one.contestant,
+        "learned": one.learned,
+        "slot": slot,
+        "cost": _plain(one.cost),
+        "runs": one.runs,
+        "diverged": one.diverged,
+        "counted": list(one.counted),
+        "scores": {name: _plain(found) for name, found in one.scores.items()},
+        "profiles": {name: _plain(found) for name, found in one.profiles.items()},
+        "entries": {task: _entry(entry, smoothing) for task, entry in one.entries.items()},
+    }
+
+
+def _entry(entry: Entry, smoothing: float) -> dict[str, Any]:
+    record = entry.record
+    seeds = record.config.get("protocol", {}).get("seeds", range(len(record.train_loss)))
+    return {
+        "rate": record.rate,
+        "seeds": list(seeds),
+        "cost": _plain(entry.cost),
+        "seconds": _plain(record.seconds_per_step),
+        "adamSeconds": _plain(record.adam_seconds_per_step),
+        "ratio": _plain(entry.ratio),
+        "speedup": _plain(entry.speedup),
+        "clock": _plain(entry.clock),
+        "train": _plain(entry.smoothed),
+        "valid": _plain(metrics.smooth(record.valid_loss, smoothing)),
+        "rates": record.rates.tolist(),
+        "rungSteps": record.rung_steps.tolist(),
+        "rungLosses": _plain(record.rung_losses),
+        "config": dict(record.config),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and nests of them as JSON values."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    value = float(value)
+    if math.isnan(value):
+        return None
+    return float(f"{value:.4g}") if math.isfinite(value) else math.copysign(_INFINITE, value)
+
+
+def _colours() -> str:
+    """Both looks as CSS: by the reader's preference, or as the toggle says."""
+    light, dark = (_variables(look) for look in (LIGHT, DARK))
+    return (
+        f":root {{ color-scheme: light dark; {light} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ :root:not([data-theme=light]) {{ {dark} }} }}\n"
+        f":root[data-theme=dark] {{ color-scheme: dark; {dark} }}\n"
+        ":root[data-theme=light] { color-scheme: light }"
+    )
+
+
+def _variables(look: Look) -> str:
+    lines = {str(slot): look.line(slot) for slot in range(1 + len(look.others))}
+    lines["-reference"] = look.ink
+    # Type is darker than lines, or small letters in the lighter colours could not be read.
+    pairs = {f"line{slot}": colour for slot, colour in lines.items()}
+    pairs |= {f"type{slot}": f"color-mix(in oklab, {c} 72%, {look.ink})" for slot, c in lines.items()}
+    pairs |= {"paper": look.paper, "ink": look.ink, "soft": look.soft, "back": look.grid}
+    pairs |= {
+        "line": f"color-mix(in srgb, {look.grid} 50%, {look.paper})",
+        "well": f"color-mix(in srgb, {look.grid} 28%, {look.paper})",
+    }
+    return "; ".join(f"--{name}: {value}" for name, value in pairs.items())
+
+
+def _asset(name: str) -> str:
+    return resources.files("celo.evaluate").joinpath("page", name).read_text(encoding="utf-8")

@@ -1,0 +1,177 @@
+"""Writing a leaderboard: as a table on the terminal and in Markdown, as figures, as one page."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from celo.errors import CeloError
+from celo.evaluate import archive, leaderboard_figures, leaderboard_page, metrics
+from celo.evaluate.aggregate import Interval
+from celo.evaluate.leaderboard import REFERENCE, Leaderboard, Standing, leaderboard
+from celo.evaluate.look import require_matplotlib
+from celo.weights import write_file
+
+
+def write_report(
+    archives: Sequence[Path],
+    out: Path,
+    *,
+    console: Console,
+    reference: str = REFERENCE,
+    contestants: Sequence[str] = (),
+    common: bool = True,
+    smoothing: float = metrics.SMOOTHING,
+) -> Leaderboard:
+    """Write leaderboard.md, report.html and figures/*.png and *.svg into `out`; print the table.
+
+    Args:
+      archives: folders of records (`celo.evaluate.archive`).
+      out: folder, made if it is not there.
+      console: where the table goes.
+      reference: as in `leaderboard`, like what follows.
+      contestants: who is shown; empty for all.
+      common: aggregate over the tasks that all have.
+      smoothing: decay of the curves' moving average.
+
+    Raises:
+      CeloError: no or damaged records, as `leaderboard`, no Matplotlib, or a file cannot be written.
+    """
+    require_matplotlib()
+    for folder in archives:
+        if not folder.is_dir():
+            raise CeloError(f"{folder}: no such folder; make records with `celo evaluate --out {folder}`")
+    records = [record for folder in archives for record in archive.read_all(folder)]
+    board = leaderboard(
+        records, reference=reference, contestants=contestants, common=common, smoothing=smoothing
+    )
+    show(board, console)
+    files = {"leaderboard.md": markdown(board).encode()}
+    files |= {f"figures/{name}": data for name, data in leaderboard_figures.draw_all(board).items()}
+    files["report.html"] = leaderboard_page.page(board, headline(board), caption(board)).encode()
+    for name, data in files.items():
+        _write(out / name, data)
+    console.print(f"report:  {out / 'report.html'}", highlight=False)
+    return board
+
+
+def headline(board: Leaderboard) -> str:
+    """The finding in one sentence: who leads, and by how much."""
+    best = board.standings[0]
+    over = _count(len(best.counted), "task")
+    if best.contestant == board.reference:
+        return f"Over {over}, nobody's training loss ends below {board.reference}'s"
+    ratio = best.scores["ratio_iqm"]
+    return (
+        f"Over {over}, {best.contestant}'s training loss ends {ratio.value:.2f}× below "
+        f"{board.reference}'s{_range(ratio, ' (95% interval {} to {})')}"
+    )
+
+
+def caption(board: Leaderboard) -> str:
+    """What the numbers are, and which tasks they are over."""
+    entries = [one.entries[task] for one in board.standings for task in one.counted]
+    steps = sorted({int(entry.record.steps[-1]) for entry in entries})
+    seeds = sorted({entry.ratio.size for entry in entries})
+    counted = (
+        f"Aggregates are over the {_count(len(board.counted), 'task')} that all contestants have"
+        if board.common
+        else "Aggregates are over all tasks that each contestant has, ranks and time to target over those "
+        "that all have"
+    )
+    aside = "; ".join(f"{task} ({reason})" for task, reason in board.set_aside.items())
+    return (
+        f"{counted}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
+        f"{f'; set aside: {aside}' if aside else ''}. Training losses are smoothed (moving average, decay "
+        f"{board.smoothing:g}). Loss ratio: {board.reference}'s final loss with the same seed / one's own. "
+        f"Speedup: all steps / steps until {board.reference}'s final loss, 0 if never; in time: each step "
+        "charged what it takes. Both are interquartile means over tasks and seeds, a diverged run counts 0. "
+        f"P(better): probability that a run ends below one of {board.reference}'s. Target score: "
+        f"AlgoPerf's, with {board.reference}'s final loss as target. Intervals are 95% stratified bootstrap."
+    )
+
+
+def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of the table, as text."""
+    header = ["#", "contestant", "loss ratio", "speedup", "speedup in time", "P(better)", "rank"]
+    header += ["target score", "step cost", "diverged"]
+    return header, [_row(place, one) for place, one in enumerate(board.standings, 1)]
+
+
+def markdown(board: Leaderboard) -> str:
+    """The leaderboard as a Markdown document."""
+    header, rows = cells(board)
+    lines = [header, ["--:", ":--", *("--:" for _ in header[2:])], *rows]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    missing = [f"- {text}" for text in _missing(board)]
+    return "\n\n".join([f"# {headline(board)}", table, caption(board), *missing]) + "\n"
+
+
+def show(board: Leaderboard, console: Console) -> None:
+    """Print the headline, the table and the caption; a narrow terminal gets fewer columns."""
+    header, rows = cells(board)
+    least_width = {"P(better)": 156, "rank": 156, "target score": 156, "speedup in time": 96}
+    kept = [i for i, name in enumerate(header) if console.width >= least_width.get(name, 0)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i in kept:
+        table.add_column(header[i], justify="left" if i == 1 else "right")
+    for row, one in zip(rows, board.standings, strict=True):
+        table.add_row(*(row[i] for i in kept), style="bold" if one.learned else None)
+    console.print(f"\n[bold]{headline(board)}[/bold]", table, caption(board), sep="\n", highlight=False)
+    for line in _missing(board):
+        console.print(line, highlight=False)
+
+
+def _row(place: int, one: Standing) -> list[str]:
+    scores = one.scores
+    return [
+        str(place),
+        one.contestant,
+        *(_cell(scores[f"{kind}_iqm"]) for kind in ("ratio", "speedup", "clock")),
+        *(_cell(scores[name]) for name in ("improvement", "rank", "algoperf")),
+        f"{one.cost:.2f}×" if math.isfinite(one.cost) else "–",
+        f"{one.diverged} of {one.runs}",
+    ]
+
+
+def _cell(found: Interval) -> str:
+    if not math.isfinite(found.value):
+        return "∞" if found.value > 0 else "–"
+    return f"{found.value:.2f}{_range(found, ' [{}, {}]')}"
+
+
+def _range(found: Interval, text: str) -> str:
+    """An interval in words; nothing where there is none."""
+    if np.isnan(found.low) or np.isnan(found.high):
+        return ""
+    return text.format(*(f"{end:.2f}" if math.isfinite(end) else "∞" for end in (found.low, found.high)))
+
+
+def _missing(board: Leaderboard) -> list[str]:
+    """One line for each contestant that lacks records."""
+    lines = []
+    for one in board.standings:
+        lacks = [task for task in board.tasks if task not in one.entries]
+        if lacks:
+            lines.append(f"{one.contestant} has no record on {', '.join(lacks)}")
+    return lines
+
+
+def _some(numbers: list[int]) -> str:
+    return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CeloError(f"{path.parent}: cannot be made ({error.strerror}); choose another --out") from error
+    write_file(path, data)

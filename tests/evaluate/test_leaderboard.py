@@ -1,0 +1,182 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import synthetic
+
+from celo.errors import CeloError
+from celo.evaluate import aggregate, archive, metrics
+from celo.evaluate.archive import Record
+from celo.evaluate.leaderboard import TAUS, leaderboard
+from celo.evaluate.look import LIGHT, REFERENCE, slots
+
+
+def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, seeds=None):
+    """A record of known losses [S, E], evaluated every step."""
+    train_loss = np.array(train_loss, np.float32)
+    none = np.zeros(0)
+    return Record(
+        task=task,
+        contestant=contestant,
+        rate=rate,
+        steps=np.arange(train_loss.shape[1]),
+        train_loss=train_loss,
+        valid_loss=train_loss,
+        metrics={},
+        rates=none,
+        rung_steps=none,
+        rung_losses=np.zeros((0, 0)),
+        seconds_per_step=seconds,
+        adam_seconds_per_step=1.0,
+        config={} if seeds is None else {"protocol": {"seeds": seeds}},
+    )
+
+
+@pytest.fixture
+def known():
+    """Without smoothing: `twice` ends at half of Adam's loss, reaches Adam's in half the steps, costs 4."""
+    adam = [[8.0, 6.0, 5.0, 4.5, 4.0], [16.0, 12.0, 10.0, 9.0, 8.0]]
+    twice = [[8.0, 6.0, 4.0, 3.0, 2.0], [16.0, 12.0, 8.0, 6.0, 4.0]]
+    lost = [[8.0, np.nan, np.nan, np.nan, np.nan], [16.0, 16.0, 16.0, 16.0, 16.0]]
+    return [
+        *(made(task, "adam", adam) for task in ("one", "two")),
+        *(made(task, "twice", twice, seconds=4.0, rate=None) for task in ("one", "two")),
+        *(made(task, "lost", lost) for task in ("one", "two")),
+    ]
+
+
+def scores(board, name, key):
+    return next(one for one in board.standings if one.contestant == name).scores[key].value
+
+
+def test_known_answers(known):
+    board = leaderboard(known, smoothing=0.0)
+    assert [one.contestant for one in board.standings] == ["twice", "adam", "lost"]
+    assert [one.learned for one in board.standings] == [True, False, False]
+    wanted = {
+        "adam": {"ratio_iqm": 1, "speedup_iqm": 1, "clock_iqm": 1, "improvement": 0.5, "rank": 2},
+        "twice": {"ratio_iqm": 2, "speedup_iqm": 2, "clock_iqm": 0.5, "improvement": 0.875, "rank": 1},
+        "lost": {"ratio_iqm": 0.25, "speedup_iqm": 0, "improvement": 0, "rank": 3, "ratio_gap": 0.75},
+    }
+    wanted["adam"] |= {"algoperf": 2 / 3, "algoperf_clock": 1}
+    # Half the steps at four times the cost.
+    wanted["twice"] |= {"algoperf": 1, "algoperf_clock": 2 / 3}
+    wanted["lost"] |= {"algoperf": 0}
+    for name, known_scores in wanted.items():
+        for key, value in known_scores.items():
+            assert scores(board, name, key) == pytest.approx(value), (name, key)
+    lost = board.standings[-1]
+    assert (lost.diverged, lost.runs, board.standings[0].cost) == (2, 4, 4.0)
+
+
+def test_profiles_are_of_the_same_scores(known):
+    board = leaderboard(known, smoothing=0.0)
+    for one in board.standings:
+        rows = [one.entries[task].ratio for task in board.counted]
+        np.testing.assert_array_equal(one.profiles["ratio"].value, aggregate.profile(rows, TAUS["ratio"]))
+    assert [one.profiles["target"].value[-1] for one in board.standings] == [1, 1, 0]
+
+
+def test_units_of_loss_and_order_of_records_do_not_matter(known):
+    scaled = [
+        dataclasses.replace(record, train_loss=record.train_loss * (1024.0 if record.task == "two" else 1.0))
+        for record in reversed(known)
+    ]
+    one, other = leaderboard(known), leaderboard(scaled)
+    for name in ("adam", "twice", "lost"):
+        for key in ("ratio_iqm", "speedup_iqm", "clock_mean", "rank", "algoperf"):
+            assert scores(one, name, key) == pytest.approx(scores(other, name, key))
+
+
+def test_curves_are_smoothed_as_asked(known):
+    entry = leaderboard(known, smoothing=0.5).standings[0].entries["one"]
+    np.testing.assert_array_equal(entry.smoothed, metrics.smooth(entry.record.train_loss, 0.5))
+
+
+def test_tasks_that_some_lack_are_set_aside_unless_asked_otherwise(known):
+    fewer = [record for record in known if (record.task, record.contestant) != ("two", "lost")]
+    board = leaderboard(fewer)
+    assert (board.tasks, board.counted) == (("one", "two"), ("one",))
+    assert board.set_aside == {"two": "no record of lost"}
+    assert all(one.counted == ("one",) for one in board.standings)
+    assert set(board.standings[0].entries) == {"one", "two"}
+    every = leaderboard(fewer, common=False)
+    assert [one.counted for one in every.standings] == [("one", "two"), ("one", "two"), ("one",)]
+    assert leaderboard(fewer, contestants=["twice"]).counted == ("one", "two")
+
+
+def test_a_task_on_which_the_reference_diverged_counts_for_nobody(known):
+    board = leaderboard([*known, made("three", "adam", [[1.0, np.nan, 1, 1, 1], [1.0] * 5])])
+    assert board.set_aside["three"] == "adam diverged"
+    assert board.counted == ("one", "two")
+    every = leaderboard([*known, made("three", "adam", [[1.0, np.nan, 1, 1, 1], [1.0] * 5])], common=False)
+    assert all(one.counted == ("one", "two") for one in every.standings)
+
+
+def test_tasks_without_the_reference_are_said(known):
+    board = leaderboard([*known, made("own", "twice", [[1.0] * 5])])
+    assert board.set_aside == {"own": "no record of adam"}
+
+
+def test_another_reference(known):
+    board = leaderboard(known, reference="twice", smoothing=0.0)
+    assert scores(board, "adam", "ratio_iqm") == 0.5
+    assert scores(board, "twice", "speedup_iqm") == 1.0
+    assert next(one for one in board.standings if one.contestant == "adam").cost == 0.25
+
+
+def test_unknown_step_times_spoil_no_other_score(known):
+    blind = [
+        dataclasses.replace(record, seconds_per_step=np.nan) if record.contestant == "lost" else record
+        for record in known
+    ]
+    board = leaderboard(blind, smoothing=0.0)
+    assert np.isnan(scores(board, "lost", "clock_iqm"))
+    assert scores(board, "lost", "ratio_iqm") == pytest.approx(0.25)
+    assert scores(board, "adam", "algoperf_clock") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (made("one", "adam", [[1.0] * 5] * 2), "adam has two records on one; leave one folder out"),
+        (
+            made("one", "new", [[1.0] * 4] * 2),
+            "new on one was evaluated up to step 3 at 4 points, adam up to 4",
+        ),
+        (made("one", "new", [[1.0] * 5] * 3), r"new on one has the seeds \[0, 1, 2\], adam has \[0, 1\]"),
+        (made("one", "new", [[1.0] * 5] * 2, seeds=[3, 4]), r"has the seeds \[3, 4\], adam has \[0, 1\]"),
+        (made("none", "new", [[1.0] * 5] * 2), "no task can be compared on.*--contestants"),
+    ],
+)
+def test_records_that_do_not_belong_together(known, extra, message):
+    with pytest.raises(CeloError, match=message):
+        leaderboard([*known, extra])
+
+
+def test_names_are_checked(known):
+    with pytest.raises(CeloError, match=r"unknown contestant 'adan'.*nearest first: adam"):
+        leaderboard(known, reference="adan")
+    with pytest.raises(CeloError, match=r"unknown contestant 'twise'.*nearest first: twice"):
+        leaderboard(known, contestants=["twise"])
+    with pytest.raises(CeloError, match=r"no records.*celo evaluate"):
+        leaderboard([])
+
+
+def test_records_survive_the_archive(tmp_path):
+    records = synthetic.records(num_steps=200)
+    for one in records:
+        archive.write(tmp_path, one)
+    first, second = leaderboard(records), leaderboard(archive.read_all(tmp_path))
+    assert [one.contestant for one in first.standings] == [one.contestant for one in second.standings]
+    assert first.standings[0].scores == second.standings[0].scores  # the same seed, the same intervals
+
+
+def test_colours_go_to_the_reference_the_learned_and_then_the_best():
+    found = slots(
+        ["a", "adam", "b", "c", "mine", "d", "e", "yours"], reference="adam", learned={"mine", "yours"}
+    )
+    assert found == {"a": 2, "adam": REFERENCE, "b": 3, "c": 4, "mine": 0, "d": 5, "e": None, "yours": 1}
+    colours = [LIGHT.line(slot) for slot in found.values()]
+    assert colours[6] == LIGHT.grid
+    assert len(set(colours)) == len(colours)
