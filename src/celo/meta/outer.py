@@ -37,17 +37,18 @@ class Phase:
 
 
 def phases(recipe: Recipe) -> tuple[Phase, ...]:
-    """Celo's two phases (the rule by itself, the scheduler on top of the finished rule), and one of ours.
+    """Celo's two phases (the rule by itself, the scheduler on top of the finished rule), and two of ours.
 
     The third refines the rule under the finished scheduler: without one a rule must make up its mind between
-    fast steps and calm ones, and the steps it was trained for are not those it will meet.
+    fast steps and calm ones, and the steps it was trained for are not those it will meet. The fourth trains
+    the scheduler for the refined rule.
     """
+    rule, scheduler = ("update_rule",), ("scheduler",)
     every = (
-        Phase("rule", "celo_rule", ("update_rule",), recipe.rule_steps, recipe.rule_learning_rate),
-        Phase("scheduler", "celo", ("scheduler",), recipe.scheduler_steps, recipe.scheduler_learning_rate),
-        Phase(
-            "refinement", "celo", ("update_rule",), recipe.refinement_steps, recipe.refinement_learning_rate
-        ),
+        Phase("rule", "celo_rule", rule, recipe.rule_steps, recipe.rule_learning_rate),
+        Phase("scheduler", "celo", scheduler, recipe.scheduler_steps, recipe.scheduler_learning_rate),
+        Phase("refinement", "celo", rule, recipe.refinement_steps, recipe.refinement_learning_rate),
+        Phase("finish", "celo", scheduler, recipe.finish_steps, recipe.finish_learning_rate),
     )
     return tuple(phase for phase in every if phase.steps > 0)
 

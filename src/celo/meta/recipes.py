@@ -9,6 +9,8 @@ from celo.meta import ESTIMATORS
 from celo.meta.objective import SCALES, Objective
 from celo.tasks import TASKS, Reparametrisation
 
+PHASES = ("rule", "scheduler", "refinement", "finish")
+
 
 def _setting(default, text: str):
     return field(default=default, metadata={"help": text})
@@ -27,6 +29,7 @@ class Recipe:
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     scheduler_steps: int = _setting(100_000, "outer steps of phase 2, which trains the scheduler")
     refinement_steps: int = _setting(0, "outer steps of phase 3, which trains the rule under the scheduler")
+    finish_steps: int = _setting(0, "outer steps of phase 4, which trains the scheduler once more")
     pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
     truncation_length: int = _setting(50, "inner steps in a truncation, of which outer steps are made")
     std: float = _setting(0.01, "deviation of the perturbations of θ")
@@ -38,6 +41,7 @@ class Recipe:
     rule_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 1")
     scheduler_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 2")
     refinement_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 3")
+    finish_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 4")
     warmup_steps: int = _setting(0, "outer steps in which each phase's learning rate rises from zero")
     learning_rate_end: float = _setting(3e-4, "at the end of each phase, reached along a cosine")
     weight_decay: float = _setting(1e-4, "of AdamW on θ, decoupled")
@@ -56,11 +60,11 @@ class Recipe:
             raise unknown_name("estimator", self.estimator, ESTIMATORS)
         Objective(self.objective, self.lateness)
         positive = ("pairs_per_task", "truncation_length", "horizon_min", "std", "gradient_clip")
-        rates = tuple(f"{phase}_learning_rate" for phase in ("rule", "scheduler", "refinement"))
+        rates = tuple(f"{phase}_learning_rate" for phase in PHASES)
         for name in (*positive, *rates):
             if not getattr(self, name) > 0:
                 raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
-        steps = ("rule_steps", "scheduler_steps", "refinement_steps", "warmup_steps")
+        steps = (*(f"{phase}_steps" for phase in PHASES), "warmup_steps")
         for name in (*steps, "learning_rate_end", "average_decay", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -103,10 +107,12 @@ RECIPES: dict[str, Recipe] = {
         rule_steps=30_000,
         scheduler_steps=4_000,
         refinement_steps=3_000,
+        finish_steps=3_000,
         pairs_per_task=4,
         objective="log_loss",
         lateness=1.0,
         refinement_learning_rate=2e-3,
+        finish_learning_rate=4e-3,
         warmup_steps=100,
         average_decay=0.99,
     ),
