@@ -1,5 +1,6 @@
 """Every example runs as it stands, is short, and does what it says."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -17,8 +18,23 @@ def test_examples_are_short(path):
 
 
 @pytest.mark.skipif("celo" not in weights.bundled(), reason="no weights are bundled yet")
-def test_digits_are_learned(capsys):
+@pytest.mark.parametrize("name", ["train_digits.py", "flax_train_state.py", "flax_nnx.py"])
+def test_digits_are_learned(name, capsys):
+    if name.startswith("flax"):
+        pytest.importorskip("flax")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        accuracy = runpy.run_path(str(EXAMPLES / "train_digits.py"))["main"]()
+        accuracy = runpy.run_path(str(EXAMPLES / name))["main"]()
     assert accuracy > 0.9
     assert "test accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.skipif("celo" not in weights.bundled(), reason="no weights are bundled yet")
+def test_the_loops_of_the_docs_run(quick_compilation):
+    """Every block of Python in docs/loops.md, one after another, as a reader would."""
+    page = (EXAMPLES.parent / "docs" / "loops.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) > 5
+    names: dict[str, object] = {}
+    with jax.numpy_dtype_promotion("standard"):
+        for block in blocks:
+            exec(compile(block, "docs/loops.md", "exec"), names)

@@ -14,15 +14,35 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from celo.errors import CeloError
-    from celo.optimizers import LearnedOptimizer, as_optax, celo, scale_by_celo_rule, scale_by_celo_schedule
+    from celo.optimizers import (
+        LearnedOptimizer,
+        accumulate,
+        as_optax,
+        celo,
+        celo_rule,
+        cool_down,
+        guard_nonfinite,
+        partition,
+        plan,
+        scale_by_celo_rule,
+        scale_by_celo_schedule,
+        with_horizon,
+    )
 
 __all__ = [
     "CeloError",
     "LearnedOptimizer",
+    "accumulate",
     "as_optax",
     "celo",
+    "celo_rule",
+    "cool_down",
+    "guard_nonfinite",
+    "partition",
+    "plan",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
+    "with_horizon",
 ]
 
 

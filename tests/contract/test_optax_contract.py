@@ -15,8 +15,10 @@ from celo.optimizers import (
     OPTIMIZERS,
     Celo,
     LearnedOptimizer,
+    accumulate,
     as_optax,
     celo,
+    celo_rule,
     scale_by_celo_rule,
     scale_by_celo_schedule,
 )
@@ -44,6 +46,9 @@ def registered(optimizer):
     )
 
 
+KERNEL = "native" if native.available() else "xla"
+OPTIONS = {"nonfinite": "shrink", "plateau": 0.5, "min_rms": 0.1, "kernel": KERNEL}
+
 ROWS = {
     "celo": Row(
         Celo(),
@@ -61,6 +66,26 @@ ROWS = {
         build=lambda theta, num_steps: scale_by_celo_schedule(num_steps, theta),
         injected=lambda theta, num_steps: optax.inject_hyperparams(scale_by_celo_schedule)(num_steps, theta),
         needs_params=False,
+    ),
+    "celo, all options": Row(
+        Celo(),
+        build=lambda theta, num_steps: celo(num_steps, weights=theta, **OPTIONS),
+        injected=lambda theta, num_steps: optax.inject_hyperparams(celo)(num_steps, weights=theta, **OPTIONS),
+    ),
+    "celo_rule": Row(
+        Celo(),
+        build=lambda theta, num_steps: celo_rule(0.5, weights=theta, kernel=KERNEL),
+        injected=lambda theta, num_steps: optax.inject_hyperparams(celo_rule)(
+            0.5, weights=theta, kernel=KERNEL
+        ),
+        needs_value=False,
+    ),
+    "accumulate": Row(
+        Celo(),
+        build=lambda theta, num_steps: accumulate(celo(num_steps, weights=theta, kernel=KERNEL), every=1),
+        injected=lambda theta, num_steps: optax.inject_hyperparams(
+            lambda steps: accumulate(celo(steps, weights=theta, kernel=KERNEL), every=1)
+        )(num_steps),
     ),
     **{f"as_optax({name})": registered(make()) for name, make in OPTIMIZERS.items()},
     **({"native": registered(Celo("native"))} if native.available() else {}),

@@ -12,7 +12,8 @@ from celo import weights
 from celo.errors import CeloError, unknown_name
 from celo.evaluate.baselines import ANSWERS, BASELINES
 from celo.evaluate.curve import Answer
-from celo.optimizers.celo import Celo, celo, load_theta
+from celo.optimizers.binding import load_theta
+from celo.optimizers.celo import Celo, celo
 from celo.types import Theta
 
 ALL_BASELINES = "baselines"  # on the command line: every one of them

@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import multiprocessing
 import time
 from typing import NamedTuple
 
@@ -114,6 +115,8 @@ def run_trial(trial: Trial) -> Outcome:
         eval_every=trial.task.eval_every,
         answer=one.answer,
     )
+    if multiprocessing.parent_process() is not None:
+        jax.clear_caches()  # a worker runs hundreds of programs and would keep them all
     if not trial.timed:
         return Outcome(curve, (float("nan"), float("nan")))
     # On one core the processor's time is the step's, undisturbed by other programs.

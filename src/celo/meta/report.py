@@ -97,6 +97,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
     panels[0].set_ylabel("training loss, mean over the unroll")
+    panels[0].set_yscale("log")
     figure.savefig(path)
     return path
 

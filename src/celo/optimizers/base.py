@@ -121,9 +121,15 @@ def require_value(value: Any) -> Array:
         raise CeloError(
             "this optimizer reads the training loss, got value=None; "
             "call update(grads, state, params, value=loss). Inside optax.chain, optax.MultiSteps drops "
-            "`value`: keep it outermost"
+            "`value`: keep it outermost, or use celo.accumulate. Where there is no loss, use "
+            "celo.celo_rule(learning_rate)"
         )
     value = jnp.asarray(value)
     if value.shape != ():
         raise CeloError(f"value must be the scalar training loss, got shape {value.shape}; pass its mean")
     return value.astype(jnp.float32)
+
+
+def scaled(updates: Updates, factor: Array) -> Updates:
+    """Updates times a float32 scalar, in their own dtypes."""
+    return jax.tree.map(lambda u: (factor * u.astype(jnp.float32)).astype(u.dtype), updates)

@@ -12,7 +12,7 @@ before they are broadcast: no array of 30 inputs is ever made.
 
 import dataclasses
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from celo.features import TensorStats, finite_gradient, init_stats, inverse_fact
 from celo.nn import truncated_normal_fan_in
 from celo.optimizers import rule_kernel
 from celo.optimizers.base import LearnedOptimizer
+from celo.optimizers.layers import PerLayer, leading_axes, over_slices
 from celo.types import Array, Key, OptState, Params, Theta, Updates
 
 GROUP = "update_rule"
@@ -35,6 +36,7 @@ FACTORED_DECAYS = (0.9, 0.99, 0.999)
 GRADIENT_LIMIT = 1000.0
 STEP_SCALE = 1e-3
 MAGNITUDE_SCALE = 1e-3
+RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
 
 
 class RuleState(NamedTuple):
@@ -55,15 +57,23 @@ class UpdateRule(LearnedOptimizer):
 
     Attributes:
       kernel: "xla", or "native" for the compiled one (CPU only; see `celo.native`).
+      min_rms: a tensor counts as at least this large (root mean square) in the length of its step, so
+        that one that begins at zero gets going; 0 is the published rule.
+      per_layer: how many leading axes of each tensor count tensors: a whole number, a pytree prefix of the
+        parameters, or a function of them giving one. None: none.
 
     Raises:
-      CeloError: for an unknown kernel, or a native one that cannot be had.
+      CeloError: for an unknown kernel, or a native one that cannot be had; for a negative `min_rms`.
     """
 
     kernel: str = "xla"
+    min_rms: float | Array = 0.0
+    per_layer: PerLayer = None
     theta_groups = (GROUP,)
 
     def __post_init__(self):
+        if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
+            raise CeloError(f"min_rms must be finite and at least 0, got {self.min_rms!r}; 0 is the default")
         if self.kernel not in native.KERNELS:
             raise unknown_name("kernel", self.kernel, native.KERNELS)
         if self.kernel == "native":
@@ -87,7 +97,7 @@ class UpdateRule(LearnedOptimizer):
         """Zero statistics, float32.
 
         Raises:
-          CeloError: if a parameter is not a real floating-point array.
+          CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
         del theta, num_steps
         leaves, treedef = jax.tree.flatten(params)
@@ -97,7 +107,8 @@ class UpdateRule(LearnedOptimizer):
                     f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
                     "leave others out with optax.masked"
                 )
-        return _pack([init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)) for p in leaves], treedef)
+        layers = leading_axes(self.per_layer, params)
+        return _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -106,12 +117,30 @@ class UpdateRule(LearnedOptimizer):
         del value
         leaves, treedef = jax.tree.flatten(params)
         grad_leaves = treedef.flatten_up_to(grads)
+        layers = leading_axes(self.per_layer, params)
+        step = partial(self._step, theta[GROUP])
         steps = [
-            tensor_update(theta[GROUP], stats, grad, param, self.kernel)
-            for stats, grad, param in zip(_unpack(state, treedef), grad_leaves, leaves, strict=True)
+            over_slices(step, axes)(*tensor)
+            for axes, *tensor in zip(layers, _unpack(state, treedef), grad_leaves, leaves, strict=True)
         ]
         updates = [step.astype(p.dtype) for (step, _), p in zip(steps, leaves, strict=True)]
         return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+
+    def _step(
+        self, theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
+    ) -> tuple[Array, TensorStats]:
+        step, stats = tensor_update(theta, stats, grad, param, self.kernel)
+        if isinstance(self.min_rms, int | float) and self.min_rms == 0:
+            return step, stats
+        size = rms(param.astype(jnp.float32), RMS_FLOOR)
+        return step * (jnp.maximum(size, self.min_rms) / size), stats
+
+
+def _zero_stats(param: Array, layers: int) -> TensorStats:
+    """Statistics of a tensor whose first `layers` axes count tensors."""
+    one = jax.ShapeDtypeStruct(param.shape[layers:], param.dtype)
+    shapes = jax.eval_shape(lambda p: init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)), one)
+    return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
 
 
 def tensor_update(
@@ -138,7 +167,7 @@ def tensor_update(
     hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], inputs))
     hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
     direction, magnitude = _dense(theta["w2"], theta["b2"], hidden)
-    step = -STEP_SCALE * rms(param, 1e-9)
+    step = -STEP_SCALE * rms(param, RMS_FLOOR)
     return step * direction * jnp.exp(MAGNITUDE_SCALE * magnitude), stats
 
 
