@@ -97,7 +97,8 @@ def _show_standings(out: Path, suite: str, names: list[str], console: Console) -
     records = mine + [r for r in known if (r.task, r.contestant) not in have]
     if any(record.contestant == REFERENCE for record in records):
         show(leaderboard(records, contestants=list(dict.fromkeys((*names, REFERENCE)))), console)
-    console.print(f"records: {out}; `celo report {out}` draws them", highlight=False)
+    folders = f"{out} {archive.bundled(suite)}" if len(records) > len(mine) else str(out)
+    console.print(f"records: {out}; to draw them: celo report {folders}", highlight=False, soft_wrap=True)
 
 
 def add_report(commands: Any) -> argparse.ArgumentParser:
