@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     task_losses: dict[str, float]
 
 
-def measure(theta: Theta, recipe: Recipe, *, kernel: str, problems: int = 64, seed: int = 1) -> Measured:
+def measure(theta: Theta, recipe: Recipe, *, kernel: str, problems: int = 16, seed: int = 1) -> Measured:
     """The meta-loss of θ on the tasks, horizons and objective of the recipe's last phase.
 
     Args:
