@@ -15,9 +15,10 @@ from celo import cli
 from celo.errors import CeloError
 from celo.evaluate import archive, runner, trials
 from celo.evaluate.baselines import BASELINES
-from celo.evaluate.contestants import contestant, contestants
+from celo.evaluate.contestants import Contestant, contestant, contestants
 from celo.evaluate.suite import SuiteTask
 from celo.evaluate.trials import Job, Protocol, run_trial
+from celo.tasks import Quadratics
 
 TASK = SuiteTask("quadratic", num_steps=40, eval_every=5)
 PROTOCOL = Protocol(rates=(1e-3, 1e-2, 1e-1, 1e30), first_share=0.25, keep=2, tuning_seeds=(9,), seeds=(0, 1))
@@ -98,6 +99,30 @@ def test_nothing_is_run_twice(whole):
     assert pool.trials == []
 
 
+def test_a_record_with_other_settings_is_not_taken_for_the_jobs(whole):
+    longer = SuiteTask("quadratic", num_steps=50, eval_every=5)
+    with pytest.raises(CeloError, match=r"celo.npz was made with the task .*'num_steps': 40"):
+        run([job("celo", longer)], whole, Here())
+    other = Contestant("celo", contestant("celo").theta, {"weights_sha256": "0" * 64})
+    with pytest.raises(CeloError, match="made with the contestant"):
+        run([Job(TASK, other, PROTOCOL, "xla")], whole, Here())
+
+
+def test_several_tasks_are_not_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "load_task", lambda name: Quadratics(members=("one", "other")))
+    (line,) = run([job("celo")], tmp_path, Here())
+    assert "is 2 tasks" in line
+
+
+def test_bundled_records_of_other_settings_are_left_aside(tmp_path, capsys):
+    """Runs of 30 steps are not put beside the package's of 2,000."""
+    words = ["--task", "quadratic", "--steps", "30", "--kernel", "xla", "--workers", "1", "--seeds", "1"]
+    assert cli.main(["evaluate", "celo", *words, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert "records:" in shown
+    assert "loss ratio" not in shown
+
+
 @pytest.mark.parametrize("survived", [0, 1, 2, 3])
 def test_an_interrupted_evaluation_goes_on_with_the_next_trial(tmp_path, whole, survived):
     with pytest.raises(KeyboardInterrupt):
@@ -162,8 +187,9 @@ def test_bad_protocols(settings, words):
 def test_the_command_refuses_to_mix_with_an_older_archive(tmp_path, whole, capsys):
     assert cli.main(["evaluate", "adam", "--task", "quadratic", "--out", str(whole)]) == 2
     assert "--resume" in capsys.readouterr().err
-    for words in (["--suite", "lap"], ["--suite", "laptop", "--task", "quadratic"], ["--steps", "0"]):
+    for words in (["--suite", "lap"], ["--suite", "laptop", "--task", "quadratic"], ["--task", "quad"]):
         assert cli.main(["evaluate", "adam", "--out", str(tmp_path / "new"), *words]) == 2
+    assert cli.main(["evaluate", "adam", "--out", str(tmp_path / "new"), "--steps", "0"]) == 2
 
 
 @pytest.mark.slow

@@ -92,12 +92,18 @@ def _show_standings(out: Path, suite: str, names: list[str], console: Console) -
 
     mine = archive.read_all(out)
     have = {(record.task, record.contestant) for record in mine}
-    tasks = {record.task for record in mine}
-    known = [r for r in archive.read_all(archive.bundled(suite)) if r.task in tasks]
-    records = mine + [r for r in known if (r.task, r.contestant) not in have]
-    if any(record.contestant == REFERENCE for record in records):
-        show(leaderboard(records, contestants=list(dict.fromkeys((*names, REFERENCE)))), console)
-    folders = f"{out} {archive.bundled(suite)}" if len(records) > len(mine) else str(out)
+    run_as = {record.task: (record.config["task"], record.config["protocol"]) for record in mine}
+    known = [
+        record
+        for record in archive.read_all(archive.bundled(suite))
+        if (record.task, record.contestant) not in have
+        and run_as.get(record.task) == (record.config["task"], record.config["protocol"])
+    ]
+    found = dict.fromkeys(record.contestant for record in mine + known)
+    if REFERENCE in found and any(name in found for name in names):
+        shown = [name for name in (*names, REFERENCE) if name in found]
+        show(leaderboard(mine + known, contestants=shown), console)
+    folders = f"{out} {archive.bundled(suite)}" if known else str(out)
     console.print(f"records: {out}; to draw them: celo report {folders}", highlight=False, soft_wrap=True)
 
 

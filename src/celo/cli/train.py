@@ -15,7 +15,7 @@ def add_train(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo train` to the commands."""
     from celo.meta.recipes import RECIPES, Recipe
 
-    parser = commands.add_parser("train", help="meta-train θ: both phases of a recipe", allow_abbrev=False)
+    parser = commands.add_parser("train", help="meta-train θ: all phases of a recipe", allow_abbrev=False)
     parser.add_argument("--recipe", default=None, help=f"one of {', '.join(RECIPES)} (default: quick)")
     parser.add_argument("--out", type=Path, default=None, help="new folder of the run (default: runs/RECIPE)")
     parser.add_argument(

@@ -85,10 +85,7 @@ def write(archive: Path, record: Record) -> Path:
     header = {"format": FORMAT, "config": dict(record.config)}
     header |= {name: getattr(record, name) for name in _PLAIN}
     arrays = {name: getattr(record, name) for name in _ARRAYS}
-    arrays |= {f"{_METRIC}{name}": array for name, array in record.metrics.items()}
-    content = io.BytesIO()
-    np.savez_compressed(content, allow_pickle=False, config=np.array(json.dumps(header)), **arrays)
-    weights.write_file(path, content.getvalue())
+    weights.write_file(path, pack(record.metrics, config=np.array(json.dumps(header)), **arrays))
     return path
 
 
@@ -99,22 +96,33 @@ def read(path: Path) -> Record:
       CeloError: there is no such file, or it is damaged or of another format.
     """
     try:
-        with np.load(io.BytesIO(weights.read_file(path)), allow_pickle=False) as content:
-            header = json.loads(str(content["config"]))
-            if header.get("format") != FORMAT:
-                raise CeloError(
-                    f"{path} has the format {header.get('format')!r}, not {FORMAT!r}: run it again"
-                )
-            arrays = {name: content[name] for name in _ARRAYS}
-            metrics = {
-                name.removeprefix(_METRIC): content[name]
-                for name in content.files
-                if name.startswith(_METRIC)
-            }
+        arrays, metrics = unpack(weights.read_file(path))
+        header = json.loads(str(arrays["config"]))
+        columns: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise CeloError(f"{path} is damaged ({error}): delete it and run it again") from error
+    if header.get("format") != FORMAT:
+        raise CeloError(f"{path} has the format {header.get('format')!r}, not {FORMAT!r}: run it again")
     plain = {name: header[name] for name in _PLAIN}
-    return Record(**plain, **arrays, metrics=metrics, config=header["config"])
+    return Record(**plain, **columns, metrics=metrics, config=header["config"])
+
+
+def pack(metrics: Mapping[str, np.ndarray], **arrays: np.ndarray) -> bytes:
+    """Named arrays, and metrics beside them, as the bytes of an .npz."""
+    content = io.BytesIO()
+    named = {f"{_METRIC}{name}": array for name, array in metrics.items()}
+    np.savez_compressed(content, allow_pickle=False, **arrays, **named)
+    return content.getvalue()
+
+
+def unpack(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(arrays, metrics) that `pack` was given; a damaged file may raise any of a dozen types of errors."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as content:
+        every = {name: content[name] for name in content.files}
+    metrics = {
+        name.removeprefix(_METRIC): every.pop(name) for name in list(every) if name.startswith(_METRIC)
+    }
+    return every, metrics
 
 
 def bundled(suite: str) -> Path:

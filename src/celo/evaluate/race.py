@@ -6,15 +6,12 @@ on tuning seeds and reported on other ones, the seeds that Celo runs on too.
 
 import dataclasses
 import math
-import os
-import platform
 import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 from rich.console import Console
@@ -22,7 +19,6 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
-import celo
 from celo import weights as weights_files
 from celo.errors import CeloError, unknown_name
 from celo.evaluate import metrics, report
@@ -30,6 +26,7 @@ from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES
 from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curves_over_rates
 from celo.evaluate.look import require_matplotlib
 from celo.optimizers import celo as celo_transform
+from celo.provenance import environment
 from celo.tasks import TASKS, TaskFamily, make_task
 from celo.types import Theta
 
@@ -197,7 +194,7 @@ def run_race(config: RaceConfig, *, console: Console) -> RaceResult:
         tuning_seeds=tuning_seeds,
         seeds=seeds,
         weights_sha256=weights.sha256,
-        environment=_environment(),
+        environment=environment(),
         seconds=time.perf_counter() - begin,
     )
     report.show(result, console)
@@ -275,18 +272,6 @@ def _rows(contestants: list[Contestant]) -> tuple[Row, ...]:
                 )
             )
     return tuple(rows)
-
-
-def _environment() -> dict[str, str]:
-    return {
-        "celo": celo.__version__,
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-        "device": jax.devices()[0].device_kind,
-    }
 
 
 def _board(states: dict[str, tuple[Any, str]]) -> Table:

@@ -3,16 +3,11 @@
 The pool is any `concurrent.futures.Executor`: processes on this machine, or Dask's client for a cluster.
 """
 
-import io
-import os
-import platform
-import subprocess
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import jax
 import numpy as np
 from rich import progress as rich_progress
 from rich.console import Console
@@ -22,9 +17,9 @@ from celo.errors import CeloError
 from celo.evaluate import archive
 from celo.evaluate.curve import Curve
 from celo.evaluate.trials import Job, Outcome, Trial, run_trial
+from celo.provenance import commit, environment
 
 TRIALS = "trials"  # folder of trials whose job has no record yet
-_METRIC = "metric:"
 
 
 def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console: Console) -> list[str]:
@@ -40,11 +35,12 @@ def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console:
       One line for each job that failed; the others have records.
 
     Raises:
-      CeloError: the folder cannot be written, or the pool's processes died.
+      CeloError: the folder cannot be written, it has a record of one of the jobs with other settings, or the
+        pool's processes died.
     """
-    waiting = [job for job in jobs if not _record_path(job, out).exists()]
+    waiting = [job for job in jobs if not _has_record(job, out)]
     _make_folder(out / TRIALS)
-    machine, failures = _machine(), []
+    origin, failures = {"commit": commit(), **environment()}, []
     outcomes: dict[int, list[Outcome]] = {}
     running: dict[Future[Outcome], tuple[int, Trial]] = {}
     with _bar(console) as bar:
@@ -60,7 +56,7 @@ def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console:
                     running[pool.submit(run_trial, trial)] = (number, trial)
                     return
                 found.append(kept)
-            archive.write(out, job.record(found, machine))
+            archive.write(out, job.record(found, origin))
             for i in range(len(found)):
                 trial = job.next_trial(found[:i])
                 if trial is not None:
@@ -104,8 +100,19 @@ def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console:
     return failures
 
 
-def _record_path(job: Job, out: Path) -> Path:
-    return archive.path_of(out, job.task.name, job.contestant.name)
+def _has_record(job: Job, out: Path) -> bool:
+    """Whether the archive has the job's record; CeloError if what it has was made with other settings."""
+    path = archive.path_of(out, job.task.name, job.contestant.name)
+    if not path.exists():
+        return False
+    config, settings = archive.read(path).config, job.settings()
+    for name, value in settings.items():
+        if config.get(name) != value:
+            raise CeloError(
+                f"{path} was made with the {name} {config.get(name)}, asked for is {value}: delete it, "
+                "call the contestant otherwise (NAME=file), or choose another --out"
+            )
+    return True
 
 
 def _doing(running: dict[Future[Outcome], tuple[int, Trial]]) -> str:
@@ -125,19 +132,9 @@ def _trial_path(out: Path, trial: Trial) -> Path:
 
 
 def _write_trial(out: Path, trial: Trial, outcome: Outcome) -> None:
-    steps, train_loss, valid_loss, metrics = outcome.curve
-    arrays = {f"{_METRIC}{name}": array for name, array in metrics.items()}
-    content = io.BytesIO()
-    np.savez(
-        content,
-        allow_pickle=False,
-        steps=steps,
-        train_loss=train_loss,
-        valid_loss=valid_loss,
-        seconds=np.array(outcome.seconds),
-        **arrays,
-    )
-    weights.write_file(_trial_path(out, trial), content.getvalue())
+    arrays = outcome.curve._asdict()
+    data = archive.pack(arrays.pop("metrics"), seconds=np.array(outcome.seconds), **arrays)
+    weights.write_file(_trial_path(out, trial), data)
 
 
 def _read_trial(out: Path, trial: Trial) -> Outcome | None:
@@ -146,34 +143,12 @@ def _read_trial(out: Path, trial: Trial) -> Outcome | None:
     if not path.exists():
         return None
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
-            metrics = {
-                name.removeprefix(_METRIC): content[name]
-                for name in content.files
-                if name.startswith(_METRIC)
-            }
-            curve = Curve(content["steps"], content["train_loss"], content["valid_loss"], metrics)
-            return Outcome(curve, tuple(content["seconds"].tolist()))
-    except Exception:  # a bad byte may show as any of a dozen types of errors
+        arrays, metrics = archive.unpack(path.read_bytes())
+        seconds = arrays.pop("seconds").tolist()
+        return Outcome(Curve(**arrays, metrics=metrics), tuple(seconds))
+    except Exception:
         path.unlink()
         return None
-
-
-def _machine() -> dict[str, str]:
-    def commit() -> str:
-        words = ("git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD")
-        try:
-            return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return "not a checkout"
-
-    return {
-        "commit": commit(),
-        "jax": jax.__version__,
-        "device": jax.devices()[0].device_kind,
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "python": platform.python_version(),
-    }
 
 
 def _bar(console: Console) -> rich_progress.Progress:

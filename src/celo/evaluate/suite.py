@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from celo.errors import CeloError, unknown_name
 from celo.evaluate.curve import EVAL_EVERY
-from celo.tasks import TaskFamily, make_task, task_at
+from celo.tasks import TASKS, TaskFamily, make_task, task_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) 
     A task named alone that is not in a suite runs as tasks of "laptop" do.
 
     Raises:
-      CeloError: if there is no such suite, both are given, or the steps are not positive.
+      CeloError: if there is no such suite or task, both are given, or the steps are not positive.
     """
     if suite is not None and tasks:
         raise CeloError(f"--suite {suite} and --task {' '.join(tasks)}: name a suite or tasks, not both")
@@ -107,6 +107,9 @@ def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) 
         raise unknown_name("suite", suite, SUITES)
     if num_steps is not None and num_steps < 1:
         raise CeloError(f"steps must be at least 1, got {num_steps}")
+    for name in tasks:
+        if ":" not in name and name not in TASKS:
+            raise unknown_name("task", name, TASKS)
     known = {task.name: task for members in SUITES.values() for task in members}
     found = tuple(known.get(name, SuiteTask(name)) for name in tasks) or SUITES[suite or "laptop"]
     return found if num_steps is None else tuple(dataclasses.replace(t, num_steps=num_steps) for t in found)

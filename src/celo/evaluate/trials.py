@@ -12,13 +12,13 @@ import hashlib
 import json
 import multiprocessing
 import time
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from celo import __version__
 from celo.errors import CeloError
 from celo.evaluate.archive import Record
 from celo.evaluate.baselines import PAPER_LEARNING_RATES
@@ -101,9 +101,11 @@ def run_trial(trial: Trial) -> Outcome:
     """Run a trial in this process.
 
     Raises:
-      CeloError: if the task's data or packages, or the kernel, cannot be had.
+      CeloError: if the task's data or packages, or the kernel, cannot be had, or it is several tasks.
     """
     family, one = load_task(trial.task.name), trial.contestant
+    if len(family.members) > 1:
+        raise CeloError(f"{trial.task.name!r} is {len(family.members)} tasks; name a single one")
     make_tx = one.transform(trial.task.num_steps, trial.kernel)
     curve = train_curves_over_rates(
         family,
@@ -149,8 +151,17 @@ class Job:
             return self._trial(rates, protocol.tuning_seeds)
         return self._trial((self._best_rate(outcomes),), protocol.seeds, timed=True) if done == 2 else None
 
-    def record(self, outcomes: list[Outcome], machine: dict[str, str]) -> Record:
-        """The record, when there is no further trial."""
+    def settings(self) -> dict[str, Any]:
+        """What a record of the job must agree in; plain JSON."""
+        settings = {
+            "task": dataclasses.asdict(self.task),
+            "protocol": dataclasses.asdict(self.protocol),
+            "contestant": self.contestant.facts,
+        }
+        return json.loads(json.dumps(settings))
+
+    def record(self, outcomes: list[Outcome], origin: Mapping[str, str | None]) -> Record:
+        """The record, when there is no further trial; `origin` says where it was made."""
         protocol, tuned, last = self.protocol, self.contestant.tuned, outcomes[-1]
         curve = curve_at(last.curve, 0)
         rungs = np.full((2, len(protocol.rates)) if tuned else (0, 0), np.nan)
@@ -158,13 +169,10 @@ class Job:
             tried = protocol.rates if rung == 0 else self._second_rates(outcomes)
             rungs[rung, [protocol.rates.index(rate) for rate in tried]] = final_losses(outcomes[rung].curve)
         config = {
-            "task": dataclasses.asdict(self.task),
-            "protocol": dataclasses.asdict(protocol),
-            "contestant": self.contestant.facts,
+            **self.settings(),
             "kernel": None if tuned else self.kernel,
-            "celo": __version__,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            **machine,
+            **origin,
         }
         return Record(
             task=self.task.name,
@@ -179,7 +187,7 @@ class Job:
             rung_losses=rungs,
             seconds_per_step=last.seconds[0],
             adam_seconds_per_step=last.seconds[1],
-            config=json.loads(json.dumps(config)),
+            config=config,
         )
 
     def _trial(

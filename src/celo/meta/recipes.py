@@ -1,4 +1,4 @@
-"""Meta-training recipes: named, frozen settings of a whole run of both phases."""
+"""Meta-training recipes: named, frozen settings of a whole run, all phases."""
 
 import dataclasses
 import math

@@ -1,7 +1,6 @@
 """What a meta-training run did, for people: a table of the tasks and a plot of the meta-loss."""
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from celo import weights
 from celo.meta.train import METRICS, read_metrics
+from celo.provenance import commit
 
 PLOT, CARD = "meta_loss.png", "theta.json"
 _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe
@@ -116,7 +116,7 @@ def write_card(run: Path, theta: Path) -> Path:
         "sha256": found.sha256,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "version": found.metadata["version"],
-        "commit": _commit(),
+        "commit": commit(),
         "tasks": found.metadata["tasks"].split(","),
         "recipe": json.loads(found.metadata["recipe"]),
         "devices": jax.device_count(),
@@ -130,20 +130,3 @@ def write_card(run: Path, theta: Path) -> Path:
     }
     weights.write_file(run / CARD, (json.dumps(facts, indent=2) + "\n").encode())
     return run / CARD
-
-
-def _commit() -> str | None:
-    """The commit of the source, if it is a git checkout and nothing is changed in it."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(
-            ("git", "-C", str(here), *words), capture_output=True, text=True, check=True
-        ).stdout
-
-    try:
-        return git("rev-parse", "HEAD").strip() + (
-            "" if not git("status", "--porcelain", str(here)) else " + changes"
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None

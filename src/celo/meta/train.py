@@ -1,4 +1,4 @@
-"""A meta-training run: both phases, from start or checkpoint to weights, with progress and logs.
+"""A meta-training run: all phases, from start or checkpoint to weights, with progress and logs.
 
 With several processes (`celo.meta.hosts`) all compute, and process 0 alone reads and writes the folder.
 """

@@ -1,0 +1,36 @@
+"""Where a result comes from: the commit of the source and what it ran on."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from celo import __version__
+
+
+def commit() -> str | None:
+    """The commit of the source, marked "+ changes" if something is changed; None outside of a checkout."""
+    here = str(Path(__file__).parent)
+
+    def git(*words: str) -> str:
+        command = ("git", "-C", here, *words)
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + (" + changes" if git("status", "--porcelain", here) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine of this process, as text."""
+    import jax
+
+    return {
+        "celo": __version__,
+        **{name: importlib.metadata.version(name) for name in ("jax", "optax", "numpy")},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "device": jax.devices()[0].device_kind,
+    }
