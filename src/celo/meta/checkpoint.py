@@ -22,11 +22,16 @@ def save(path: Path, state: Any, header: dict[str, Any]) -> None:
 
     The old file stands until the new one is whole.
     """
+    write_file(path, pack(state, header))
+
+
+def pack(state: Any, header: dict[str, Any]) -> bytes:
+    """A whole checkpoint as bytes, as `read` gives them."""
     arrays = {name: np.asarray(_raw(leaf)) for name, leaf in _named(state)}
     text = json.dumps({"format": FORMAT, **header})
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **{_HEADER: np.frombuffer(text.encode(), np.uint8)}, **arrays)
-    write_file(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def read(path: Path) -> bytes:

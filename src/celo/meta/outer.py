@@ -16,7 +16,7 @@ from celo.errors import CeloError
 from celo.meta import ESTIMATORS, hosts
 from celo.meta.estimator import GradientEstimator
 from celo.meta.objective import Objective
-from celo.meta.recipes import Recipe
+from celo.meta.recipes import RULE_SCHEDULES, Recipe
 from celo.meta.unroll import Unroll
 from celo.optimizers import OPTIMIZERS
 from celo.tasks import Augmented, Reparametrisation, TaskFamily, make_task
@@ -44,8 +44,11 @@ def phases(recipe: Recipe) -> tuple[Phase, ...]:
     the scheduler for the refined rule.
     """
     rule, scheduler = ("update_rule",), ("scheduler",)
+    first = RULE_SCHEDULES[recipe.rule_schedule]
     every = (
-        Phase("rule", "celo_rule", rule, recipe.rule_steps, recipe.rule_learning_rate),
+        Phase(
+            "rule", RULE_SCHEDULES[recipe.rule_schedule], rule, recipe.rule_steps, recipe.rule_learning_rate
+        ),
         Phase("scheduler", "celo", scheduler, recipe.scheduler_steps, recipe.scheduler_learning_rate),
         Phase("refinement", "celo", rule, recipe.refinement_steps, recipe.refinement_learning_rate),
         Phase("finish", "celo", scheduler, recipe.finish_steps, recipe.finish_learning_rate),

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from celo import __version__, weights
 from celo.errors import CeloError
-from celo.meta import checkpoint, hosts
+from celo.meta import checkpoint, hosts, imitation
 from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, phases, task_families
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
@@ -111,8 +111,44 @@ class _Run:
             hosts.on_first(lambda: _drop_rows_after(self.metrics, header["rows"]))
         with _stop_requests() as stopped, self._bar() as bar:
             for number in range(first, len(self.phases)):
-                theta = self._train_phase(number, theta, restored if number == first else None, stopped, bar)
+                at = restored if number == first else None
+                if at is None and self.phases[number].name == "scheduler":
+                    theta = self._imitate(number, theta, bar)
+                theta = self._train_phase(number, theta, at, stopped, bar)
         return self._write_weights(theta)
+
+    def _imitate(self, number: int, theta: Theta, bar: rich_progress.Progress) -> Theta:
+        """θ with a scheduler that says the decay its rule was trained under; as it is without such steps.
+
+        Process 0 fits it for all: processes of unlike hardware would not end with the same bits.
+        """
+        steps = self.recipe.imitation_steps
+        if steps == 0:
+            return theta
+        task = bar.add_task("imitation", total=steps, loss="recording", speed="")
+
+        def tell(step: int, error: float) -> None:
+            bar.update(task, completed=step, loss=f"{error:.4f}")
+
+        def fit() -> bytes:
+            began = time.monotonic()
+            key_record, key_fit = jax.random.split(jax.random.fold_in(self.keys[number], steps))
+            seen = imitation.record(
+                theta,
+                self.families[0],
+                key_record,
+                rows=self.recipe.pairs_per_task,
+                horizon_min=self.recipe.horizon_min,
+                horizon_max=self.recipe.horizon_max,
+                truncation_length=self.recipe.truncation_length,
+                kernel=self.kernel,
+            )
+            fitted = imitation.imitate(theta["scheduler"], seen, key_fit, steps=steps, tell=tell)
+            return checkpoint.pack(fitted, {"seconds": time.monotonic() - began})
+
+        packed = hosts.from_first(fit)
+        self.seconds += checkpoint.read_header(packed)["seconds"]
+        return {**theta, "scheduler": jax.device_get(checkpoint.load(packed, theta["scheduler"]))}
 
     def _train_phase(
         self,

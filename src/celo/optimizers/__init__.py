@@ -5,6 +5,7 @@ from collections.abc import Callable
 from celo.optimizers.accumulate import accumulate
 from celo.optimizers.base import LearnedOptimizer, as_optax
 from celo.optimizers.celo import Celo, celo, celo_rule
+from celo.optimizers.decayed import DecayedRule
 from celo.optimizers.halves import scale_by_celo_rule, scale_by_celo_schedule
 from celo.optimizers.horizon import cool_down, with_horizon
 from celo.optimizers.nonfinite import guard_nonfinite
@@ -14,11 +15,13 @@ from celo.optimizers.update_rule import UpdateRule
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "celo": Celo,
     "celo_rule": UpdateRule,
+    "celo_rule_decayed": DecayedRule,
 }
 
 __all__ = [
     "OPTIMIZERS",
     "Celo",
+    "DecayedRule",
     "LearnedOptimizer",
     "UpdateRule",
     "accumulate",

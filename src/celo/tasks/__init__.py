@@ -29,6 +29,7 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "quadratic": Quadratics,
     # More to meta-train on, at 8x8 too.
     "small_deep_perceptrons": _suite("small_models:deep_perceptrons"),
+    "small_convnets": _suite("small_models:convnets"),
     "small_transformers": _suite("small_models:transformers"),
     "small_recurrent": _suite("small_models:recurrent"),
     "small_autoencoders": _suite("small_models:autoencoders"),

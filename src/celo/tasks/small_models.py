@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from celo.tasks.autoencoders import Autoencoder
 from celo.tasks.base import Task, TaskFamily
+from celo.tasks.convnets import ConvNet
 from celo.tasks.image_sets import CELO_DATASETS, ImageSets
 from celo.tasks.module import ModuleTask
 from celo.tasks.objectives import Objective, cross_entropy, guessing_cap, reconstruction_error
@@ -129,13 +130,18 @@ def transformers(datasets: Sequence[str] = CELO_DATASETS[2:]) -> ModulesOnSets:
     )
 
 
+def convnets(datasets: Sequence[str] = CELO_DATASETS[1:3]) -> ModulesOnSets:
+    """Two convolutions of stride 2."""
+    return _classifiers("conv", datasets, 16, lambda classes: Square(ConvNet(classes, (8, 12))))
+
+
 def recurrent(datasets: Sequence[str] = CELO_DATASETS[:2]) -> ModulesOnSets:
     """A gated recurrent unit over the rows."""
     return _classifiers("gru", datasets, 16, lambda classes: RowGRU(classes, width=16))
 
 
 def autoencoders(datasets: Sequence[str] = CELO_DATASETS[1:3]) -> ModulesOnSets:
-    """Images from eight numbers; the cap is twice the error of a uniform guess."""
+    """Images from twelve numbers; the cap is twice the error of a uniform guess."""
     sets = ImageSets(datasets, size=SIZE, grey=True, batch_size=32, standardised=False)
-    module = Autoencoder((24, 8, 24))
+    module = Autoencoder((48, 12, 48))
     return ModulesOnSets("autoencoder", datasets, sets, module, reconstruction_error, loss_cap=0.25)

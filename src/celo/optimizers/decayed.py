@@ -1,0 +1,59 @@
+"""The update rule under a straight decay to zero: what trains a rule that will always meet a schedule."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from celo.optimizers.base import LearnedOptimizer, scaled
+from celo.optimizers.update_rule import GROUP, RuleState, UpdateRule
+from celo.types import Array, Key, OptState, Params, Theta, Updates
+
+
+class DecayedState(NamedTuple):
+    """The rule's statistics and the place in the run."""
+
+    rule: RuleState
+    step: Array  # int32, steps taken
+    num_steps: Array  # int32, the horizon
+
+
+class DecayedRule(LearnedOptimizer):
+    """`UpdateRule` times 1 - step / num_steps.
+
+    Under a constant step a rule must choose between fast steps and calm ones. The published first phase
+    asks it to; ours trains it for the decay that the scheduler of the second phase begins with
+    (`celo.meta.imitation`).
+
+    Attributes:
+      kernel: as in `UpdateRule`.
+
+    Raises:
+      CeloError: as `UpdateRule`.
+    """
+
+    theta_groups = (GROUP,)
+
+    def __init__(self, kernel: str = "xla"):
+        self._rule = UpdateRule(kernel)
+
+    def init_theta(self, key: Key) -> Theta:
+        """As `UpdateRule`."""
+        return self._rule.init_theta(key)
+
+    def init(self, theta: Theta, params: Params, num_steps: Array) -> DecayedState:
+        """Zero statistics, step 0."""
+        rule = self._rule.init(theta, params, num_steps)
+        return DecayedState(rule, jnp.zeros((), jnp.int32), jnp.array(num_steps, jnp.int32))
+
+    def update(
+        self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
+    ) -> tuple[Updates, DecayedState]:
+        """The rule's step, times what is left of the run; zero beyond the horizon."""
+        updates, rule = self._rule.update(theta, grads, state.rule, params, value=value)
+        left = linear_decay(state.step, state.num_steps)
+        return scaled(updates, left), DecayedState(rule, state.step + 1, state.num_steps)
+
+
+def linear_decay(step: Array, num_steps: Array) -> Array:
+    """1 - step / num_steps, not below 0; float32."""
+    return jnp.maximum(0.0, 1.0 - step.astype(jnp.float32) / num_steps.astype(jnp.float32))
