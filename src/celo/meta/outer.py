@@ -44,7 +44,6 @@ def phases(recipe: Recipe) -> tuple[Phase, ...]:
     the scheduler for the refined rule.
     """
     rule, scheduler = ("update_rule",), ("scheduler",)
-    first = RULE_SCHEDULES[recipe.rule_schedule]
     every = (
         Phase(
             "rule", RULE_SCHEDULES[recipe.rule_schedule], rule, recipe.rule_steps, recipe.rule_learning_rate
