@@ -11,6 +11,7 @@ from celo.tasks import TASKS, Reparametrisation
 
 # What multiplies the rule's step in phase 1, and which optimizer that is.
 RULE_SCHEDULES = {"constant": "celo_rule", "linear": "celo_rule_decayed"}
+RULE_STARTS = ("normal", "mirrored")
 PHASES = ("rule", "scheduler", "refinement", "finish")
 
 
@@ -29,6 +30,7 @@ class Recipe:
     tasks: str = _setting("celo_image_mlps", "families of tasks to train on, a comma between two")
     rule_tasks: str = _setting("", "families for phase 1, if not the same")
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
+    rule_start: str = _setting("normal", f"the rule's first weights: {' or '.join(RULE_STARTS)}")
     rule_schedule: str = _setting("constant", f"of the rule's step in phase 1: {' or '.join(RULE_SCHEDULES)}")
     imitation_steps: int = _setting(
         0, "back-propagation steps in which the scheduler learns a linear decay before phase 2"
@@ -64,6 +66,8 @@ class Recipe:
                 raise unknown_name("task", name, TASKS)
         if self.estimator not in ESTIMATORS:
             raise unknown_name("estimator", self.estimator, ESTIMATORS)
+        if self.rule_start not in RULE_STARTS:
+            raise unknown_name("rule_start", self.rule_start, RULE_STARTS)
         if self.rule_schedule not in RULE_SCHEDULES:
             raise unknown_name("rule_schedule", self.rule_schedule, RULE_SCHEDULES)
         Objective(self.objective, self.lateness)
@@ -107,8 +111,8 @@ _QUICK = Recipe(
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
     # The shipped weights. A step size learned on perceptrons alone is too large for other networks, and the
-    # mean loss rewards a fast beginning more than a good end. Evolution finds the shape of a schedule slowly
-    # and unpulled weights walk at random: hence the imitation and the decay (results/LOG.md).
+    # mean loss rewards a fast beginning more than a good end. A rule of eight units needs a good start, and
+    # evolution finds the shape of a schedule slowly: hence mirrored weights and imitation (results/LOG.md).
     "laptop": dataclasses.replace(
         _QUICK,
         tasks=(
@@ -116,12 +120,13 @@ RECIPES: dict[str, Recipe] = {
             "small_autoencoders"
         ),
         rule_tasks="celo_image_mlps,small_deep_perceptrons,small_convnets,small_autoencoders",
+        rule_start="mirrored",
         rule_schedule="linear",
-        rule_steps=16_000,
+        rule_steps=8_000,
         imitation_steps=300,
-        scheduler_steps=3_000,
-        refinement_steps=3_000,
-        finish_steps=2_000,
+        scheduler_steps=1_500,
+        refinement_steps=1_500,
+        finish_steps=1_000,
         pairs_per_task=4,
         objective="log_loss",
         lateness=1.0,
@@ -129,7 +134,7 @@ RECIPES: dict[str, Recipe] = {
         scheduler_learning_rate=1e-3,
         refinement_learning_rate=2e-3,
         finish_learning_rate=1e-3,
-        weight_decay=0.03,
+        weight_decay=0.01,
         warmup_steps=100,
         average_decay=0.99,
     ),

@@ -15,6 +15,7 @@ from celo.meta.train import METRICS, read_metrics
 from celo.provenance import commit
 
 PLOT, CARD = "meta_loss.png", "theta.json"
+_LABEL_SIZE, _LABEL_SPACING = 6.5, 0.031  # points; share of the axis
 _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe
 
 
@@ -71,35 +72,44 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["phase"] for row in rows))
-    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(max(10, 4.5 * len(names)), 4.8), layout="constrained", dpi=150)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    panel_ends = []
     for axes, phase in zip(panels, names, strict=True):
         mine = [row for row in rows if row["phase"] == phase]
         steps = np.array([row["outer_step"] for row in mine])
         lines = {name: [row["tasks"][name] for row in mine] for name in mine[0]["tasks"]}
         lines = {**lines, "mean": np.mean(list(lines.values()), axis=0).tolist()}
+        ends: dict[str, tuple[float, str]] = {}
         for (name, losses), colour in zip(lines.items(), _colours(len(lines)), strict=True):
             window = max(1, len(losses) // 50)
             smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
             axes.plot(steps, losses, color=colour, alpha=0.12, linewidth=0.6)
             axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=2.2 if name == "mean" else 1.3)
-            axes.annotate(
-                name,
-                (steps[-1], smooth[-1]),
-                (4, 0),
-                textcoords="offset points",
-                color=colour,
-                va="center",
-                size=8,
-            )
+            ends[name] = (smooth[-1], colour)
+        panel_ends.append((axes, steps[-1], ends))
         axes.set_title(f"phase: {phase}", loc="left", size=10)
         axes.set_xlabel("outer step")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
     panels[0].set_ylabel("training loss, mean over the unroll")
     panels[0].set_yscale("log")
+    for axes, last, ends in panel_ends:
+        _label_ends(axes, last, ends)
     figure.savefig(path)
     return path
+
+
+def _label_ends(axes: Any, last: float, ends: dict[str, tuple[float, str]]) -> None:
+    """Each line's name beside its end, moved up where it would cover the one below."""
+    low, high = np.log(axes.get_ylim())
+    floor = -np.inf
+    for name, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
+        floor = max(float(np.log(value)), floor + _LABEL_SPACING * (high - low))
+        place = (last, float(np.exp(floor)))
+        axes.annotate(
+            name, place, (4, 0), textcoords="offset points", color=colour, va="center", size=_LABEL_SIZE
+        )
 
 
 def _colours(count: int) -> list[str]:

@@ -24,6 +24,7 @@ from celo.meta import checkpoint, hosts, imitation
 from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, phases, task_families
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
+from celo.optimizers.update_rule import GROUP, mirrored
 from celo.tasks import TaskFamily
 from celo.types import Theta
 
@@ -102,7 +103,7 @@ class _Run:
 
     def finish(self, saved: bytes | None) -> Path:
         """Trains to the end of the last phase, from the beginning or from a checkpoint's bytes."""
-        theta = Celo().init_theta(self.key_theta)
+        theta = self._first_theta()
         first, restored = 0, None
         if saved is not None:
             header = checkpoint.read_header(saved)
@@ -116,6 +117,12 @@ class _Run:
                     theta = self._imitate(number, theta, bar)
                 theta = self._train_phase(number, theta, at, stopped, bar)
         return self._write_weights(theta)
+
+    def _first_theta(self) -> Theta:
+        theta = Celo().init_theta(self.key_theta)
+        if self.recipe.rule_start == "mirrored":
+            return {**theta, GROUP: mirrored(theta[GROUP])}
+        return theta
 
     def _imitate(self, number: int, theta: Theta, bar: rich_progress.Progress) -> Theta:
         """θ with a scheduler that says the decay its rule was trained under; as it is without such steps.

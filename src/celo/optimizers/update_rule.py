@@ -24,6 +24,7 @@ from celo.errors import CeloError, unknown_name
 from celo.features import TensorStats, finite_gradient, init_stats, inverse_factors, rms, update_stats
 from celo.nn import truncated_normal_fan_in
 from celo.optimizers import rule_kernel
+from celo.optimizers.alike import alike, over_stack
 from celo.optimizers.base import LearnedOptimizer
 from celo.optimizers.layers import PerLayer, leading_axes, over_slices
 from celo.types import Array, Key, OptState, Params, Theta, Updates
@@ -119,12 +120,21 @@ class UpdateRule(LearnedOptimizer):
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         step = partial(self._step, theta[GROUP])
-        steps = [
-            over_slices(step, axes)(*tensor)
-            for axes, *tensor in zip(layers, _unpack(state, treedef), grad_leaves, leaves, strict=True)
-        ]
+        tensors = list(zip(_unpack(state, treedef), grad_leaves, leaves, strict=True))
+        steps: list[Any] = [None] * len(leaves)
+        for group in self._groups(params, grad_leaves, layers):
+            of_tensor = over_slices(step, layers[group[0]])
+            found = over_stack(of_tensor, [tensors[i] for i in group])
+            for i, result in zip(group, found, strict=True):
+                steps[i] = result
         updates = [step.astype(p.dtype) for (step, _), p in zip(steps, leaves, strict=True)]
         return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+
+    def _groups(self, params: Params, grads: Sequence[Array], layers: Sequence[int]) -> list[list[int]]:
+        """Which tensors share one computation; the native kernel, compiled already, takes them singly."""
+        if self.kernel == "native":
+            return [[i] for i in range(len(grads))]
+        return alike(params, [(axes, grad.dtype) for axes, grad in zip(layers, grads, strict=True)])
 
     def _step(
         self, theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
@@ -141,6 +151,29 @@ def _zero_stats(param: Array, layers: int) -> TensorStats:
     one = jax.ShapeDtypeStruct(param.shape[layers:], param.dtype)
     shapes = jax.eval_shape(lambda p: init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)), one)
     return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
+
+
+def mirrored(theta: dict[str, Array]) -> dict[str, Array]:
+    """Fresh weights of the rule, rearranged so that its direction begins as a linear function of the inputs.
+
+    Units come in pairs of opposite sign, relu(x) and relu(-x), whose difference is x: the looks-linear
+    initialisation of Balduzzi et al. (arXiv 1702.08591). Steps uphill and downhill then are alike from the
+    start. With four units a layer a plain beginning often has none that can point one of the two ways but the
+    bias, and training does not find its way out of that (results/LOG.md).
+
+    Args:
+      theta: what `UpdateRule.init_theta` gives under "update_rule".
+    """
+    half = HIDDEN // 2
+    inputs = theta["w0"][:, :half]
+    between = jnp.eye(half) + 0.5 * theta["w1"][:half, :half]
+    direction = jnp.full((half,), 0.5)
+    return {
+        **theta,
+        "w0": jnp.concatenate([inputs, -inputs], axis=1),
+        "w1": jnp.block([[between, -between], [-between, between]]),
+        "w2": theta["w2"].at[:, 0].set(jnp.concatenate([direction, -direction])),
+    }
 
 
 def tensor_update(

@@ -1,0 +1,37 @@
+"""Tensors that play one part in every layer are computed as one stack: compile time is that of one layer.
+
+A model of a hundred tensors has perhaps ten shapes. XLA compiles what it is given a hundred times over unless
+equal work is handed to it as one array with a leading axis.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from celo.types import Params
+
+
+def alike(params: Params, others: list[Any]) -> list[list[int]]:
+    """Groups of leaves that can be stacked: numbers in the order of flattening.
+
+    Alike are leaves of one shape and dtype whose paths differ in numbers only ("layer3/attention/query"),
+    and for which `others`, one value a leaf, agree. Paths count because tensors of one part are sharded in
+    one way; stacking those of another would move them between devices.
+    """
+    groups: dict[Any, list[int]] = {}
+    for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
+        part = re.sub(r"\d+", "#", jax.tree_util.keystr(path))
+        groups.setdefault((part, leaf.shape, leaf.dtype, others[number]), []).append(number)
+    return list(groups.values())
+
+
+def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> list[Any]:
+    """`function` of each tuple of arguments; more than one are stacked and mapped over."""
+    if len(tensors) == 1:
+        return [function(*tensors[0])]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
+    found = jax.lax.map(lambda arguments: function(*arguments), stacked)
+    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(tensors))]
