@@ -3,9 +3,10 @@
     python -m benchmarks.ablation estimators --out results/ablation
     python -m benchmarks.ablation recipe --out results/ablation
 
-Phase 1 on Celo's tasks. Every run may take the same number of inner steps, however its estimator spends them.
-What counts in the end is the mean training loss of the finished rule on problems of its own, without
-perturbations, whatever the run lowered (`celo.meta.measure`). Finished runs are kept and not run again.
+Phase 1 on Celo's tasks. All runs take the same number of inner steps, however their estimators spend them.
+What counts in the end is measured on problems of its own without perturbations, whatever the run lowered
+(`celo.meta.measure`): the mean log-loss of the finished rule, late steps weighing more, as recipe `laptop`
+has it. Finished runs are kept and not run again.
 """
 
 import argparse
@@ -31,8 +32,13 @@ PLAIN: dict[str, Any] = {
     "pairs_per_task": PAIRS,
     "truncation_length": TRUNCATION,
     "estimator": "nres",
-    "objective": "loss",
-    "lateness": 0.0,
+    "rule_start": "mirrored",
+    "rule_schedule": "linear",
+    "imitation_steps": 0,
+    "finish_steps": 0,
+    "weight_decay": 1e-4,
+    "objective": "log_loss",
+    "lateness": 1.0,
     "gradient_clip": 1.0,
     "rule_learning_rate": 8e-3,
     "learning_rate_end": 1e-5,
@@ -48,12 +54,15 @@ SETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "recipe": {
         "plain": {},
+        "normal first weights": {"rule_start": "normal"},
+        "weight decay 0.01": {"weight_decay": 1e-2},
         "no clipping": {"gradient_clip": float("inf")},
         "constant rate": {"learning_rate_end": 8e-3},
         "warm-up of 100": {"warmup_steps": 100},
         "average of θ, 0.99": {"average_decay": 0.99},
-        "objective log": {"objective": "log_loss"},
-        "objective log, lateness 1": {"objective": "log_loss", "lateness": 1.0},
+        "objective loss": {"objective": "loss", "lateness": 0.0},
+        "objective log, lateness 0": {"lateness": 0.0},
+        "the best on a probe": {"probe": "digits_8x8_mlp32"},
     },
 }
 
@@ -75,11 +84,12 @@ def train(run: Run) -> dict[str, Any]:
     from celo.meta.measure import measure
     from celo.meta.outer import PhaseProgram, phases, task_families
     from celo.meta.recipes import make_recipe
-    from celo.optimizers import Celo
+    from celo.meta.train import first_theta
 
     kinds = 4
     budget = 2.0 * PAIRS * kinds * TRUNCATION * STEPS
     settings = {**PLAIN, **run.settings, "seed": run.seed}
+    probe = settings.pop("probe", None)
     steps = STEPS
     if settings["estimator"].startswith("full_es"):  # a whole life an estimate: log-uniform in 100 … 2000
         steps = round(STEPS * TRUNCATION / ((2000 - 100) / np.log(20)))
@@ -87,15 +97,21 @@ def train(run: Run) -> dict[str, Any]:
     phase = phases(recipe)[0]
     program = PhaseProgram(recipe, phase, task_families(recipe, phase), run.kernel)
     key_theta, key = jax.random.split(jax.random.key(run.seed))
-    theta = jax.tree.map(np.asarray, Celo().init_theta(key_theta))
+    theta = first_theta(recipe, key_theta)
     state, frozen = program.init(theta, key)
-    spent, curve, every = 0.0, [], max(1, steps // 50)
+    spent, curve, kept, every = 0.0, [], [], max(1, steps // 50)
     for done in range(0, steps, every):
         count = min(every, steps - done)
         state, progress = program.advance(state, frozen, count)
         spent += float(progress.inner_steps) * count
         curve.append((spent / budget, float(np.mean(progress.task_losses))))
+        if probe is not None and done >= steps // 2 and done % (steps // 10) == 0:
+            theta = {**jax.device_get(frozen), **jax.device_get(state.average)}
+            held_out = make_recipe("laptop", rule_steps=steps, **{**PLAIN, "rule_tasks": probe})
+            kept.append((measure(theta, held_out, kernel=run.kernel).meta_loss, theta))
     theta = {**jax.device_get(frozen), **jax.device_get(state.average)}
+    if kept:
+        theta = min(kept, key=lambda pair: pair[0])[1]
     judge = make_recipe("laptop", rule_steps=steps, **PLAIN)
     found = measure(theta, judge, kernel=run.kernel)
     return {"seed": run.seed, "curve": curve, "end": found.meta_loss, "tasks": found.task_losses}
@@ -133,7 +149,7 @@ def _ends(runs: dict[str, Any]) -> np.ndarray:
 
 
 def _table(title: str, found: dict[str, dict[str, Any]]) -> Table:
-    table = Table("variant", "mean loss at the end", "(each seed)", title=title)
+    table = Table("variant", "meta-loss at the end", "(each seed)", title=title)
     for variant, runs in sorted(found.items(), key=lambda item: _ends(item[1]).mean()):
         ends = _ends(runs)
         table.add_row(variant, f"{ends.mean():.3f}", " ".join(f"{end:.3f}" for end in ends))

@@ -1,6 +1,7 @@
 """Inner steps a second of meta-training, beside the same inner loop under optax.adam, in one run.
 
     python -m benchmarks.meta_train
+    python -m benchmarks.meta_train --kernels native --pairs 32   # cost as particles grow
 
 An inner step is one update of one particle. Meta-training is timed end to end: data, resets,
 perturbations, the outer step. The yardstick trains the same tasks (same number, same batches, same
@@ -39,10 +40,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--recipe", default="celo", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument(
+        "--pairs", type=int, default=None, help="for each kind of task (default: the recipe's)"
+    )
+    parser.add_argument("--truncation", type=int, default=None, help="inner steps (default: the recipe's)")
     parser.add_argument("--kernels", nargs="+", default=native.KERNELS, choices=native.KERNELS)
     options = parser.parse_args()
     one_device_per_core()
-    recipe = make_recipe(options.recipe)  # all of them estimate by truncations
+    given = {"pairs_per_task": options.pairs, "truncation_length": options.truncation}
+    recipe = make_recipe(options.recipe, **{k: v for k, v in given.items() if v is not None})
     families = task_families(recipe, phases(recipe)[0])
     particles = recipe.pairs_per_task * len(kinds_of(families))
     theta = Celo().init_theta(jax.random.key(0))
@@ -63,7 +69,8 @@ def main() -> None:
             seconds[name].append(_timed(call))
 
     table = Table(
-        "what", "inner steps/s", "(min … max)", "of Adam's", "first call", title=f"recipe {options.recipe}"
+        *("what", "inner steps/s", "(min … max)", "of Adam's", "first call"),
+        title=f"recipe {options.recipe}: {2 * particles:,} particles, {recipe.truncation_length} steps",
     )
     for name, (_, first, steps) in contestants.items():
         speed = sorted(steps / s for s in seconds[name])

@@ -7,6 +7,7 @@ import pytest
 
 from celo.errors import CeloError
 from celo.optimizers import UpdateRule
+from celo.optimizers.update_rule import GROUP, mirrored
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -195,3 +196,24 @@ def test_a_gradient_of_another_shape_is_refused():
     state = rule.init(theta, params, jnp.int32(1))
     with pytest.raises(CeloError, match=r"\(1, 3\) and \(2, 3\)"):
         rule.update(theta, {"x": jnp.zeros((1, 3))}, state, params, value=jnp.zeros(()))
+
+
+def test_mirrored_weights_begin_as_an_odd_function_of_what_points_downhill():
+    """Turning gradient and momenta around turns the direction around, up to inputs that have no sign."""
+    theta = UpdateRule().init_theta(jax.random.key(3))[GROUP]
+    theta = {**theta, "w0": theta["w0"].at[jnp.array([2, 6, 10, *range(15, 27)])].set(0.0)}  # no sign, or p
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 5))}
+    grads = jax.tree.map(jnp.cos, params)
+
+    def direction(theta, sign):
+        rule = UpdateRule()
+        state = rule.init({GROUP: theta}, params, jnp.int32(10))
+        updates, _ = rule.update(
+            {GROUP: theta}, {"w": sign * grads["w"]}, state, params, value=jnp.float32(0)
+        )
+        return updates["w"]
+
+    start = mirrored(theta)
+    np.testing.assert_allclose(direction(start, -1.0), -direction(start, 1.0), rtol=5e-3, atol=1e-8)
+    assert jnp.max(jnp.abs(direction(theta, -1.0) + direction(theta, 1.0))) > 1e-5
+    assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, theta)

@@ -26,7 +26,7 @@ from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
 from celo.optimizers.update_rule import GROUP, mirrored
 from celo.tasks import TaskFamily
-from celo.types import Theta
+from celo.types import Key, Theta
 
 STEPS_PER_CALL = 10  # outer steps in one dispatch, and in one row of the log
 CHECKPOINT, METRICS, THETA = "checkpoint.npz", "metrics.jsonl", "theta.safetensors"
@@ -103,7 +103,7 @@ class _Run:
 
     def finish(self, saved: bytes | None) -> Path:
         """Trains to the end of the last phase, from the beginning or from a checkpoint's bytes."""
-        theta = self._first_theta()
+        theta = first_theta(self.recipe, self.key_theta)
         first, restored = 0, None
         if saved is not None:
             header = checkpoint.read_header(saved)
@@ -117,12 +117,6 @@ class _Run:
                     theta = self._imitate(number, theta, bar)
                 theta = self._train_phase(number, theta, at, stopped, bar)
         return self._write_weights(theta)
-
-    def _first_theta(self) -> Theta:
-        theta = Celo().init_theta(self.key_theta)
-        if self.recipe.rule_start == "mirrored":
-            return {**theta, GROUP: mirrored(theta[GROUP])}
-        return theta
 
     def _imitate(self, number: int, theta: Theta, bar: rich_progress.Progress) -> Theta:
         """θ with a scheduler that says the decay its rule was trained under; as it is without such steps.
@@ -250,6 +244,14 @@ class _Run:
             rich_progress.TimeRemainingColumn(),
             console=self.console,
         )
+
+
+def first_theta(recipe: Recipe, key: Key) -> Theta:
+    """Weights before any training, as the recipe wants them."""
+    theta = Celo().init_theta(key)
+    if recipe.rule_start == "mirrored":
+        return {**theta, GROUP: mirrored(theta[GROUP])}
+    return theta
 
 
 @contextmanager
