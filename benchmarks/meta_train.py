@@ -41,9 +41,9 @@ def main() -> None:
     parser.add_argument("--recipe", default="celo", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
-        "--pairs", type=int, default=None, help="for each kind of task (default: the recipe's)"
+        "--pairs", type=int, default=None, help="of each kind of task (default: as the recipe)"
     )
-    parser.add_argument("--truncation", type=int, default=None, help="inner steps (default: the recipe's)")
+    parser.add_argument("--truncation", type=int, default=None, help="inner steps (default: as the recipe)")
     parser.add_argument("--kernels", nargs="+", default=native.KERNELS, choices=native.KERNELS)
     options = parser.parse_args()
     one_device_per_core()
