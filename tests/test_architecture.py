@@ -17,7 +17,7 @@ LAYERS = {
     2: ["optimizers.*", "tasks.*"],
     3: [
         *("meta", "meta.hosts", "meta.estimator", "meta.unroll", "meta.objective"),
-        *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
+        *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es", "meta.imitation"),
         *("evaluate", "evaluate.curve", "evaluate.baselines", "evaluate.look", "evaluate.archive"),
         *("evaluate.metrics", "evaluate.aggregate", "evaluate.targets"),
     ],
@@ -26,6 +26,7 @@ LAYERS = {
         *("evaluate.contestants", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
         "evaluate.inner_training",
         *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),
+        *("evaluate.explain", "evaluate.rule_map", "evaluate.explain_figure"),
         *("evaluate.leaderboard", "evaluate.leaderboard_report"),
         *("evaluate.leaderboard_figures", "evaluate.leaderboard_page"),
     ],

@@ -49,6 +49,8 @@ MISTAKES = {
     "convert": ["source"],
     "convert no.state out.safetensors": ["no.state"],
     "info cello": ["'cello'"],
+    "info --measure": ["--measure", "celo info celo"],
+    "info --explain": ["--explain", "celo info celo"],
 }
 
 

@@ -18,10 +18,18 @@ def test_examples_are_short(path):
 
 
 @pytest.mark.skipif("celo" not in weights.bundled(), reason="no weights are bundled yet")
-@pytest.mark.parametrize("name", ["train_digits.py", "flax_train_state.py", "flax_nnx.py"])
-def test_digits_are_learned(name, capsys):
-    if name.startswith("flax"):
-        pytest.importorskip("flax")
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [
+        ("train_digits.py", "optax"),
+        ("flax_train_state.py", "flax"),
+        ("flax_nnx.py", "flax"),
+        ("equinox_loop.py", "equinox"),
+        ("haiku_loop.py", "haiku"),
+    ],
+)
+def test_digits_are_learned(name, library, capsys):
+    pytest.importorskip(library)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         accuracy = runpy.run_path(str(EXAMPLES / name))["main"]()
     assert accuracy > 0.9

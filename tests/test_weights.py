@@ -327,6 +327,23 @@ def test_everything_in_the_package_loads():
         assert weights.load(name).theta
 
 
+def test_facts_are_metadata_and_card(shelf, tmp_path):
+    metadata = {**METADATA, "recipe": '{"horizon_max": 9}'}
+    for path in (tmp_path / "own.safetensors", shelf / "celo.safetensors"):
+        weights.save(path, make_theta(), metadata=metadata)
+    (shelf / "celo.json").write_text('{"note": "of the card", "largest_model": 7}')
+    known = {**METADATA, "format": weights.FORMAT, "recipe": {"horizon_max": 9}}
+    assert weights.facts(tmp_path / "own.safetensors") == known
+    assert weights.facts("celo") == {**known, "note": "of the card", "largest_model": 7}
+
+
+@pytest.mark.parametrize("recipe", [{}, {"recipe": "of my own"}])
+def test_facts_without_a_recipe_of_ours(tmp_path, recipe):
+    path = tmp_path / "own.safetensors"
+    weights.save(path, make_theta(), metadata=METADATA | recipe)
+    assert weights.facts(path) == METADATA | recipe | {"format": weights.FORMAT}
+
+
 # check_theta
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from celo.errors import CeloError
+    from celo.errors import CeloError, OutOfRangeWarning
+    from celo.evaluate.explain import explain
+    from celo.evaluate.explain_figure import draw_explanation
     from celo.optimizers import (
         LearnedOptimizer,
         accumulate,
@@ -26,31 +28,42 @@ if TYPE_CHECKING:
         plan,
         scale_by_celo_rule,
         scale_by_celo_schedule,
+        state_sharding,
         with_horizon,
     )
 
 __all__ = [
     "CeloError",
     "LearnedOptimizer",
+    "OutOfRangeWarning",
     "accumulate",
     "as_optax",
     "celo",
     "celo_rule",
     "cool_down",
+    "draw_explanation",
+    "explain",
     "guard_nonfinite",
     "partition",
     "plan",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
+    "state_sharding",
     "with_horizon",
 ]
+
+_HOMES = {  # of the names that are not optimizers
+    "CeloError": "celo.errors",
+    "OutOfRangeWarning": "celo.errors",
+    "explain": "celo.evaluate.explain",
+    "draw_explanation": "celo.evaluate.explain_figure",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'celo' has no attribute {name!r}")
-    home = "celo.errors" if name == "CeloError" else "celo.optimizers"
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "celo.optimizers")), name)
 
 
 def __dir__() -> list[str]:

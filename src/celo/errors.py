@@ -1,4 +1,4 @@
-"""Errors a user can mend: every message names the offending value and the remedy."""
+"""Errors and warnings a user can act on: every message names the offending value and the remedy."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -6,6 +6,10 @@ from difflib import get_close_matches
 
 class CeloError(ValueError):
     """Bad input. The command line prints the message alone, without a traceback."""
+
+
+class OutOfRangeWarning(UserWarning):
+    """A run is far outside what the weights were meta-trained on; the message says how far and what to do."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> CeloError:

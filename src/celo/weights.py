@@ -4,6 +4,7 @@ A file holds θ under its flat names ("update_rule/w0"), arrays that are kept bu
 "unused/…", and the metadata "format" and "architecture". θ is a nested dict of float32 arrays.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -174,6 +175,18 @@ def card(name: str) -> dict[str, Any]:
     if name not in bundled():
         raise unknown_name("weights", name, bundled())
     return json.loads((_folder() / f"{name}.json").read_text())
+
+
+def facts(path_or_name: str | os.PathLike[str]) -> dict[str, Any]:
+    """All that is known of weights: a file's metadata, of bundled ones their card too; the recipe is a dict.
+
+    Raises:
+      CeloError: as `load`.
+    """
+    known: dict[str, Any] = dict(load(path_or_name).metadata)
+    with contextlib.suppress(KeyError, ValueError):  # metadata is free text: other recipes stay as they are
+        known["recipe"] = json.loads(known["recipe"])
+    return known if _is_path(path_or_name) else known | card(str(path_or_name))
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:

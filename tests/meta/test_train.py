@@ -69,7 +69,9 @@ def test_a_run_leaves_weights_and_a_log(whole):
     assert [row["outer_step"] for row in rows if row["phase"] == "scheduler"] == [10, 20, 30]
     assert all(np.isfinite(row["meta_loss"]) and row["nonfinite_fraction"] == 0 for row in rows)
     assert rows[0]["tasks"].keys() == {"quadratic"}
-    assert weights.load(whole / train.THETA).metadata["architecture"] == "celo"
+    metadata = weights.load(whole / train.THETA).metadata
+    assert metadata["architecture"] == "celo"
+    assert metadata["largest_model"] == "10"
 
 
 def test_the_first_phase_trains_the_rule_and_the_second_leaves_every_bit_of_it(tmp_path, quiet, whole):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from celo.optimizers import UpdateRule
 from celo.optimizers.alike import alike, over_stack
@@ -40,6 +41,18 @@ def test_tensors_alike_in_all_but_a_number_are_one_group():
 )
 def test_what_differs_is_kept_apart(first, second, others):
     assert alike([first, second], others) == [[0], [1]]
+
+
+def test_on_several_devices_only_what_is_seen_to_lie_alike_is_stacked(monkeypatch):
+    params = [jnp.ones((4, 4)), jnp.ones((4, 4)), jnp.zeros((4, 4))]
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert alike(params, [0, 0, 0]) == [[0], [1], [2]]
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
+    split = [
+        jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+        for x, spec in zip(params, [("x", None), (None, "x"), ("x", None)], strict=True)
+    ]
+    assert alike(split, [0, 0, 0]) == [[0, 2], [1]]
 
 
 def test_a_stack_gives_what_each_gives():

@@ -1,7 +1,6 @@
 """celo data, celo convert and celo info."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +70,12 @@ def add_info(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--measure", action="store_true", help="run the recipe's tasks under the weights: their meta-loss"
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="train a small perceptron with the weights, and draw what they do",
+    )
+    parser.add_argument("--out", type=Path, default=None, help="folder for --explain (default: explain)")
     parser.set_defaults(run=_info)
     return parser
 
@@ -83,14 +88,17 @@ def _info(options: argparse.Namespace) -> int:
         print(f"{options.weights}: {found.metadata['architecture']}, sha256 {found.sha256}")
         for name, array in weights.flatten(found.theta).items():
             print(f"  {name:24s} {array.dtype}{list(array.shape)}")
-        facts = weights.card(options.weights) if options.weights in weights.bundled() else found.metadata
+        facts = weights.facts(options.weights)
         for key, value in facts.items():
             print(f"  {key}: {value}")
         if options.measure:
             _measure(found.theta, facts["recipe"])
+        if options.explain:
+            _explain(options.weights, options.out or Path("explain"))
         return 0
-    if options.measure:
-        raise CeloError("--measure needs weights to be measured: celo info celo --measure")
+    for flag in ("measure", "explain"):
+        if getattr(options, flag):
+            raise CeloError(f"--{flag} needs weights: celo info celo --{flag}")
 
     from celo.evaluate.baselines import BASELINES
     from celo.evaluate.suite import SUITES
@@ -112,12 +120,24 @@ def _info(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(name: str, folder: Path) -> None:
+    from celo.evaluate.explain import explain
+    from celo.evaluate.explain_figure import draw_explanation
+    from celo.evaluate.look import require_matplotlib
+
+    require_matplotlib()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CeloError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    print(f"wrote {draw_explanation(explain(weights=name), folder / 'explain.png')}")
+
+
 def _measure(theta: Any, recipe: Any) -> None:
     from celo.meta.measure import measure
     from celo.meta.recipes import Recipe
 
-    settings = Recipe(**(json.loads(recipe) if isinstance(recipe, str) else recipe))
-    found = measure(theta, settings, kernel=fastest_kernel(Console()))
+    found = measure(theta, Recipe(**recipe), kernel=fastest_kernel(Console()))
     print(f"measured meta-loss: {found.meta_loss:.4f} ± {found.standard_error:.4f} (standard error)")
     for name, loss in found.task_losses.items():
         print(f"  {name:28s} mean training loss {loss:.4f}")

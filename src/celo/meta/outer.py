@@ -91,6 +91,16 @@ def kinds_of(families: Sequence[TaskFamily]) -> tuple[str, ...]:
     return tuple(member for family in families for member in family.members)
 
 
+def largest_model(families: Sequence[TaskFamily]) -> int:
+    """How many parameters the largest model among the families' tasks has."""
+
+    def params(key: Key, family: TaskFamily) -> Any:
+        return family.sample(key, jnp.zeros((), jnp.int32)).init(key)[0]
+
+    shapes = [jax.eval_shape(lambda key, f=family: params(key, f), jax.random.key(0)) for family in families]
+    return max(sum(leaf.size for leaf in jax.tree.leaves(model)) for model in shapes)
+
+
 def _devices(particles: Sequence[int]) -> list[Any]:
     """As many devices as divide each family's particles; of several processes all: each needs its share."""
     count, processes = jax.device_count(), jax.process_count()

@@ -128,6 +128,7 @@ def write_card(run: Path, theta: Path) -> Path:
         "version": found.metadata["version"],
         "commit": commit(),
         "tasks": found.metadata["tasks"].split(","),
+        "largest_model": int(found.metadata["largest_model"]),
         "recipe": json.loads(found.metadata["recipe"]),
         "devices": jax.device_count(),
         "seconds": rows[-1]["seconds"],

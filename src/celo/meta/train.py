@@ -21,7 +21,7 @@ from rich.console import Console
 from celo import __version__, weights
 from celo.errors import CeloError
 from celo.meta import checkpoint, hosts, imitation
-from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, phases, task_families
+from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, largest_model, phases, task_families
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
 from celo.optimizers.update_rule import GROUP, mirrored
@@ -227,6 +227,7 @@ class _Run:
             "architecture": "celo",
             "recipe": json.dumps(dataclasses.asdict(self.recipe)),
             "tasks": ",".join(dict.fromkeys(kind for part in self.families for kind in kinds_of(part))),
+            "largest_model": str(max(map(largest_model, self.families))),
             "version": __version__,
         }
         path = self.run / THETA

@@ -10,6 +10,7 @@ from celo.optimizers.halves import scale_by_celo_rule, scale_by_celo_schedule
 from celo.optimizers.horizon import cool_down, with_horizon
 from celo.optimizers.nonfinite import guard_nonfinite
 from celo.optimizers.partition import partition, plan
+from celo.optimizers.sharding import state_sharding
 from celo.optimizers.update_rule import UpdateRule
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
@@ -34,5 +35,6 @@ __all__ = [
     "plan",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
+    "state_sharding",
     "with_horizon",
 ]

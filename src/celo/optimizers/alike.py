@@ -10,22 +10,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 
-from celo.types import Params
+from celo.types import Array, Params
 
 
 def alike(params: Params, others: list[Any]) -> list[list[int]]:
     """Groups of leaves that can be stacked: numbers in the order of flattening.
 
     Alike are leaves of one shape and dtype whose paths differ in numbers only ("layer3/attention/query"),
-    and for which `others`, one value a leaf, agree. Paths count because tensors of one part are sharded in
-    one way; stacking those of another would move them between devices.
+    for which `others`, one value a leaf, agree, and which are split over devices in one way. Stacking those
+    split differently would move whole tensors between devices; where it cannot be told (several devices, a
+    mesh whose axes are not explicit) each leaf is a group of its own.
     """
     groups: dict[Any, list[int]] = {}
     for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
         part = re.sub(r"\d+", "#", jax.tree_util.keystr(path))
-        groups.setdefault((part, leaf.shape, leaf.dtype, others[number]), []).append(number)
+        place = _place(leaf, number)
+        groups.setdefault((part, leaf.shape, leaf.dtype, place, others[number]), []).append(number)
     return list(groups.values())
+
+
+def _place(leaf: Array, number: int) -> Any:
+    """What leaves must have in common to be known to lie in one place."""
+    if jax.device_count() == 1:
+        return None
+    sharding = jax.typeof(leaf).sharding
+    types = sharding.mesh.axis_types
+    return sharding if types and all(t is AxisType.Explicit for t in types) else number
 
 
 def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> list[Any]:

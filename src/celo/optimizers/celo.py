@@ -13,7 +13,7 @@ import optax
 
 from celo.optimizers import scheduler, update_rule
 from celo.optimizers.base import LearnedOptimizer, scaled
-from celo.optimizers.binding import Weights, load_theta
+from celo.optimizers.binding import Weights
 from celo.optimizers.halves import scale_by_celo_rule, scale_by_celo_schedule
 from celo.optimizers.layers import PerLayer
 from celo.optimizers.nonfinite import guard_nonfinite
@@ -117,16 +117,19 @@ def celo(
       CeloError: for a wrong `num_steps` or another option out of its range, or weights that do not fit; in
         `update`, for missing parameters or a missing or non-scalar loss.
 
+    Warns:
+      OutOfRangeWarning: once, if `num_steps` or, in `init`, the model is far outside what the weights were
+        meta-trained on, where their file says so.
+
     References:
       Moudgil, Knyazev, Lajoie, Belilovsky, "Celo: Training Versatile Learned Optimizers on a Compute
       Diet", arXiv 2501.12670.
     """
-    theta = load_theta(weights, Celo.theta_groups)
     tx = optax.chain(
         scale_by_celo_rule(
-            theta, kernel=kernel, min_rms=min_rms, per_layer=per_layer, state_dtype=state_dtype
+            weights, kernel=kernel, min_rms=min_rms, per_layer=per_layer, state_dtype=state_dtype
         ),
-        scale_by_celo_schedule(num_steps, theta, plateau=plateau),
+        scale_by_celo_schedule(num_steps, weights, plateau=plateau),
         *_rate_and_decay(learning_rate, weight_decay, mask),
     )
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)

@@ -11,6 +11,7 @@ from celo.optimizers.binding import Weights, load_theta
 from celo.optimizers.compact import check_state_dtype, in_bfloat16
 from celo.optimizers.horizon import hold_plateau
 from celo.optimizers.layers import PerLayer
+from celo.optimizers.trained_range import trained_range
 from celo.types import Array, OptState, Params, Updates
 
 
@@ -43,10 +44,11 @@ def scale_by_celo_rule(
       CeloError: if the weights cannot be read or do not fit, the kernel cannot be had, or an option is
         out of range; in `init`, if `per_layer` does not fit the parameters.
     """
-    theta = load_theta(weights, (update_rule.GROUP,))
+    theta, trained = load_theta(weights, (update_rule.GROUP,)), trained_range(weights)
     rule = update_rule.UpdateRule(kernel, min_rms, per_layer)
 
     def init_fn(params: Params) -> update_rule.RuleState:
+        trained.check_size(params)
         return rule.init(theta, params, jnp.ones((), jnp.int32))
 
     def update_fn(
@@ -76,6 +78,7 @@ def scale_by_celo_schedule(
     """
     theta = load_theta(weights, (scheduler.GROUP,))[scheduler.GROUP]
     horizon = check_num_steps(num_steps)
+    trained_range(weights).check_horizon(horizon)
 
     def init_fn(params: Params) -> scheduler.ScheduleState:
         del params

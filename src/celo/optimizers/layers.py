@@ -22,7 +22,7 @@ def leading_axes(per_layer: PerLayer, params: Params) -> list[int]:
       CeloError: if `per_layer` is no prefix of the parameters, or asks for axes that are not there.
     """
     leaves = jax.tree.leaves(params)
-    if per_layer is None:
+    if per_layer is None or not leaves:  # optax finds parameters in a state by `init` of an empty tree
         return [0] * len(leaves)
     prefix = per_layer(params) if callable(per_layer) else per_layer
     try:
