@@ -123,3 +123,8 @@ def test_the_installed_command_answers():
     code = "import sys; from celo.cli import main; sys.exit(main(['--version']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("celo ")
+
+
+def test_weights_that_do_not_name_their_recipe_cannot_be_measured(theta_file, capsys):
+    assert main(["info", str(theta_file), "--measure"]) == 2
+    assert "recipe" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def _info(options: argparse.Namespace) -> int:
         for key, value in facts.items():
             print(f"  {key}: {value}")
         if options.measure:
-            _measure(found.theta, facts["recipe"])
+            _measure(options.weights, found.theta, facts.get("recipe"))
         if options.explain:
             _explain(options.weights, options.out or Path("explain"))
         return 0
@@ -133,10 +133,12 @@ def _explain(name: str, folder: Path) -> None:
     print(f"wrote {draw_explanation(explain(weights=name), folder / 'explain.png')}")
 
 
-def _measure(theta: Any, recipe: Any) -> None:
+def _measure(name: str, theta: Any, recipe: Any) -> None:
     from celo.meta.measure import measure
     from celo.meta.recipes import Recipe
 
+    if not isinstance(recipe, dict):
+        raise CeloError(f"{name} does not say by what recipe it was trained: --measure has no tasks to run")
     found = measure(theta, Recipe(**recipe), kernel=fastest_kernel(Console()))
     print(f"measured meta-loss: {found.meta_loss:.4f} ± {found.standard_error:.4f} (standard error)")
     for name, loss in found.task_losses.items():
