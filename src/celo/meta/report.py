@@ -101,12 +101,12 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
 
 
 def _label_ends(axes: Any, last: float, ends: dict[str, tuple[float, str]]) -> None:
-    """Each line's name beside its end, moved up where it would cover the one below."""
+    """Each line's name beside its end, moved down where it would cover the one above."""
     low, high = np.log(axes.get_ylim())
-    floor = -np.inf
-    for name, (value, colour) in sorted(ends.items(), key=lambda item: item[1][0]):
-        floor = max(float(np.log(value)), floor + _LABEL_SPACING * (high - low))
-        place = (last, float(np.exp(floor)))
+    height = np.inf
+    for name, (value, colour) in sorted(ends.items(), key=lambda item: -item[1][0]):
+        height = min(float(np.log(value)), height - _LABEL_SPACING * (high - low))
+        place = (last, float(np.exp(height)))
         axes.annotate(
             name, place, (4, 0), textcoords="offset points", color=colour, va="center", size=_LABEL_SIZE
         )
