@@ -23,7 +23,7 @@ from rich.table import Table
 from celo import native, weights
 from celo.evaluate import pools
 
-PAIRS, TRUNCATION, STEPS = 4, 50, 1000  # of a run whose estimator works by truncations
+PAIRS, TRUNCATION = 4, 50  # of a run whose estimator works by truncations
 PLAIN: dict[str, Any] = {
     "tasks": "celo_image_mlps",
     "rule_tasks": "",
@@ -75,6 +75,7 @@ class Run:
     settings: dict[str, Any]
     seed: int
     kernel: str
+    steps: int  # outer steps, of a run whose estimator works by truncations
 
 
 def train(run: Run) -> dict[str, Any]:
@@ -87,12 +88,12 @@ def train(run: Run) -> dict[str, Any]:
     from celo.meta.train import first_theta
 
     kinds = 4
-    budget = 2.0 * PAIRS * kinds * TRUNCATION * STEPS
+    budget = 2.0 * PAIRS * kinds * TRUNCATION * run.steps
     settings = {**PLAIN, **run.settings, "seed": run.seed}
     probe = settings.pop("probe", None)
-    steps = STEPS
+    steps = run.steps
     if settings["estimator"].startswith("full_es"):  # a whole life an estimate: log-uniform in 100 … 2000
-        steps = round(STEPS * TRUNCATION / ((2000 - 100) / np.log(20)))
+        steps = round(steps * TRUNCATION / ((2000 - 100) / np.log(20)))
     recipe = make_recipe("laptop", rule_steps=steps, **settings)
     phase = phases(recipe)[0]
     program = PhaseProgram(recipe, phase, task_families(recipe, phase), run.kernel)
@@ -121,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("set", choices=SETS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=500, help="outer steps of 1,600 inner steps")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("results/ablation"))
     options = parser.parse_args()
@@ -129,7 +131,7 @@ def main() -> None:
     path = options.out / f"{options.set}.json"
     found: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     runs = [
-        Run(variant, settings, seed, kernel)
+        Run(variant, settings, seed, kernel, options.steps)
         for seed in range(options.seeds)
         for variant, settings in SETS[options.set].items()
         if str(seed) not in found.get(variant, {})
@@ -140,7 +142,7 @@ def main() -> None:
             found.setdefault(run.variant, {})[str(run.seed)] = result
             weights.write_file(path, (json.dumps(found) + "\n").encode())
             bar.update(shown, advance=1)
-    Console().print(_table(options.set, found))
+    Console().print(_table(options.set, found, options.steps))
     _draw(found, options.out / f"{options.set}.png")
 
 
@@ -148,12 +150,12 @@ def _ends(runs: dict[str, Any]) -> np.ndarray:
     return np.array([run["end"] for run in runs.values()])
 
 
-def _table(title: str, found: dict[str, dict[str, Any]]) -> Table:
+def _table(title: str, found: dict[str, dict[str, Any]], steps: int) -> Table:
     table = Table("variant", "meta-loss at the end", "(each seed)", title=title)
     for variant, runs in sorted(found.items(), key=lambda item: _ends(item[1]).mean()):
         ends = _ends(runs)
         table.add_row(variant, f"{ends.mean():.3f}", " ".join(f"{end:.3f}" for end in ends))
-    table.caption = f"{STEPS} outer steps of {2 * PAIRS * 4 * TRUNCATION:,} inner steps, or as much"
+    table.caption = f"{steps} outer steps of {2 * PAIRS * 4 * TRUNCATION:,} inner steps, or as much"
     return table
 
 
