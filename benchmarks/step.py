@@ -59,6 +59,7 @@ MODELS: dict[str, Callable[[], Shapes]] = {
     "perceptron 2.4 k": perceptron,
     "transformer 1 M": lambda: transformer(128, 4, 2048),
     "convnet 1 M": lambda: convnet(64),
+    "transformer of 97 tensors": lambda: transformer(128, 16, 2048),
     "transformer 10 M": lambda: transformer(256, 10, 8192),
     "transformer 100 M": lambda: transformer(768, 10, 32768),
 }
