@@ -7,7 +7,8 @@ import pytest
 
 from celo.errors import CeloError
 from celo.optimizers import UpdateRule
-from celo.optimizers.update_rule import GROUP, mirrored
+from celo.optimizers.mirrored import mirrored
+from celo.optimizers.update_rule import GROUP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from celo.errors import CeloError
 from celo.evaluate.rule_map import AXIS, RuleMap, rule_map
-from celo.features import TensorStats, rms
+from celo.features import rms
 from celo.optimizers import Celo, UpdateRule, scheduler, update_rule
 from celo.optimizers.base import check_num_steps, scaled
 from celo.optimizers.binding import Weights, load_theta
@@ -182,13 +182,7 @@ def _map_of(theta: Theta, run: _Run, grads: Params, index: int, name: str) -> Ru
     def tensor(tree: Params) -> Array:
         return jax.tree.leaves(tree)[index]
 
-    rule = run.state.rule
-    stats = TensorStats(
-        momenta=tuple(map(tensor, rule.momenta)),
-        second_moment=tensor(rule.second_moment),
-        row=tuple(map(tensor, rule.row)),
-        col=tuple(map(tensor, rule.col)),
-    )
+    stats = update_rule.tensor_stats(run.state.rule, jax.tree.structure(run.params))[index]
     grad, param = (tensor(tree).astype(jnp.float32) for tree in (grads, run.params))
     steps = rule_map(theta[update_rule.GROUP], stats, grad, param, run.state.schedule.step)
     return RuleMap(name, AXIS, AXIS, *map(np.asarray, steps))

@@ -66,25 +66,11 @@ def rule_map(
             for name in ("second_moment", "row", "col")
         },
     )
-    celo = relative_steps(
+    celo = update_rule.network(
         theta,
         update_rule.rule_inputs(element, g, jnp.zeros_like(g)),
-        update_rule.rule_inputs(after, grad, param),
+        update_rule.normalisers(update_rule.rule_inputs(after, grad, param)),
     )
     first, second = (1.0 - decay ** (step.astype(jnp.float32) + 1.0) for decay in ADAM_DECAYS)
     adam = -(element.momenta[0] / first) * jax.lax.rsqrt(element.second_moment / second)
     return celo.reshape(len(AXIS), len(AXIS)), adam.reshape(len(AXIS), len(AXIS))
-
-
-def relative_steps(theta: dict[str, Array], inputs: list[Array], tensor_inputs: list[Array]) -> Array:
-    """The rule's network on `inputs`, normalised over a tensor that has `tensor_inputs`.
-
-    Returns:
-      The steps, in thousandths of the tensor's root mean square, of the shape that the inputs broadcast to.
-    """
-    scale = [jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in tensor_inputs]
-    x = jnp.stack(jnp.broadcast_arrays(*(x * s for x, s in zip(inputs, scale, strict=True))), axis=-1)
-    x = jax.nn.relu(x @ theta["w0"] + theta["b0"])
-    x = jax.nn.relu(x @ theta["w1"] + theta["b1"])
-    x = x @ theta["w2"] + theta["b2"]
-    return -x[..., 0] * jnp.exp(update_rule.MAGNITUDE_SCALE * x[..., 1])

@@ -24,7 +24,8 @@ from celo.meta import checkpoint, hosts, imitation
 from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, largest_model, phases, task_families
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
-from celo.optimizers.update_rule import GROUP, mirrored
+from celo.optimizers.mirrored import mirrored
+from celo.optimizers.update_rule import GROUP
 from celo.tasks import TaskFamily
 from celo.types import Key, Theta
 
@@ -119,7 +120,7 @@ class _Run:
         return self._write_weights(theta)
 
     def _imitate(self, number: int, theta: Theta, bar: rich_progress.Progress) -> Theta:
-        """θ with a scheduler that says the decay its rule was trained under; as it is without such steps.
+        """θ with a scheduler that says a linear decay; as it is if the recipe has no imitation steps.
 
         Process 0 fits it for all: processes of unlike hardware would not end with the same bits.
         """
@@ -133,6 +134,7 @@ class _Run:
 
         def fit() -> bytes:
             began = time.monotonic()
+            # The key itself is what the phase will split.
             key_record, key_fit = jax.random.split(jax.random.fold_in(self.keys[number], steps))
             seen = imitation.record(
                 theta,

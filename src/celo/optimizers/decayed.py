@@ -21,8 +21,7 @@ class DecayedRule(LearnedOptimizer):
     """`UpdateRule` times 1 - step / num_steps.
 
     Under a constant step a rule must choose between fast steps and calm ones. The published first phase
-    asks it to; ours trains it for the decay that the scheduler of the second phase begins with
-    (`celo.meta.imitation`).
+    asks it to; ours (recipe `laptop`) trains it for the decay that the scheduler begins with.
 
     Attributes:
       kernel: as in `UpdateRule`.

@@ -120,7 +120,7 @@ class UpdateRule(LearnedOptimizer):
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         step = partial(self._step, theta[GROUP])
-        tensors = list(zip(_unpack(state, treedef), grad_leaves, leaves, strict=True))
+        tensors = list(zip(tensor_stats(state, treedef), grad_leaves, leaves, strict=True))
         steps: list[Any] = [None] * len(leaves)
         for group in self._groups(params, grad_leaves, layers):
             of_tensor = over_slices(step, layers[group[0]])
@@ -153,29 +153,6 @@ def _zero_stats(param: Array, layers: int) -> TensorStats:
     return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
 
 
-def mirrored(theta: dict[str, Array]) -> dict[str, Array]:
-    """Fresh weights of the rule, rearranged so that its direction begins as a linear function of the inputs.
-
-    Units come in pairs of opposite sign, relu(x) and relu(-x), whose difference is x: the looks-linear
-    initialisation of Balduzzi et al. (arXiv 1702.08591). Steps uphill and downhill then are alike from the
-    start. With four units a layer a plain beginning often has none that can point one of the two ways but the
-    bias, and training does not find its way out of that (results/LOG.md).
-
-    Args:
-      theta: what `UpdateRule.init_theta` gives under "update_rule".
-    """
-    half = HIDDEN // 2
-    inputs = theta["w0"][:, :half]
-    between = jnp.eye(half) + 0.5 * theta["w1"][:half, :half]
-    direction = jnp.full((half,), 0.5)
-    return {
-        **theta,
-        "w0": jnp.concatenate([inputs, -inputs], axis=1),
-        "w1": jnp.block([[between, -between], [-between, between]]),
-        "w2": theta["w2"].at[:, 0].set(jnp.concatenate([direction, -direction])),
-    }
-
-
 def tensor_update(
     theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, kernel: str = "xla"
 ) -> tuple[Array, TensorStats]:
@@ -196,12 +173,30 @@ def tensor_update(
         factored_decays=FACTORED_DECAYS,
     )
     inputs = rule_inputs(stats, grad, param)
-    scale = jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in inputs])
+    step = network(theta, inputs, normalisers(inputs))
+    return STEP_SCALE * rms(param, RMS_FLOOR) * step, stats
+
+
+def normalisers(inputs: Sequence[Array]) -> Array:
+    """What each input of a tensor is multiplied by: one over its root mean square; [30]."""
+    return jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in inputs])
+
+
+def network(theta: dict[str, Array], inputs: Sequence[Array], scale: Array) -> Array:
+    """The rule's network: steps in units of 0.001 of the tensor's root mean square, downhill.
+
+    Args:
+      theta: its weights.
+      inputs: 30 arrays that broadcast to one shape, as `rule_inputs` gives them.
+      scale: [30], as `normalisers` gives it.
+
+    Returns:
+      Steps of the shape that the inputs broadcast to.
+    """
     hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], inputs))
     hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
     direction, magnitude = _dense(theta["w2"], theta["b2"], hidden)
-    step = -STEP_SCALE * rms(param, RMS_FLOOR)
-    return step * direction * jnp.exp(MAGNITUDE_SCALE * magnitude), stats
+    return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
 
 
 def rule_inputs(stats: TensorStats, grad: Array, param: Array) -> list[Array]:
@@ -275,8 +270,8 @@ def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
     )
 
 
-def _unpack(state: RuleState, treedef: Any) -> list[TensorStats]:
-    """The inverse of `_pack`."""
+def tensor_stats(state: RuleState, treedef: Any) -> list[TensorStats]:
+    """The statistics of each tensor, in the order in which `treedef` flattens the parameters."""
     momenta = [treedef.flatten_up_to(tree) for tree in state.momenta]
     second_moment = treedef.flatten_up_to(state.second_moment)
     rows = [treedef.flatten_up_to(tree) for tree in state.row]
