@@ -82,10 +82,10 @@ def train(run: Run) -> dict[str, Any]:
     """Meta-trains until the budget of inner steps is spent; the curve and the measured end."""
     import jax
 
+    from celo.meta.first_theta import first_theta
     from celo.meta.measure import measure
     from celo.meta.outer import PhaseProgram, phases, task_families
     from celo.meta.recipes import make_recipe
-    from celo.meta.train import first_theta
 
     kinds = 4
     budget = 2.0 * PAIRS * kinds * TRUNCATION * run.steps

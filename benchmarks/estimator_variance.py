@@ -162,6 +162,7 @@ class _Watch:
             truncation_length=recipe.truncation_length,
             horizon_min=recipe.horizon_min,
             horizon_max=recipe.horizon_max,
+            horizon_power=recipe.horizon_power,
             frozen=frozen,
         )
         return CONTESTANTS[name](problem, recipe.truncation_length, recipe.std)

@@ -22,7 +22,15 @@ LAYERS = {
         *("evaluate.metrics", "evaluate.aggregate", "evaluate.targets"),
     ],
     4: [
-        *("meta.recipes", "meta.outer", "meta.train", "meta.checkpoint", "meta.report", "meta.measure"),
+        *(
+            "meta.recipes",
+            "meta.first_theta",
+            "meta.outer",
+            "meta.train",
+            "meta.checkpoint",
+            "meta.report",
+            "meta.measure",
+        ),
         *("evaluate.contestants", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
         "evaluate.inner_training",
         *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),

@@ -16,7 +16,7 @@ import optax
 
 from celo.meta.unroll import Unroll
 from celo.optimizers import scheduler
-from celo.optimizers.decayed import DecayedRule, linear_decay
+from celo.optimizers.decayed import DecayedRule, horizon_scale, linear_decay
 from celo.tasks.base import TaskFamily
 from celo.types import Array, Key, Theta
 
@@ -42,6 +42,7 @@ def record(
     rows: int,
     horizon_min: int,
     horizon_max: int,
+    horizon_power: float,
     truncation_length: int,
     kernel: str = "xla",
 ) -> Recording:
@@ -52,8 +53,9 @@ def record(
       families: of tasks; `rows` rows for each of their kinds.
       key: of tasks, horizons and data.
       rows: for each kind of task.
-      horizon_min: as in `Unroll`, with the two others.
+      horizon_min: as in `Unroll`, with the three others.
       horizon_max: also the length of a row, in whole truncations.
+      horizon_power: how rare long ones are.
       truncation_length: inner steps.
       kernel: of the update rule.
     """
@@ -73,7 +75,9 @@ def record(
 
     parts = []
     for number, family in enumerate(families):
-        unroll = Unroll(family, DecayedRule(kernel), truncation_length, horizon_min, horizon_max)
+        unroll = Unroll(
+            family, DecayedRule(kernel), truncation_length, horizon_min, horizon_max, horizon_power
+        )
         of_family = jax.jit(jax.vmap(lambda key, index, unroll=unroll: row(unroll, key, index), (None, 0)))
         indices = jnp.arange(rows * len(family.members), dtype=jnp.int32)
         parts.append(of_family(jax.random.fold_in(key, number), indices))
@@ -107,7 +111,7 @@ def imitate(
             fresh = scheduler.init(schedule, now.num_steps)
             state = jax.tree.map(lambda new, old: jnp.where(now.steps == 0, new, old), fresh, state)
             eta, state = scheduler.advance(schedule, state, now.losses)
-            wanted = jnp.maximum(linear_decay(now.steps, now.num_steps), FLOOR)
+            wanted = jnp.maximum(linear_decay(now.steps, now.num_steps), FLOOR) * horizon_scale(now.num_steps)
             return state, jnp.square(jnp.log(eta) - jnp.log(wanted))
 
         def of_row(row: Recording) -> Array:

@@ -49,6 +49,7 @@ def measure(theta: Theta, recipe: Recipe, *, kernel: str, problems: int = 16, se
             truncation_length=recipe.truncation_length,
             horizon_min=recipe.horizon_min,
             horizon_max=recipe.horizon_max,
+            horizon_power=recipe.horizon_power,
             objective=Objective(recipe.objective, recipe.lateness),
         )
 

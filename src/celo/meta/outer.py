@@ -222,6 +222,7 @@ class PhaseProgram:
             truncation_length=recipe.truncation_length,
             horizon_min=recipe.horizon_min,
             horizon_max=recipe.horizon_max,
+            horizon_power=recipe.horizon_power,
             objective=Objective(recipe.objective, recipe.lateness),
             frozen=frozen,
         )

@@ -46,6 +46,9 @@ class Recipe:
     lateness: float = _setting(0.0, "p: a step at share u of its problem's life weighs (p + 1) u^p")
     horizon_min: int = _setting(100, "shortest inner training, in steps")
     horizon_max: int = _setting(2000, "longest inner training, in steps")
+    horizon_power: float = _setting(
+        1.0, "p: a horizon h comes as often as h^-p; 1 is log-uniform, at 2 each scale gets as many steps"
+    )
     rule_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 1")
     scheduler_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 2")
     refinement_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 3")
@@ -85,6 +88,8 @@ class Recipe:
             raise CeloError("rule_steps must be positive, got 0: phase 2 needs a trained rule")
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
+        if not math.isfinite(self.horizon_power):
+            raise CeloError(f"horizon_power must be finite, got {self.horizon_power}")
         if self.horizon_max < max(self.horizon_min, self.truncation_length):
             raise CeloError(
                 f"horizon_max must be at least horizon_min and truncation_length, got {self.horizon_max}"
@@ -135,6 +140,9 @@ RECIPES: dict[str, Recipe] = {
         refinement_learning_rate=2e-3,
         finish_learning_rate=1e-3,
         weight_decay=0.01,
+        horizon_min=50,
+        horizon_max=5_000,
+        horizon_power=1.5,
     ),
     "quick": _QUICK,
 }

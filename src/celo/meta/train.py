@@ -21,13 +21,12 @@ from rich.console import Console
 from celo import __version__, weights
 from celo.errors import CeloError
 from celo.meta import checkpoint, hosts, imitation
+from celo.meta.first_theta import first_theta
 from celo.meta.outer import OuterState, PhaseProgram, Progress, kinds_of, largest_model, phases, task_families
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo
-from celo.optimizers.mirrored import mirrored
-from celo.optimizers.update_rule import GROUP
 from celo.tasks import TaskFamily
-from celo.types import Key, Theta
+from celo.types import Theta
 
 STEPS_PER_CALL = 10  # outer steps in one dispatch, and in one row of the log
 CHECKPOINT, METRICS, THETA = "checkpoint.npz", "metrics.jsonl", "theta.safetensors"
@@ -143,6 +142,7 @@ class _Run:
                 rows=self.recipe.pairs_per_task,
                 horizon_min=self.recipe.horizon_min,
                 horizon_max=self.recipe.horizon_max,
+                horizon_power=self.recipe.horizon_power,
                 truncation_length=self.recipe.truncation_length,
                 kernel=self.kernel,
             )
@@ -247,14 +247,6 @@ class _Run:
             rich_progress.TimeRemainingColumn(),
             console=self.console,
         )
-
-
-def first_theta(recipe: Recipe, key: Key) -> Theta:
-    """Weights before any training, as the recipe wants them."""
-    theta = Celo().init_theta(key)
-    if recipe.rule_start == "mirrored":
-        return {**theta, GROUP: mirrored(theta[GROUP])}
-    return theta
 
 
 @contextmanager

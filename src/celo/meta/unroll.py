@@ -1,6 +1,7 @@
 """Inner training as a series of truncations: the problem a meta-gradient estimator works on."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -31,8 +32,9 @@ class UnrollState(NamedTuple):
 class Unroll:
     """Tasks of a family, trained by a learned optimizer over random horizons.
 
-    Horizons are log-uniform in [horizon_min, horizon_max], rounded to whole truncations: a problem then
-    ends between two calls of `run`, no step is wasted on a reset, and resets cost once a truncation.
+    Horizons h lie in [horizon_min, horizon_max] with density h^-horizon_power (1: log-uniform), rounded to
+    whole truncations: a problem then ends between two calls of `run`, no step is wasted on a reset, and
+    resets cost once a truncation.
     Particle i trains on the family's kind i modulo the number of kinds.
 
     Attributes:
@@ -51,6 +53,7 @@ class Unroll:
     truncation_length: int = 50
     horizon_min: int = 100
     horizon_max: int = 2000
+    horizon_power: float = 1.0
     objective: Objective = dataclasses.field(default_factory=Objective)
     frozen: Theta = dataclasses.field(default_factory=dict)
 
@@ -64,14 +67,10 @@ class Unroll:
     def init(self, theta: Theta, key: Key, index: Array) -> UnrollState:
         """A problem at a random point of its life, trained up to there with `theta`.
 
-        At a random moment a long horizon is the likelier to be met: log-uniform horizons seen so are
-        uniform.
+        At a random moment a horizon is the likelier to be met the longer it is: the density gains a factor h.
         """
         key_horizon, key_age, key_start, key_run = jax.random.split(key, 4)
-        horizon = jax.random.uniform(
-            key_horizon, (), jnp.float32, float(self.horizon_min), float(self.horizon_max)
-        )
-        num_steps = self._whole_truncations(horizon)
+        num_steps = self._horizon(key_horizon, self.horizon_power - 1)
         age = jax.random.randint(key_age, (), 0, num_steps // self.truncation_length)
         state = self._fresh(theta, key_start, index)._replace(num_steps=num_steps)
         state = state._replace(opt_state=self._init_optimizer(theta, state.params, num_steps))
@@ -85,14 +84,11 @@ class Unroll:
         return jax.lax.while_loop(lambda carry: carry[1] < age, older, start)[0]
 
     def start(self, theta: Theta, key: Key, index: Array, key_horizon: Key) -> UnrollState:
-        """A problem before its first step, its horizon log-uniform."""
+        """A problem before its first step."""
         key_task, key_params, _ = jax.random.split(key, 3)
         task = self.family.sample(key_task, index % len(self.family.members))
         params, model_state = task.init(key_params)
-        low, high = jnp.log(float(self.horizon_min)), jnp.log(float(self.horizon_max))
-        num_steps = self._whole_truncations(
-            jnp.exp(jax.random.uniform(key_horizon, (), jnp.float32, low, high))
-        )
+        num_steps = self._horizon(key_horizon, self.horizon_power)
         opt_state = self._init_optimizer(theta, params, num_steps)
         step = jnp.zeros((), jnp.int32)
         return UnrollState(index, task, params, model_state, opt_state, step, num_steps)
@@ -134,6 +130,13 @@ class Unroll:
     def _init_optimizer(self, theta: Theta, params: Params, num_steps: Array) -> OptState:
         return self.optimizer.init({**self.frozen, **theta}, params, num_steps)
 
-    def _whole_truncations(self, horizon: Array) -> Array:
+    def _horizon(self, key: Key, power: float) -> Array:
+        """A horizon of density h^-power, in whole truncations: uniform in h^(1 - power), or in log h."""
+        low, high, rise = float(self.horizon_min), float(self.horizon_max), 1.0 - power
+        if rise == 0:
+            horizon = jnp.exp(jax.random.uniform(key, (), jnp.float32, math.log(low), math.log(high)))
+        else:
+            ends = sorted((low**rise, high**rise))
+            horizon = jax.random.uniform(key, (), jnp.float32, *ends) ** (1 / rise)
         truncations = jnp.maximum(1, jnp.round(horizon / self.truncation_length))
         return (truncations * self.truncation_length).astype(jnp.int32)

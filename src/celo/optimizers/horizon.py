@@ -76,7 +76,12 @@ def with_horizon(state: OptState, num_steps: int | Array) -> OptState:
       CeloError: if `num_steps` is not a positive whole number, or there is no learned schedule in `state`.
     """
     horizon = check_num_steps(num_steps)
-    return _edit(state, ScheduleState, lambda schedule: _stretched(schedule, jnp.asarray(horizon, jnp.int32)))
+
+    def extend(schedule: ScheduleState) -> ScheduleState:
+        total = jnp.asarray(horizon, jnp.int32)
+        return _stretched(schedule, total)._replace(sized_for=total)
+
+    return _edit(state, ScheduleState, extend)
 
 
 def cool_down(state: OptState, num_steps: int | Array) -> OptState:

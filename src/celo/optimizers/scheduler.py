@@ -4,6 +4,10 @@ Celo (arXiv 2501.12670), section 3: eta = 0.1 * exp(w . h + b), h the output of 
 nine features of time and nine of the loss. The published code runs it once for each tensor, on equal
 inputs; the answers are equal, so here it runs once. A hidden layer there maximises over tensors: over
 equal rows that is the identity.
+
+None of its inputs says how long a run is, but a step that suits 1,000 steps ruins a run of 20,000: each step
+is a share of the parameters' own size, so that undirected steps let that size grow as exp(eta² / 2) a step.
+Ours may have one weight more, v (`horizon_w`): eta is multiplied by (num_steps / 1000)^v.
 """
 
 from typing import NamedTuple
@@ -21,6 +25,8 @@ NUM_LOSS_AVERAGES = 10
 SHORTEST_AVERAGE = 10.0  # steps
 NUM_INPUTS = len(TIME_CENTRES) + NUM_LOSS_AVERAGES - 1
 STEP_SIZE_SCALE = 0.1
+REFERENCE_HORIZON = 1_000.0  # steps: where `horizon_w` changes nothing
+OPTIONAL_SHAPES = {"horizon_w": ()}  # weights that the published scheduler does not have
 
 
 class LossHistory(NamedTuple):
@@ -36,6 +42,7 @@ class ScheduleState(NamedTuple):
 
     step: Array  # int32, steps taken
     num_steps: Array  # int32, the horizon
+    sized_for: Array  # int32, the horizon that decides the step's size: `cool_down` leaves it as it was
     losses: LossHistory
     hidden: Array  # [64]
     cell: Array  # [64]
@@ -68,6 +75,7 @@ def init(theta: dict[str, Array], num_steps: Array) -> ScheduleState:
     return ScheduleState(
         step=jnp.zeros((), jnp.int32),
         num_steps=jnp.array(num_steps, jnp.int32),
+        sized_for=jnp.array(num_steps, jnp.int32),
         losses=LossHistory(means=zeros, minima=zeros + jnp.inf, seen=jnp.zeros((), jnp.int32)),
         hidden=jnp.array(theta["h0"], jnp.float32),
         cell=jnp.array(theta["c0"], jnp.float32),
@@ -90,8 +98,11 @@ def advance(theta: dict[str, Array], state: ScheduleState, loss: Array) -> tuple
     mixed = jax.nn.relu(inputs @ theta["mix_w"] + theta["mix_b"])
     mixed = mixed + inputs @ theta["skip_w"] + theta["skip_b"]
     hidden, cell = lstm_step(mixed, state.hidden, state.cell, theta["lstm_w"], theta["lstm_b"])
-    eta = STEP_SIZE_SCALE * jnp.exp(jnp.sum(hidden * theta["out_w"]) + theta["out_b"])
-    return eta, ScheduleState(state.step + 1, state.num_steps, losses, hidden, cell)
+    log_eta = jnp.sum(hidden * theta["out_w"]) + theta["out_b"]
+    if "horizon_w" in theta:
+        log_eta += theta["horizon_w"] * jnp.log(state.sized_for.astype(jnp.float32) / REFERENCE_HORIZON)
+    state = state._replace(step=state.step + 1, losses=losses, hidden=hidden, cell=cell)
+    return STEP_SIZE_SCALE * jnp.exp(log_eta), state
 
 
 def time_features(step: Array, num_steps: Array) -> Array:
