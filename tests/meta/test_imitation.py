@@ -9,9 +9,10 @@ import pytest
 from rich.console import Console
 
 from celo.meta import checkpoint, imitation, train
+from celo.meta.first_theta import first_theta
 from celo.meta.recipes import Recipe
 from celo.optimizers import Celo, DecayedRule, UpdateRule, scheduler
-from celo.optimizers.decayed import linear_decay
+from celo.optimizers.decayed import HORIZON_POWER, linear_decay
 from celo.tasks import Quadratics
 
 TINY = {
@@ -33,14 +34,14 @@ def theta():
     return Celo().init_theta(jax.random.key(0))
 
 
-def test_the_decayed_rule_is_the_rule_times_what_is_left(theta):
+def test_the_decayed_rule_is_the_rule_times_what_is_left_and_a_power_of_the_horizon(theta):
     params, grads = {"w": jnp.ones((4, 3))}, {"w": jnp.linspace(-1, 1, 12).reshape(4, 3)}
     plain, decayed = UpdateRule(), DecayedRule()
     state, other = (rule.init(theta, params, jnp.int32(4)) for rule in (plain, decayed))
     for left in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
         updates, state = plain.update(theta, grads, state, params, value=jnp.float32(1))
         less, other = decayed.update(theta, grads, other, params, value=jnp.float32(1))
-        np.testing.assert_allclose(less["w"], left * updates["w"], rtol=1e-6)
+        np.testing.assert_allclose(less["w"], 250**0.4 * left * updates["w"], rtol=1e-5)
 
 
 def recording(horizons, rows_length=60):
@@ -55,7 +56,7 @@ def recording(horizons, rows_length=60):
 def test_the_scheduler_learns_the_decay_and_carries_it_to_another_horizon(theta):
     errors = []
     fitted = imitation.imitate(
-        theta["scheduler"],
+        {**theta["scheduler"], "horizon_w": jnp.float32(HORIZON_POWER)},
         recording([20, 30, 60]),
         jax.random.key(1),
         steps=150,
@@ -67,7 +68,8 @@ def test_the_scheduler_learns_the_decay_and_carries_it_to_another_horizon(theta)
     advance = jax.jit(scheduler.advance)
     for step in range(40):
         eta, state = advance(fitted, state, jnp.exp(-3.0 * step / 45.0))
-        assert abs(float(jnp.log(eta / linear_decay(jnp.int32(step), jnp.int32(45))))) < 0.5, step
+        wanted = linear_decay(jnp.int32(step), jnp.int32(45)) * (45 / 1000) ** -0.4
+        assert abs(float(jnp.log(eta / wanted))) < 0.5, step
 
 
 def test_a_recording_is_whole_trainings_in_their_order(theta):
@@ -78,6 +80,7 @@ def test_a_recording_is_whole_trainings_in_their_order(theta):
         rows=3,
         horizon_min=10,
         horizon_max=30,
+        horizon_power=1.0,
         truncation_length=5,
     )
     assert {x.shape for x in seen} == {(3, 30)}
@@ -117,7 +120,8 @@ def test_phase_2_begins_with_the_lesson_and_only_its_beginning_does(tmp_path, mo
         monkeypatch.setattr(imitation, "imitate", None)  # not to be called any more
         without = run({**TINY, "imitation_steps": 0})
         later = run(TINY, phase=1)
-    first = Celo().init_theta(jax.random.split(jax.random.key(0), 3)[0])
+    first = first_theta(Recipe(**TINY), jax.random.split(jax.random.key(0), 3)[0])
+    assert first["scheduler"]["horizon_w"] == np.float32(HORIZON_POWER)
     jax.tree.map(np.testing.assert_array_equal, without[1], first)
     jax.tree.map(np.testing.assert_array_equal, later, {1: first})
     jax.tree.map(np.testing.assert_array_equal, whole[1]["update_rule"], first["update_rule"])

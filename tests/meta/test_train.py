@@ -263,6 +263,7 @@ def test_a_log_cut_short_by_a_crash_is_read(tmp_path):
         ("std", -1.0),
         ("rule_learning_rate", float("nan")),
         ("horizon_max", 99),
+        ("horizon_power", float("inf")),
         ("augmentation", "globl"),
         ("augmentation_low", 0.0),
         ("tasks", "quadratik"),

@@ -72,6 +72,22 @@ def test_problems_are_met_at_all_ages(theta):
     assert (np.asarray(state.params["x"]) != 0).all()
 
 
+@pytest.mark.parametrize("power", [0.0, 1.5, 2.0, 3.0])
+def test_how_rare_long_horizons_are(theta, power):
+    """Fresh problems have density h^-power, those met in mid-life h^(1 - power)."""
+    problem = unroll(horizon_power=power, horizon_min=100, horizon_max=1000)
+    keys = jax.random.split(jax.random.key(3), 4000)
+    born = jax.jit(jax.vmap(lambda key: problem.start(theta, key, jnp.int32(0), key).num_steps))(keys)
+    met = jax.jit(jax.vmap(lambda key: problem.init(theta, key, jnp.int32(0)).num_steps))(keys[:1000])
+    for horizons, density in ((born, power), (met, power - 1)):
+        h = np.linspace(100, 1000, 10_001)
+        weight = h**-density
+        expected = (np.log(h) * weight).sum() / weight.sum()
+        assert np.log(horizons).mean() == pytest.approx(expected, abs=0.05)
+        assert (np.asarray(horizons) >= 100).all()
+        assert (np.asarray(horizons) <= 1000).all()
+
+
 def test_losses_go_on_across_truncations(theta):
     """Two runs of K steps are one run of 2K steps as far as the problem is concerned: losses keep falling."""
     problem = unroll(horizon_min=100)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from celo import weights as weights_files
+from celo.convert import convert
 from celo.errors import CeloError
 from celo.optimizers import Celo, UpdateRule, as_optax, celo, scale_by_celo_rule, scale_by_celo_schedule
 
@@ -199,6 +200,19 @@ def test_weights_from_a_file_and_from_numpy(theta, tmp_path):
     expected = updates_of(celo(20, weights=theta))
     for weights in (path, str(path), in_numpy):
         close(updates_of(celo(20, weights=weights)), expected, rtol=0)
+
+
+def test_the_weight_of_the_horizon_may_be_there_and_is_checked(theta, tmp_path):
+    schedule = {**theta["scheduler"], "horizon_w": jnp.float32(-0.4)}
+    path = tmp_path / "theta.safetensors"
+    in_numpy = jax.tree.map(np.asarray, {**theta, "scheduler": schedule})
+    weights_files.save(path, in_numpy, metadata={"architecture": "celo"})
+    plain, knowing = updates_of(celo(20, weights=theta)), updates_of(celo(20, weights=path))
+    close(knowing, jax.tree.map(lambda x: x * 50**0.4, plain), rtol=1e-5)
+    with pytest.raises(CeloError, match=r"horizon_w is \(1,\), expected \(\)"):
+        celo(20, weights={**theta, "scheduler": {**schedule, "horizon_w": jnp.zeros(1)}})
+    with pytest.raises(CeloError, match="unexpected: scheduler/horizon_w"):
+        convert(path, tmp_path / "theta.state")
 
 
 def test_wrong_file_names_itself(tmp_path):

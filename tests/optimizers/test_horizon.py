@@ -141,6 +141,19 @@ def test_the_clock_stands_still_on_the_plateau_and_runs_to_its_end(theta):
         assert int(done.schedule.step) == int(done.schedule.num_steps)
 
 
+def test_another_horizon_is_another_size_of_step_but_cooling_down_is_not(theta):
+    knowing = {**theta, "scheduler": {**theta["scheduler"], "horizon_w": jnp.float32(-0.5)}}
+    sizes = {}
+    for name, weights in (("plain", theta), ("knowing", knowing)):
+        tx = scale_by_celo_schedule(1_000, weights, plateau=0.01)
+        state, before = advanced(tx, tx.init(PARAMS), [1.0] * 15)
+        _, cooling = advanced(tx, cool_down(state, 20), [1.0] * 20)
+        _, longer = advanced(tx, with_horizon(state, 4_000), [1.0])
+        sizes[name] = before, cooling, longer
+    for ratio, (plain, knows) in zip((1, 1, 0.5), zip(*sizes.values(), strict=True), strict=True):
+        np.testing.assert_allclose(knows, ratio * plain, rtol=1e-5)
+
+
 def test_cooling_down_before_the_plateau_or_again(theta):
     tx = scale_by_celo_schedule(100, theta, plateau=0.5)
     state, _ = advanced(tx, tx.init(PARAMS), [1.0] * 20)

@@ -164,6 +164,20 @@ def test_step_size_is_its_definition(theta):
     assert int(state.num_steps) == 50
 
 
+def test_the_weight_of_the_horizon_makes_the_step_a_power_of_it_and_changes_nothing_else(theta):
+    fresh = scheduler.init_theta(jax.random.key(0))
+    assert not scheduler.OPTIONAL_SHAPES.keys() & fresh.keys()  # the published scheduler has none
+    plain = theta["scheduler"]
+    knowing = {**plain, "horizon_w": jnp.float32(-0.4)}
+    for horizon in (10, 1_000, 64_000):
+        a, b = (scheduler.init(plain, jnp.int32(horizon)) for _ in range(2))
+        for loss in (2.0, 1.5):
+            eta, a = scheduler.advance(plain, a, jnp.float32(loss))
+            sized, b = scheduler.advance(knowing, b, jnp.float32(loss))
+            np.testing.assert_allclose(sized, float(eta) * (horizon / 1000) ** -0.4, rtol=1e-5)
+            jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
 def test_theta_has_35649_weights(key):
     fresh = scheduler.init_theta(key)
     assert sum(leaf.size for leaf in fresh.values()) == 35_649

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from celo.errors import CeloError
-from celo.optimizers import UpdateRule
+from celo.optimizers import UpdateRule, rule_network
 from celo.optimizers.mirrored import mirrored
 from celo.optimizers.update_rule import GROUP
 
@@ -218,3 +218,37 @@ def test_mirrored_weights_begin_as_an_odd_function_of_what_points_downhill():
     np.testing.assert_allclose(direction(start, -1.0), -direction(start, 1.0), rtol=5e-3, atol=1e-8)
     assert jnp.max(jnp.abs(direction(theta, -1.0) + direction(theta, 1.0))) > 1e-5
     assert jax.tree.map(jnp.shape, start) == jax.tree.map(jnp.shape, theta)
+
+
+@pytest.mark.parametrize("shape", [(300,), (40, 30), (3, 3, 8, 12)])
+def test_inputs_computed_twice_give_the_same_step(shape, noisy_theta, monkeypatch):
+    rule = UpdateRule()
+    theta, params = noisy_theta(rule), {"x": jax.random.normal(jax.random.key(0), shape)}
+    grads = jax.tree.map(jnp.sin, params)
+
+    def steps():
+        state = rule.init(theta, params, jnp.int32(1))
+        for _ in range(3):
+            updates, state = rule.update(theta, grads, state, params, value=jnp.zeros(()))
+        return updates["x"]
+
+    kept = steps()
+    monkeypatch.setattr(rule_network, "LARGE", 1)
+    np.testing.assert_allclose(steps(), kept, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(1024, 512), (3, 3, 256, 256)])
+def test_a_large_tensor_needs_sixteen_bytes_a_parameter_for_a_while(shape):
+    """Of temporaries, XLA's own account, where state and parameters are donated."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    rule = UpdateRule()
+    theta, params = rule.init_theta(jax.random.key(0)), {"x": jax.ShapeDtypeStruct(shape, jnp.float32)}
+    state = jax.eval_shape(lambda p: rule.init(theta, p, jnp.int32(1)), params)
+
+    def step(params, state, grads):
+        updates, state = rule.update(theta, grads, state, params, value=jnp.zeros(()))
+        return jax.tree.map(jnp.add, params, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    jax.config.update("jax_disable_most_optimizations", True)
+    assert compiled.memory_analysis().temp_size_in_bytes <= 16.5 * params["x"].size

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo.features import TensorStats, ema, rms, update_stats
-from celo.optimizers import update_rule
+from celo.optimizers import rule_network, update_rule
 from celo.types import Array
 
 ADAM_DECAYS = (0.9, 0.999)
@@ -66,10 +66,10 @@ def rule_map(
             for name in ("second_moment", "row", "col")
         },
     )
-    celo = update_rule.network(
+    celo = rule_network.network(
         theta,
-        update_rule.rule_inputs(element, g, jnp.zeros_like(g)),
-        update_rule.normalisers(update_rule.rule_inputs(after, grad, param)),
+        rule_network.network_inputs(element, g, jnp.zeros_like(g)),
+        rule_network.normalisers(rule_network.network_inputs(after, grad, param)),
     )
     first, second = (1.0 - decay ** (step.astype(jnp.float32) + 1.0) for decay in ADAM_DECAYS)
     adam = -(element.momenta[0] / first) * jax.lax.rsqrt(element.second_moment / second)

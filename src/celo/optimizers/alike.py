@@ -14,6 +14,8 @@ from jax.sharding import AxisType
 
 from celo.types import Array, Params
 
+LARGEST = 1 << 17  # parameters of a tensor worth a copy; beyond, memory counts for more than compile time
+
 
 def alike(params: Params, others: list[Any]) -> list[list[int]]:
     """Groups of leaves that can be stacked: numbers in the order of flattening.
@@ -21,12 +23,12 @@ def alike(params: Params, others: list[Any]) -> list[list[int]]:
     Alike are leaves of one shape and dtype whose paths differ in numbers only ("layer3/attention/query"),
     for which `others`, one value a leaf, agree, and which are split over devices in one way. Stacking those
     split differently would move whole tensors between devices; where it cannot be told (several devices, a
-    mesh whose axes are not explicit) each leaf is a group of its own.
+    mesh whose axes are not explicit) each leaf is a group of its own. So is a large one: a stack is a copy.
     """
     groups: dict[Any, list[int]] = {}
     for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
         part = re.sub(r"\d+", "#", jax.tree_util.keystr(path))
-        place = _place(leaf, number)
+        place = number if leaf.size > LARGEST else _place(leaf, number)
         groups.setdefault((part, leaf.shape, leaf.dtype, place, others[number]), []).append(number)
     return list(groups.values())
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from celo.optimizers.update_rule import HIDDEN
+from celo.optimizers.rule_network import HIDDEN
 from celo.types import Array
 
 

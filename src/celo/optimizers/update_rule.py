@@ -5,15 +5,12 @@ magnitude s), rectified linear units between, and
 
     update = -0.001 * d * exp(0.001 * s) * sqrt(mean(p²) + 1e-9)
 
-Each input is divided by its root mean square over the tensor. The first layer is linear, so that division
-is folded into its weights, and inputs that vary along one axis only are contracted with the weights
-before they are broadcast: no array of 30 inputs is ever made.
+This is the optimizer of a whole model; the network is `rule_network`'s.
 """
 
 import dataclasses
 from collections.abc import Sequence
-from functools import partial, reduce
-from operator import add
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,22 +18,21 @@ import jax.numpy as jnp
 
 from celo import native
 from celo.errors import CeloError, unknown_name
-from celo.features import TensorStats, finite_gradient, init_stats, inverse_factors, rms, update_stats
+from celo.features import TensorStats, finite_gradient, init_stats, rms, update_stats
 from celo.nn import truncated_normal_fan_in
 from celo.optimizers import rule_kernel
 from celo.optimizers.alike import alike, over_stack
 from celo.optimizers.base import LearnedOptimizer
 from celo.optimizers.layers import PerLayer, leading_axes, over_slices
+from celo.optimizers.rule_network import HIDDEN, NUM_INPUTS, NUM_OUTPUTS, network_step
 from celo.types import Array, Key, OptState, Params, Theta, Updates
 
 GROUP = "update_rule"
-NUM_INPUTS, HIDDEN, NUM_OUTPUTS = 30, 4, 2
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.999
 FACTORED_DECAYS = (0.9, 0.99, 0.999)
 GRADIENT_LIMIT = 1000.0
 STEP_SCALE = 1e-3
-MAGNITUDE_SCALE = 1e-3
 RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
 
 
@@ -172,87 +168,8 @@ def tensor_update(
         second_moment_decay=SECOND_MOMENT_DECAY,
         factored_decays=FACTORED_DECAYS,
     )
-    inputs = rule_inputs(stats, grad, param)
-    step = network(theta, inputs, normalisers(inputs))
+    step = network_step(theta, stats, grad, param)
     return STEP_SCALE * rms(param, RMS_FLOOR) * step, stats
-
-
-def normalisers(inputs: Sequence[Array]) -> Array:
-    """What each input of a tensor is multiplied by: one over its root mean square; [30]."""
-    return jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in inputs])
-
-
-def network(theta: dict[str, Array], inputs: Sequence[Array], scale: Array) -> Array:
-    """The rule's network: steps in units of 0.001 of the tensor's root mean square, downhill.
-
-    Args:
-      theta: its weights.
-      inputs: 30 arrays that broadcast to one shape, as `rule_inputs` gives them.
-      scale: [30], as `normalisers` gives it.
-
-    Returns:
-      Steps of the shape that the inputs broadcast to.
-    """
-    hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], inputs))
-    hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
-    direction, magnitude = _dense(theta["w2"], theta["b2"], hidden)
-    return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
-
-
-def rule_inputs(stats: TensorStats, grad: Array, param: Array) -> list[Array]:
-    """The rule's 30 inputs for one tensor, in the order of the rows of `w0`, before normalisation.
-
-    Row and column inputs keep their size-1 axis: they broadcast to the tensor. A tensor with fewer than
-    two axes has its whole second moment in their places.
-    """
-    momenta, rows = stats.momenta, stats.row
-    inverse_rms = jax.lax.rsqrt(stats.second_moment + 1e-6)
-    if grad.ndim < 2:
-        cols = rows
-        preconditioned_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
-        preconditioned_momenta = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, rows, strict=True)]
-    else:
-        cols = stats.col
-        factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]
-        preconditioned_grad = [grad * r * c for r, c in factors]
-        preconditioned_momenta = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
-    return [
-        grad,
-        jnp.clip(grad, -0.1, 0.1),
-        param,
-        *momenta,
-        stats.second_moment,
-        *(m * inverse_rms for m in momenta),
-        inverse_rms,
-        *preconditioned_grad,
-        grad * inverse_rms,
-        *rows,
-        *cols,
-        *(jax.lax.rsqrt(x + 1e-8) for x in rows),
-        *(jax.lax.rsqrt(x + 1e-8) for x in cols),
-        *preconditioned_momenta,
-    ]
-
-
-def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array]:
-    """A linear layer over lists of arrays, one for each unit.
-
-    Sums of weight * input over separate arrays compile to one vectorised loop; a contraction of stacked
-    inputs does not. Inputs of one shape are summed before they are broadcast.
-    """
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for k, x in enumerate(inputs):
-        by_shape.setdefault(x.shape, []).append(k)
-
-    def total(unit: int) -> Array:
-        sums = [reduce(add, [weights[k, unit] * inputs[k] for k in group]) for group in by_shape.values()]
-        return reduce(add, sums, biases[unit])
-
-    return [total(unit) for unit in range(weights.shape[1])]
-
-
-def _relu(units: Sequence[Array]) -> list[Array]:
-    return [jax.nn.relu(unit) for unit in units]
 
 
 def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
