@@ -29,13 +29,14 @@ def network_step(theta: dict[str, Array], stats: TensorStats, grad: Array, param
         inputs = network_inputs(stats, grad, param)
         return network(theta, inputs, normalisers(inputs))
     # XLA keeps every array that is used twice, eleven of the tensor's size, unless barriers hide that.
-    seen, scale = (stats, grad, param), {}
+    scale: dict[int, Array] = {}
     for numbers in _TOGETHER:
-        inputs = network_inputs(*seen)
-        found = dict(zip(numbers, normalisers([inputs[i] for i in numbers]), strict=True))
-        seen, found = jax.lax.optimization_barrier((seen, found))
-        scale |= found
-    return network(theta, network_inputs(*seen), jnp.stack([scale[i] for i in range(NUM_INPUTS)]))
+        inputs = network_inputs(stats, grad, param)
+        found = normalisers([inputs[i] for i in numbers])
+        stats, grad, param, found = jax.lax.optimization_barrier((stats, grad, param, found))
+        scale |= dict(zip(numbers, found, strict=True))
+    inputs = network_inputs(stats, grad, param)
+    return network(theta, inputs, jnp.stack([scale[i] for i in range(NUM_INPUTS)]))
 
 
 def normalisers(inputs: Sequence[Array]) -> Array:
