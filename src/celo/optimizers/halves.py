@@ -27,7 +27,8 @@ def scale_by_celo_rule(
 
     The updates point downhill and are to be added: scale them by a positive rate, for example with
     `optax.scale_by_learning_rate(rate, flip_sign=False)`. A rate of 1 is a step of about 0.001 of each
-    tensor's root mean square; Celo's own schedule stays between about 0.1 and 3. `celo.celo_rule` does it.
+    tensor's root mean square; Celo's own schedule falls from about (1000 / num_steps)^0.6 to zero.
+    `celo.celo_rule` does it.
 
     Args:
       weights: a bundled name, a path to a .safetensors file, or θ itself.

@@ -17,7 +17,7 @@ from celo.types import Array
 
 NUM_INPUTS, HIDDEN, NUM_OUTPUTS = 30, 4, 2
 MAGNITUDE_SCALE = 1e-3
-# From this size on inputs are computed twice rather than kept: they would not stay in a cache.
+# Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
 LARGE = 1 << 16
 # Inputs measured together, by what they share: it is kept no longer than for them.
 _TOGETHER = ((*range(7), *range(15, 27)), (7, 8, 9, 10, 14), (11, 12, 13), (27, 28, 29))
@@ -25,7 +25,7 @@ _TOGETHER = ((*range(7), *range(15, 27)), (7, 8, 9, 10, 14), (11, 12, 13), (27, 
 
 def network_step(theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array) -> Array:
     """What the network says to one tensor of any shape, as `network` gives it; all float32."""
-    if grad.size < LARGE:
+    if grad.size <= LARGE:
         inputs = network_inputs(stats, grad, param)
         return network(theta, inputs, normalisers(inputs))
     # XLA keeps every array that is used twice, eleven of the tensor's size, unless barriers hide that.
