@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from celo import cli
+from celo import cli, weights
 from celo.errors import CeloError
 from celo.evaluate import archive, runner, trials
 from celo.evaluate.baselines import BASELINES
@@ -161,8 +161,7 @@ def test_a_damaged_record_is_an_error_that_says_what_to_do(tmp_path, whole):
 def test_contestants_by_name_and_file(tmp_path):
     assert len(contestants(["baselines"])) == len(BASELINES)
     theta = tmp_path / "theta.safetensors"
-    assert cli.main(["convert", "celo", str(tmp_path / "theta.state")]) == 0
-    assert cli.main(["convert", str(tmp_path / "theta.state"), str(theta)]) == 0
+    weights.save(theta, weights.load("celo").theta, metadata={"architecture": "celo"})
     assert contestant(f"mine={theta}").name == "mine"
     assert contestant(str(theta)).name == "theta"
     for text in ("adamm", f"adam={theta}", f"a/b={theta}"):
