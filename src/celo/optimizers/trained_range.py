@@ -16,7 +16,7 @@ from celo.optimizers.binding import Weights
 from celo.types import Params
 
 # How far is far: below a third of the shortest horizon little is known, and at four times the longest Celo
-# has ended with a third more than tuned Adam's loss (docs/loops.md).
+# has ended 30 % above tuned Adam's loss (docs/loops.md).
 SHORTER, LONGER = 3, 2
 # Celo's authors report good runs of models 4,000 times as large as those of their meta-training, and unsteady
 # ones from 10,000 times on; our own evaluation ends at 30 times.
