@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES, PAPER_LEARNING_RATES
-from celo.evaluate.curve import curve_at, seconds_per_step, train_curve, train_curves_over_rates
+from celo.evaluate.curve import CurveProgram, curve_at, seconds_per_step, train_curve, train_curves_over_rates
 from celo.optimizers import celo
 from celo.tasks import Quadratics, Task, TaskFamily, make_task
 
@@ -75,10 +75,12 @@ def test_batches_do_not_depend_on_the_optimizer_and_are_fresh():
     assert len(np.unique(still[0].train_loss)) == 3
 
 
-def test_a_grid_equals_a_run_alone():
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_a_grid_equals_a_run_alone(side_by_side):
     digits = make_task("digits_8x8_mlp32")
     rates, seeds = (1e-3, 1e-1), (5, 6)
-    grid = train_curves_over_rates(digits, 0, optax.adam, rates, num_steps=20, seeds=seeds)
+    program = CurveProgram(digits, 0, optax.adam, num_steps=20, side_by_side=side_by_side)
+    grid = program.curves(rates, seeds)
     assert grid.train_loss.shape == (2, 2, 3)
     alone = train_curve(digits, 0, optax.adam(rates[1]), num_steps=20, seeds=seeds[:1])
     jax.tree.map(
@@ -86,6 +88,19 @@ def test_a_grid_equals_a_run_alone():
         curve_at(grid, (1, 0)),
         curve_at(alone, 0),
     )
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize("stop", [1, 10, 15])
+def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(stop, side_by_side):
+    program = CurveProgram(Means(), 0, optax.sgd, num_steps=30, eval_every=10, side_by_side=side_by_side)
+    whole, early = program.curves((0.1,), (1, 2)), program.curves((0.1,), (1, 2), stop)
+    assert early.steps.tolist() == [t for t in (0, 10) if t < stop] + [stop]
+    before = early.steps < stop
+    np.testing.assert_array_equal(early.train_loss[..., before], whole.train_loss[..., : before.sum()])
+    again = train_curves_over_rates(Means(), 0, optax.sgd, (0.1,), num_steps=stop, seeds=(1, 2))
+    np.testing.assert_array_equal(again.steps, early.steps)
+    np.testing.assert_allclose(again.train_loss, early.train_loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", BASELINES)

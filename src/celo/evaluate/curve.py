@@ -1,4 +1,4 @@
-"""Training curves: any optax transformation on any task, several seeds (and learning rates) in one program.
+"""Training curves: any optax transformation on any task, at several learning rates and with several seeds.
 
 Runs that share a seed share the task, its initial parameters, the batches they train on and those they are
 evaluated on, whatever the optimizer, so that differences between curves are differences between optimizers.
@@ -49,7 +49,7 @@ def train_curve(
     seeds: Sequence[int],
     eval_every: int = EVAL_EVERY,
 ) -> Curve:
-    """Train once per seed, all seeds side by side; the curve's arrays are [seeds, E].
+    """Train once per seed; the curve's arrays are [seeds, E].
 
     Args:
       family: where tasks and batches come from.
@@ -76,7 +76,7 @@ def train_curves_over_rates(
     eval_every: int = EVAL_EVERY,
     answer: Answer | None = None,
 ) -> Curve:
-    """Train at every learning rate with every seed, side by side; the curve's arrays are [rates, seeds, E].
+    """Train at every learning rate with every seed; the curve's arrays are [rates, seeds, E].
 
     Args:
       family: where tasks and batches come from.
@@ -90,16 +90,74 @@ def train_curves_over_rates(
         the point at which it takes gradients.
     """
 
-    def run(rate: Array, start: _Start) -> dict[str, Any]:
-        return _train(family, make_tx(rate), num_steps, eval_every, start, answer)
+    program = CurveProgram(family, member, make_tx, num_steps=num_steps, eval_every=eval_every, answer=answer)
+    return program.curves(rates, seeds)
 
-    starts = [_start(family, member, jnp.asarray(seed, jnp.uint32)) for seed in seeds]
-    starts = jax.tree.map(lambda *x: jnp.stack(x), *starts)
-    grid = jax.jit(jax.vmap(jax.vmap(run, in_axes=(None, 0)), in_axes=(0, None)))
-    reports = jax.device_get(grid(jnp.asarray(rates, jnp.float32), starts))
-    steps = np.append(np.arange(0, num_steps, eval_every), num_steps)
-    (train_loss, _), (valid_loss, metrics) = reports["train"], reports["valid"]
-    return Curve(steps, train_loss, valid_loss, metrics)
+
+class CurveProgram:
+    """Training runs of one optimizer on one task, compiled once for any rates, seeds and early stops.
+
+    On a CPU the runs go one after another: vmapped they take longer to compile and are no faster, and
+    convolutions are 1.6 times slower (`python -m benchmarks.side_by_side`). Elsewhere they go side by side.
+
+    Args:
+      family: where tasks and batches come from.
+      member: index into `family.members`.
+      make_tx: learning rate, a traced float32 scalar -> optimizer.
+      num_steps: the most training steps of a run.
+      eval_every: as in `train_curve`.
+      answer: as in `train_curves_over_rates`.
+      side_by_side: whether runs are vmapped; None: wherever it is faster.
+    """
+
+    def __init__(
+        self,
+        family: TaskFamily,
+        member: int,
+        make_tx: Callable[[Array], optax.GradientTransformation],
+        *,
+        num_steps: int,
+        eval_every: int = EVAL_EVERY,
+        answer: Answer | None = None,
+        side_by_side: bool | None = None,
+    ):
+        self._family, self._member = family, member
+        self._num_steps, self._eval_every = num_steps, eval_every
+        self._side_by_side = jax.default_backend() != "cpu" if side_by_side is None else side_by_side
+
+        def run(rate: Array, start: _Start, stop: Array) -> dict[str, Any]:
+            return _train(family, make_tx(rate), num_steps, eval_every, start, answer, stop)
+
+        if self._side_by_side:
+            run = jax.vmap(jax.vmap(run, in_axes=(None, 0, None)), in_axes=(0, None, None))
+        self._run = jax.jit(run)
+
+    def curves(self, rates: Sequence[float], seeds: Sequence[int], stop: int | None = None) -> Curve:
+        """Train at every rate with every seed; the curve's arrays are [rates, seeds, E].
+
+        Args:
+          rates: learning rates.
+          seeds: what task, initialisation and data order depend on.
+          stop: steps after which a run ends early; None: after all of them.
+        """
+        stop = self._num_steps if stop is None else stop
+        starts = [_start(self._family, self._member, jnp.asarray(seed, jnp.uint32)) for seed in seeds]
+        last = jnp.asarray(stop, jnp.int32)
+        if self._side_by_side:
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
+            reports = jax.device_get(self._run(jnp.asarray(rates, jnp.float32), stacked, last))
+        else:
+            runs = [
+                [jax.device_get(self._run(jnp.asarray(rate, jnp.float32), start, last)) for start in starts]
+                for rate in rates
+            ]
+            by_rate = [jax.tree.map(lambda *x: np.stack(x), *of_seeds) for of_seeds in runs]
+            reports = jax.tree.map(lambda *x: np.stack(x), *by_rate)
+        steps = np.append(np.arange(0, stop, self._eval_every), stop)
+        (train_loss, _), (valid_loss, metrics) = _at(
+            (reports["train"], reports["valid"]), np.s_[..., : len(steps)]
+        )
+        return Curve(steps, train_loss, valid_loss, metrics)
 
 
 def curve_at(curves: Curve, index: Any) -> Curve:
@@ -202,11 +260,12 @@ def _train(
     eval_every: int,
     start: _Start,
     answer: Answer | None,
+    stop: Array,
 ) -> dict[str, Any]:
-    """{split: (losses [E], metrics [E])} of one run."""
+    """{split: (losses [E], metrics [E])} of one run; zeros after the evaluation at step `stop`."""
     step = _stepper(family, start.task, tx)
     points = -(-num_steps // eval_every) + 1
-    times = jnp.minimum(jnp.arange(points, dtype=jnp.int32) * eval_every, num_steps)
+    keys = jax.random.split(start.key, (points, 2))
 
     def evaluate(run: _Run, luck: _Luck) -> dict[str, Any]:
         params = run.params if answer is None else answer(run.opt_state, run.params)
@@ -218,19 +277,22 @@ def _train(
         }
         return jax.tree.map(lambda x: x.astype(jnp.float32), result)
 
-    def segment(run: _Run, now: tuple[Array, Key]) -> tuple[_Run, dict[str, Any]]:
-        t, keys = now
-        luck = _draw(family, keys[0], FINAL_EVAL_BATCHES)
-        batches = jnp.where(t == num_steps, FINAL_EVAL_BATCHES, EVAL_BATCHES)
-        shapes = jax.eval_shape(evaluate, run, _at(luck, 0))
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    def segment(number: Array, carry: tuple[_Run, dict[str, Any]]) -> tuple[_Run, dict[str, Any]]:
+        run, reports = carry
+        t = jnp.minimum(number * eval_every, stop)
+        luck = _draw(family, keys[number, 0], FINAL_EVAL_BATCHES)
+        batches = jnp.where(t == stop, FINAL_EVAL_BATCHES, EVAL_BATCHES)
         sums = jax.lax.fori_loop(
             0, batches, lambda i, sums: jax.tree.map(jnp.add, sums, evaluate(run, _at(luck, i))), zeros
         )
-        luck = _draw(family, keys[1], eval_every)
-        count = jnp.minimum(eval_every, num_steps - t)  # 0 after the last evaluation
-        run = jax.lax.fori_loop(0, count, lambda i, run: step(run, _at(luck, i)), run)
-        return run, jax.tree.map(lambda x: x / batches.astype(jnp.float32), sums)
+        reports = jax.tree.map(lambda r, x: r.at[number].set(x / batches.astype(x.dtype)), reports, sums)
+        luck = _draw(family, keys[number, 1], eval_every)
+        count = jnp.minimum(eval_every, stop - t)  # 0 after the last evaluation
+        return jax.lax.fori_loop(0, count, lambda i, run: step(run, _at(luck, i)), run), reports
 
     run = _Run(start.params, start.model_state, tx.init(start.params))
-    return jax.lax.scan(segment, run, (times, jax.random.split(start.key, (points, 2))))[1]
+    shapes = jax.eval_shape(evaluate, run, _at(_draw(family, start.key, 1), 0))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    reports = jax.tree.map(lambda x: jnp.zeros((points, *x.shape), x.dtype), shapes)
+    ends = -(-stop // eval_every) + 1
+    return jax.lax.fori_loop(0, ends, segment, (run, reports))[1]

@@ -23,9 +23,10 @@ from celo.errors import CeloError
 from celo.evaluate.archive import Record
 from celo.evaluate.baselines import PAPER_LEARNING_RATES
 from celo.evaluate.contestants import Contestant
-from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curves_over_rates
+from celo.evaluate.curve import Curve, CurveProgram, curve_at, seconds_per_step
 from celo.evaluate.metrics import smooth
 from celo.evaluate.suite import SuiteTask, load_task
+from celo.tasks import TaskFamily
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Protocol:
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Runs of one contestant on one task, side by side in one program: every rate with every seed.
+    """Runs of one contestant on one task: every rate with every seed.
 
     Attributes:
       stop: steps run, of the task's horizon.
@@ -103,22 +104,8 @@ def run_trial(trial: Trial) -> Outcome:
     Raises:
       CeloError: if the task's data or packages, or the kernel, cannot be had, or it is several tasks.
     """
-    family, one = load_task(trial.task.name), trial.contestant
-    if len(family.members) > 1:
-        raise CeloError(f"{trial.task.name!r} is {len(family.members)} tasks; name a single one")
-    make_tx = one.transform(trial.task.num_steps, trial.kernel)
-    curve = train_curves_over_rates(
-        family,
-        0,
-        make_tx,
-        trial.rates,
-        num_steps=trial.stop,
-        seeds=trial.seeds,
-        eval_every=trial.task.eval_every,
-        answer=one.answer,
-    )
-    if multiprocessing.parent_process() is not None:
-        jax.clear_caches()  # a worker runs hundreds of programs and would keep them all
+    program, make_tx, family = _program(trial)
+    curve = program.curves(trial.rates, trial.seeds, trial.stop)
     if not trial.timed:
         return Outcome(curve, (float("nan"), float("nan")))
     # On one core the processor's time is the step's, undisturbed by other programs.
@@ -126,6 +113,28 @@ def run_trial(trial: Trial) -> Outcome:
     both = (make_tx(trial.rates[0]), optax.adam(1e-3))
     times = [seconds_per_step(family, 0, tx, repeats=8, clock=clock) for tx in both]
     return Outcome(curve, (times[0], times[1]))
+
+
+_kept: dict[tuple[Any, ...], Any] = {}  # the last program: a worker mostly gets all trials of a job
+
+
+def _program(trial: Trial) -> tuple[CurveProgram, Any, TaskFamily]:
+    """(program, learning rate -> optimizer, family) of a trial's task and contestant."""
+    task, one = trial.task, trial.contestant
+    key = (task, one.name, tuple(sorted(one.facts.items())), trial.kernel)
+    if key in _kept:
+        return _kept[key]
+    family = load_task(task.name)
+    if len(family.members) > 1:
+        raise CeloError(f"{task.name!r} is {len(family.members)} tasks; name a single one")
+    _kept.clear()
+    if multiprocessing.parent_process() is not None:
+        jax.clear_caches()  # a worker runs hundreds of programs and would keep them all
+    make_tx = one.transform(task.num_steps, trial.kernel)
+    program = CurveProgram(
+        family, 0, make_tx, num_steps=task.num_steps, eval_every=task.eval_every, answer=one.answer
+    )
+    return _kept.setdefault(key, (program, make_tx, family))
 
 
 @dataclasses.dataclass(frozen=True)
