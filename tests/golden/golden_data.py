@@ -14,7 +14,7 @@ SHARED = HERE.parents[2] / "shared" / "golden"
 CELO = HERE / "celo.npz"
 COPIED_AS_THEY_ARE = ("pes_grad.npz", "outer_adamw.npz")
 
-OPTIMIZERS = ("celo_phase1", "celo")
+OPTIMIZERS = {"celo_phase1": "celo", "celo": "celo", "celo_adam": "celo_adam"}  # and the file of its θ
 KINDS = ("init", "noisy")  # of θ
 CASES = {"n30": 30, "n1000": 1000}  # horizon
 TRAJECTORIES = [f"{o}__{kind}__{case}" for o in OPTIMIZERS for kind in KINDS for case in CASES]
@@ -24,7 +24,10 @@ def collect(source: Path) -> dict[str, np.ndarray]:
     """Everything the tests of Celo need from a folder of golden numbers, by "file/array"."""
     files = {
         "problem": "problem",
-        **{f"theta/{kind}": f"theta/celo__{kind}" for kind in KINDS},
+        **{
+            name: name
+            for name in (f"theta/{of}__{kind}" for of in set(OPTIMIZERS.values()) for kind in KINDS)
+        },
         **{f"traj/{name}": f"traj/{name}" for name in TRAJECTORIES},
     }
     collected = {}
@@ -48,15 +51,17 @@ def to_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
     """The published layout -> ours. Written apart from celo.convert, so that each checks the other."""
     rule = below(official, "ff_mod_stack/~")
     net = below(official, "rnn_params")
-    return {
-        "update_rule": {
+    of_rule = {}
+    if rule:  # Celo-Adam has none
+        of_rule["update_rule"] = {
             "w0": np.concatenate([rule[f"w0__{group}"][0] for group in range(14)]),
             "b0": rule["b0"][0],
             "w1": rule["w1"][0],
             "b1": rule["b1"][0],
             "w2": rule["w2"][0][:, :2],
             "b2": rule["b2"][0][:2],
-        },
+        }
+    return of_rule | {
         "scheduler": {
             "mix_w": net["linear_1/w"],
             "mix_b": net["linear_1/b"],

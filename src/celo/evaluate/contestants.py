@@ -12,8 +12,10 @@ from celo import weights
 from celo.errors import CeloError, unknown_name
 from celo.evaluate.baselines import ANSWERS, BASELINES
 from celo.evaluate.curve import Answer
+from celo.optimizers import update_rule
 from celo.optimizers.binding import load_theta
 from celo.optimizers.celo import Celo, celo
+from celo.optimizers.celo_adam import CeloAdam, celo_adam
 from celo.types import Theta
 
 ALL_BASELINES = "baselines"  # on the command line: every one of them
@@ -48,6 +50,8 @@ class Contestant:
         if self.theta is None:
             return lambda rate: BASELINES[self.name](rate, horizon)
         theta = self.theta
+        if update_rule.GROUP not in theta:
+            return lambda rate: celo_adam(horizon, weights=theta, learning_rate=rate)
         return lambda rate: celo(horizon, weights=theta, learning_rate=rate, kernel=kernel)
 
 
@@ -66,7 +70,8 @@ def contestant(text: str) -> Contestant:
     name = name if given else path.rpartition("/")[2].removesuffix(".safetensors")
     if name in BASELINES or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
-    theta = load_theta(found.theta, Celo.theta_groups)
+    whole = Celo if update_rule.GROUP in found.theta else CeloAdam
+    theta = load_theta(found.theta, whole.theta_groups)
     plain = jax.tree.map(np.asarray, theta)  # other processes and machines are sent it
     return Contestant(name, plain, {"weights_sha256": found.sha256})
 

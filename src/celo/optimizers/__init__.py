@@ -5,6 +5,7 @@ from collections.abc import Callable
 from celo.optimizers.accumulate import accumulate
 from celo.optimizers.base import LearnedOptimizer, as_optax
 from celo.optimizers.celo import Celo, celo, celo_rule
+from celo.optimizers.celo_adam import CeloAdam, celo_adam
 from celo.optimizers.decayed import DecayedRule
 from celo.optimizers.halves import scale_by_celo_rule, scale_by_celo_schedule
 from celo.optimizers.horizon import cool_down, with_horizon
@@ -15,6 +16,7 @@ from celo.optimizers.update_rule import UpdateRule
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "celo": Celo,
+    "celo_adam": CeloAdam,
     "celo_rule": UpdateRule,
     "celo_rule_decayed": DecayedRule,
 }
@@ -22,12 +24,14 @@ OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
 __all__ = [
     "OPTIMIZERS",
     "Celo",
+    "CeloAdam",
     "DecayedRule",
     "LearnedOptimizer",
     "UpdateRule",
     "accumulate",
     "as_optax",
     "celo",
+    "celo_adam",
     "celo_rule",
     "cool_down",
     "guard_nonfinite",

@@ -17,6 +17,7 @@ from celo.optimizers.binding import Weights
 from celo.optimizers.halves import scale_by_celo_rule, scale_by_celo_schedule
 from celo.optimizers.layers import PerLayer
 from celo.optimizers.nonfinite import guard_nonfinite
+from celo.optimizers.rate import rate_and_decay
 from celo.types import Array, Key, OptState, Params, Theta, Updates
 
 
@@ -130,7 +131,7 @@ def celo(
             weights, kernel=kernel, min_rms=min_rms, per_layer=per_layer, state_dtype=state_dtype
         ),
         scale_by_celo_schedule(num_steps, weights, plateau=plateau),
-        *_rate_and_decay(learning_rate, weight_decay, mask),
+        *rate_and_decay(learning_rate, weight_decay, mask),
     )
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
 
@@ -176,19 +177,6 @@ def celo_rule(
         scale_by_celo_rule(
             weights, kernel=kernel, min_rms=min_rms, per_layer=per_layer, state_dtype=state_dtype
         ),
-        *_rate_and_decay(learning_rate, weight_decay, mask),
+        *rate_and_decay(learning_rate, weight_decay, mask),
     )
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
-
-
-def _rate_and_decay(
-    learning_rate: optax.ScalarOrSchedule, weight_decay: float | Array, mask: Any
-) -> list[optax.GradientTransformation]:
-    """What turns a learned step into the update: the learning rate, and decay if there is any."""
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        return [optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
-    return [  # decay points uphill, as gradients do, until the learning rate turns both around
-        optax.scale(-1.0),
-        optax.add_decayed_weights(weight_decay, mask),
-        optax.scale_by_learning_rate(learning_rate),
-    ]
