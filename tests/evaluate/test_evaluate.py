@@ -7,6 +7,7 @@ import sys
 import time
 from concurrent.futures import Executor, Future
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -167,6 +168,18 @@ def test_contestants_by_name_and_file(tmp_path):
     for text in ("adamm", f"adam={theta}", f"a/b={theta}"):
         with pytest.raises(CeloError):
             contestant(text)
+
+
+def test_weights_of_celo_adam_run_as_celo_adam(tmp_path):
+    theta = tmp_path / "theta.safetensors"
+    scheduler = {"scheduler": weights.load("celo").theta["scheduler"]}
+    weights.save(theta, scheduler, metadata={"architecture": "celo_adam"})
+    params, grads = {"x": jnp.array([3.0, -300.0])}, {"x": jnp.array([1e-3, -1e3])}
+    tx = contestant(str(theta)).transform(100, "xla")(1.0)
+    updates, _ = tx.update(grads, tx.init(params), params, value=jnp.ones(()))
+    # Adam's first step is as long for every parameter, whatever its size and gradient.
+    np.testing.assert_allclose(-updates["x"][0], updates["x"][1], rtol=1e-3)
+    assert updates["x"][0] < 0
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ GRADIENT_LIMIT = 1000.0
 class AdamState(NamedTuple):
     """Adam's moments, float32 and not bias-corrected."""
 
-    count: Array  # int32, steps taken
+    step: Array  # int32, steps taken
     first: Params
     second: Params
 
@@ -106,10 +106,10 @@ def _init_moments(params: Params) -> AdamState:
     return AdamState(jnp.zeros((), jnp.int32), first, second)
 
 
-def _adam_step(grads: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
+def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
-    params, count = require_params(params), state.count + 1
-    grads = jax.tree.map(lambda g: finite_gradient(g, GRADIENT_LIMIT), grads)
+    params, count = require_params(params), state.step + 1
+    grads = jax.tree.map(lambda g: finite_gradient(g, GRADIENT_LIMIT), updates)
     first = jax.tree.map(lambda m, g: ema(m, g, FIRST_DECAY), state.first, grads)
     second = jax.tree.map(lambda v, g: ema(v, g * g, SECOND_DECAY), state.second, grads)
     steps = count.astype(jnp.float32)
