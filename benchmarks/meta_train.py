@@ -5,8 +5,9 @@
 
 An inner step is one update of one particle. Meta-training is timed end to end: data, resets,
 perturbations, the outer step. The yardstick trains the same tasks (same number, same batches, same
-devices) with Adam, without perturbations, losses or meta-gradients. The three take turns, so that the
-ratio holds when the machine's speed drifts.
+devices) with Adam, without perturbations, losses or meta-gradients: once split over the devices as
+meta-training is, and once as plain `jax.vmap` gives it, on one device that has all threads. All take turns,
+so that ratios hold when the machine's speed drifts.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import itertools
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -59,9 +60,9 @@ def main() -> None:
         program = PhaseProgram(recipe, phase, families, kernel)
         call = _meta_training(program, theta)
         contestants[f"phase {phase.name}, {kernel}"] = (call, _timed(call), inner_steps)
-    loops = [_adam_loop(recipe, family) for family in families]
-    adam = partial(_each, loops)
-    contestants["optax.adam"] = (adam, _timed(adam), inner_steps)
+    for name, devices in (("optax.adam", jax.devices()), ("optax.adam, jax.vmap alone", jax.devices()[:1])):
+        adam = partial(_each, [_adam_loop(recipe, family, devices) for family in families])
+        contestants[name] = (adam, _timed(adam), inner_steps)
 
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(options.repeats):
@@ -69,16 +70,18 @@ def main() -> None:
             seconds[name].append(_timed(call))
 
     table = Table(
-        *("what", "inner steps/s", "(min … max)", "of Adam's", "first call"),
+        *("what", "inner steps/s", "(min … max)", "of Adam's", "of Adam's, vmap alone", "first call"),
         title=f"recipe {options.recipe}: {2 * particles:,} particles, {recipe.truncation_length} steps",
     )
     for name, (_, first, steps) in contestants.items():
         speed = sorted(steps / s for s in seconds[name])
-        adam = contestants["optax.adam"][2]
-        ratios = [steps / s / (adam / a) for s, a in zip(seconds[name], seconds["optax.adam"], strict=True)]
+        ratios = [  # all take the same number of inner steps
+            f"{statistics.median(a / s for s, a in zip(seconds[name], seconds[loop], strict=True)):.2f}"
+            for loop in ("optax.adam", "optax.adam, jax.vmap alone")
+        ]
         spread = f"({speed[0]:,.0f} … {speed[-1]:,.0f})"
         middle = f"{statistics.median(speed):,.0f}"
-        table.add_row(name, middle, spread, f"{statistics.median(ratios):.2f}", f"{first:.1f} s")
+        table.add_row(name, middle, spread, *ratios, f"{first:.1f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     table.caption = f"median of {options.repeats}; {jax.device_count()} devices; peak memory {peak:.2f} GiB"
     Console().print(table)
@@ -106,8 +109,8 @@ def _each(calls: list[Callable[[], None]]) -> None:
         call()
 
 
-def _adam_loop(recipe: Recipe, family: TaskFamily) -> Callable[[], None]:
-    """As many tasks as meta-training has sides of particles, trained by Adam on as many devices."""
+def _adam_loop(recipe: Recipe, family: TaskFamily, devices: Sequence[jax.Device]) -> Callable[[], None]:
+    """As many tasks as meta-training has sides of particles, trained by Adam on these devices."""
     num = 2 * recipe.pairs_per_task * len(family.members)
     adam = optax.adam(1e-3)
 
@@ -132,7 +135,7 @@ def _adam_loop(recipe: Recipe, family: TaskFamily) -> Callable[[], None]:
             1
         ]
 
-    mesh, split = Mesh(jax.devices(), (PARTICLES,)), PartitionSpec(PARTICLES)
+    mesh, split = Mesh(devices, (PARTICLES,)), PartitionSpec(PARTICLES)
     run = jax.jit(jax.shard_map(jax.vmap(train), mesh=mesh, in_specs=split, out_specs=split, check_vma=False))
     arguments = (*jax.vmap(start)(jnp.arange(num)), jax.random.split(jax.random.key(1), num))
     arguments = jax.device_put(arguments, NamedSharding(mesh, split))
