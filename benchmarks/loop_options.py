@@ -1,4 +1,4 @@
-"""What the options of a training loop cost in final loss: horizons, plateaus, bfloat16, min_rms, bad steps.
+"""What options of a training loop cost in final loss: horizons, plateaus, micro-batches, bad steps and more.
 
     python -m benchmarks.loop_options
 
@@ -7,6 +7,7 @@ Each row trains on registered tasks, with the same seeds as the first row, and r
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 import celo
+from benchmarks.step import transformer
 from celo import native
 from celo.evaluate.curve import train_curve
 from celo.tasks import make_task
@@ -25,6 +27,7 @@ from celo.tasks import make_task
 TASKS = ("digits_mlp128x128", "mnist_8x8_mlp32", "cifar10_8x8_mlp32", "flower_fourier")
 STEPS = 1000
 COOLING = 200
+MICRO = 4  # micro-batches a step
 Transform = optax.GradientTransformationExtraArgs
 
 
@@ -56,6 +59,12 @@ def spoiled(tx: Transform, every: int = 50) -> Transform:
     return Transform(lambda params: CountedState(tx.init(params), jnp.zeros((), jnp.int32)), update)
 
 
+def multi_steps(tx: Transform) -> Transform:
+    """optax's way, which hands the loss on only where it is outermost."""
+    multi = optax.MultiSteps(tx, MICRO)
+    return Transform(multi.init, multi.update)
+
+
 def rows(make: Callable[..., Transform]) -> dict[str, Transform]:
     """Name -> optimizer; `make` is `celo.celo` with its kernel."""
 
@@ -76,6 +85,8 @@ def rows(make: Callable[..., Transform]) -> dict[str, Transform]:
         **{f"plateau {p}, cooled from step 800": cooled(p) for p in (0.1, 0.3, 0.5)},
         "state_dtype bfloat16": make(STEPS, state_dtype="bfloat16"),
         **{f"min_rms {floor}": make(STEPS, min_rms=floor) for floor in (0.01, 0.1)},
+        "accumulate of 4": celo.accumulate(make(STEPS // MICRO), MICRO),
+        "optax.MultiSteps of 4": multi_steps(make(STEPS // MICRO)),
         **{
             f"every 50th step NaN, {policy}": spoiled(make(STEPS, nonfinite=policy))
             for policy in ("repair", "hold", "skip", "shrink")
@@ -111,6 +122,36 @@ def low_rank(make: Callable[..., Transform], min_rms: float) -> tuple[int, float
     return int(jnp.argmax(losses < losses[0] / 2)), float(losses[-1] / losses[0])
 
 
+def calls(make: Callable[..., Transform], repeats: int = 9) -> dict[str, float]:
+    """Milliseconds of a call (update and apply) on a transformer of a million parameters."""
+    params = {name: jnp.full(shape, 0.1) for name, shape in transformer(128, 4, 2048).items()}
+    grads = jax.tree.map(lambda p: 0.01 * p, params)
+    contestants = {
+        "every call a step": make(STEPS),
+        "accumulate of 4": celo.accumulate(make(STEPS), MICRO),
+        "optax.MultiSteps of 4": multi_steps(make(STEPS)),
+    }
+    runs: dict[str, Any] = {}
+    for name, tx in contestants.items():
+
+        def step(params: Any, state: Any, tx: Any = tx) -> Any:
+            updates, state = tx.update(grads, state, params, value=jnp.ones(()))
+            return optax.apply_updates(params, updates), state
+
+        run = jax.jit(step, donate_argnums=(0, 1))
+        runs[name] = (run, jax.block_until_ready(run(jax.tree.map(jnp.copy, params), tx.init(params))))
+    fastest = dict.fromkeys(runs, float("inf"))
+    for _ in range(repeats):
+        for name, (run, carry) in runs.items():
+            begin = time.perf_counter()
+            for _ in range(MICRO):
+                carry = run(*carry)
+            carry = jax.block_until_ready(carry)
+            fastest[name] = min(fastest[name], (time.perf_counter() - begin) / MICRO * 1e3)
+            runs[name] = (run, carry)
+    return fastest
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=TASKS)
@@ -133,6 +174,8 @@ def main() -> None:
         )
         Console(width=120).log(name, losses)
     Console(width=120).print(table)
+    for name, milliseconds in calls(make).items():
+        Console(width=120).print(f"a call, a million parameters, {name}: {milliseconds:.2f} ms")
     for floor in (0.0, 0.01, 0.03, 0.1):
         steps, left = low_rank(make, floor)
         Console(width=120).print(

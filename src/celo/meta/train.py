@@ -4,7 +4,6 @@ With several processes (`celo.meta.hosts`) all compute, and process 0 alone read
 """
 
 import dataclasses
-import gc
 import json
 import os
 import signal
@@ -194,10 +193,7 @@ class _Run:
                     raise Stopped(
                         f"stopped at outer step {step} of phase {phase.name}; state saved in {self.run}"
                     )
-        theta = jax.device_get({**frozen, **state.average})
-        del program, state, frozen  # programs refer to themselves: without this all would
-        gc.collect()  # stay, and compiling the next takes most of a run's memory
-        return theta
+        return jax.device_get({**frozen, **state.average})
 
     def _restore(self, saved: bytes, number: int, theta: Theta) -> tuple[OuterState, Theta]:
         program = PhaseProgram(self.recipe, self.phases[number], self.families[number], self.kernel)
