@@ -39,7 +39,11 @@ def load_theta(weights: Weights, groups: tuple[str, ...]) -> Theta:
         if group in theta
     }
     if not any(isinstance(x, Tracer) for x in jax.tree.leaves(theta)):
-        optional = {f"{scheduler.GROUP}/{name}": shape for name, shape in scheduler.OPTIONAL_SHAPES.items()}
+        optional = {
+            f"{half.GROUP}/{name}": shape
+            for half in (update_rule, scheduler)
+            for name, shape in half.OPTIONAL_SHAPES.items()
+        }
         found = {name: shape for name, shape in optional.items() if name in weights_files.flatten(theta)}
         weights_files.check_theta(theta, expected_shapes(groups) | found, source=source)
     return jax.tree.map(jnp.asarray, theta)

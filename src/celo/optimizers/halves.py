@@ -19,7 +19,7 @@ def scale_by_celo_rule(
     weights: Weights = "celo",
     *,
     kernel: str = "xla",
-    min_rms: float | Array = 0.0,
+    min_rms: float | Array | None = None,
     per_layer: PerLayer = None,
     state_dtype: Any = "float32",
 ) -> optax.GradientTransformationExtraArgs:
@@ -34,8 +34,9 @@ def scale_by_celo_rule(
       weights: a bundled name, a path to a .safetensors file, or θ itself.
       kernel: "xla" runs anywhere; "native" is several times faster on CPUs, for unsharded parameters,
         and compiles itself at first use with the system's C++ compiler.
-      min_rms: a tensor counts as at least this large in the length of its step. 0 is the published rule,
-        under which a tensor of zeros takes steps of 3e-8; see docs/loops.md.
+      min_rms: a tensor counts as at least this large in the length of its step. None: what the weights say,
+        0.01 for the bundled ones. 0 is the published rule, under which a tensor of zeros takes steps of
+        3e-8; see docs/loops.md.
       per_layer: how many leading axes of each tensor count layers, which are then treated apart: a pytree
         prefix of the parameters with whole numbers (`{"blocks": 1, "head": 0}`), or a function of the
         parameters giving one.

@@ -5,6 +5,9 @@ magnitude s), rectified linear units between, and
 
     update = -0.001 * d * exp(0.001 * s) * sqrt(mean(p²) + 1e-9)
 
+A tensor that begins at zero hardly moves so. Ours may have one weight more, `log_min_rms`: the root counts
+as at least its exponential.
+
 This is the optimizer of a whole model; the network is `rule_network`'s.
 """
 
@@ -33,6 +36,7 @@ SECOND_MOMENT_DECAY = 0.999
 FACTORED_DECAYS = (0.9, 0.99, 0.999)
 GRADIENT_LIMIT = 1000.0
 STEP_SCALE = 1e-3
+OPTIONAL_SHAPES = {"log_min_rms": ()}  # weights that the published rule does not have
 RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
 
 
@@ -55,7 +59,8 @@ class UpdateRule(LearnedOptimizer):
     Attributes:
       kernel: "xla", or "native" for the compiled one (CPU only; see `celo.native`).
       min_rms: a tensor counts as at least this large (root mean square) in the length of its step, so
-        that one that begins at zero gets going; 0 is the published rule.
+        that one that begins at zero gets going; 0 is the published rule. None: what θ says, 0 if it says
+        nothing.
       per_layer: how many leading axes of each tensor count tensors: a whole number, a pytree prefix of the
         parameters, or a function of them giving one. None: none.
 
@@ -64,13 +69,13 @@ class UpdateRule(LearnedOptimizer):
     """
 
     kernel: str = "xla"
-    min_rms: float | Array = 0.0
+    min_rms: float | Array | None = None
     per_layer: PerLayer = None
     theta_groups = (GROUP,)
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
-            raise CeloError(f"min_rms must be finite and at least 0, got {self.min_rms!r}; 0 is the default")
+            raise CeloError(f"min_rms must be finite and at least 0, got {self.min_rms!r}; 0 is no floor")
         if self.kernel not in native.KERNELS:
             raise unknown_name("kernel", self.kernel, native.KERNELS)
         if self.kernel == "native":
@@ -136,10 +141,13 @@ class UpdateRule(LearnedOptimizer):
         self, theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
     ) -> tuple[Array, TensorStats]:
         step, stats = tensor_update(theta, stats, grad, param, self.kernel)
-        if isinstance(self.min_rms, int | float) and self.min_rms == 0:
+        floor = self.min_rms
+        if floor is None:
+            floor = jnp.exp(theta["log_min_rms"]) if "log_min_rms" in theta else 0.0
+        if (isinstance(floor, int | float) and floor == 0) or param.size == 0:
             return step, stats
         size = rms(param.astype(jnp.float32), RMS_FLOOR)
-        return step * (jnp.maximum(size, self.min_rms) / size), stats
+        return step * (jnp.maximum(size, floor) / size), stats
 
 
 def _zero_stats(param: Array, layers: int) -> TensorStats:
