@@ -117,6 +117,26 @@ def test_min_rms_is_a_floor_of_the_size_that_a_step_is_taken_for(theta, kernel):
     np.testing.assert_array_equal(floored["large"], plain["large"])
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_weights_may_say_the_floor_and_the_caller_overrules_them(theta, kernel):
+    params = {"zero": jnp.zeros((4, 3)), "large": jnp.full((2, 2), -3.0), "none": jnp.zeros((0, 2))}
+    grads = jax.tree.map(jnp.ones_like, params)
+    floor = {"log_min_rms": jnp.float32(np.log(0.05))}
+    saying = {**theta, "update_rule": {**theta["update_rule"], **floor}}
+
+    def updates(weights, **options):
+        return steps(scale_by_celo_rule(weights, kernel=kernel, **options), params, grads)[0]
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        updates(saying),
+        updates(theta, min_rms=0.05),
+    )
+    jax.tree.map(np.testing.assert_array_equal, updates(saying, min_rms=0), updates(theta))
+    with pytest.raises(CeloError, match="unexpected: update_rule/log_min"):
+        updates({"update_rule": {**theta["update_rule"], "log_min": floor["log_min_rms"]}})
+
+
 @pytest.mark.parametrize("bad", [-0.1, float("inf"), float("nan")])
 def test_bad_min_rms(theta, bad):
     with pytest.raises(CeloError, match="min_rms must be finite and at least 0"):
