@@ -191,7 +191,10 @@ def test_adam_lowers_the_loss_on_real_data(name):
 @pytest.mark.network
 @pytest.mark.parametrize("task", SUITES["paper"], ids=lambda task: task.stands_for)
 def test_the_papers_tasks_run_fifty_steps_on_real_data(task):
-    curve = train_curve(load_task(task.name), 0, optax.adam(1e-3), num_steps=50, seeds=(0,), eval_every=25)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax.adam
+        curve = train_curve(
+            load_task(task.name), 0, optax.adam(1e-3), num_steps=50, seeds=(0,), eval_every=25
+        )
     assert np.isfinite(curve.train_loss).all()
     assert curve.train_loss[0, -1] < curve.train_loss[0, 0]
     assert np.isfinite(curve.valid_loss).all()
