@@ -116,7 +116,7 @@ inline void by_lanes(int64_t n, Body body) {
 
 // ------------------------------------------------------------------------------------------------ the network
 
-constexpr int kInputs = 30, kHidden = 4, kWeights = kInputs * 4 + 4 + 16 + 4 + 8 + 2;
+constexpr int kInputs = 30, kHidden = 4, kWeights = kInputs * 4 + 4 + 16 + 4 + 8 + 2 + 1;
 constexpr int kMomenta = 3, kFactored = 3;
 constexpr double kMomentumDecays[kMomenta] = {0.9, 0.99, 0.999};
 constexpr double kFactoredDecays[kFactored] = {0.9, 0.99, 0.999};
@@ -144,6 +144,7 @@ enum Input {
 
 struct Network {
   float w0[kInputs][kHidden], b0[kHidden], w1[kHidden][kHidden], b1[kHidden], w2[kHidden][2], b2[2];
+  float min_rms;  // the least size of the tensor that a step is taken for
 };
 static_assert(sizeof(Network) == kWeights * sizeof(float));
 
@@ -161,7 +162,7 @@ struct BoundNetwork : Network {
     });
     for (int k = 0; k < kInputs; k++)
       for (int j = 0; j < kHidden; j++) w0[k][j] *= factor[k];
-    scale = -1e-3f * std::sqrt((float)(squares[kParam] / size) + 1e-9f);
+    scale = -1e-3f * std::max(std::sqrt((float)(squares[kParam] / size) + 1e-9f), min_rms);
   }
   V update(const V (&first)[kHidden]) const {
     V hidden[kHidden], direction = all(b2[0]), magnitude = all(b2[1]);

@@ -13,11 +13,11 @@ import numpy as np
 from celo.features import TensorStats, factored_axes
 from celo.types import Array
 
-WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order the kernel reads them
+WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order the kernel reads them; then the floor
 
 
 def tensor_update(
-    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
+    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, min_rms: float | Array
 ) -> tuple[Array, TensorStats]:
     """The rule for one tensor of any shape with at least one element: (update, float32; new statistics)."""
     momenta, factors = len(stats.momenta), len(stats.row)
@@ -30,7 +30,8 @@ def tensor_update(
         vmap_method="broadcast_all",
         input_output_aliases={3 + i: 1 + i for i in range(len(arrays))},  # statistics are updated in place
     )
-    packed = jnp.concatenate([theta[name].reshape(-1) for name in WEIGHTS])
+    floor = jnp.asarray(min_rms, jnp.float32).reshape(1)
+    packed = jnp.concatenate([*(theta[name].reshape(-1) for name in WEIGHTS), floor])
     update, *new = call(
         packed, grad.astype(jnp.float32), param.astype(jnp.float32), *arrays, dims=dims, row_along=row_along
     )

@@ -140,14 +140,10 @@ class UpdateRule(LearnedOptimizer):
     def _step(
         self, theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
     ) -> tuple[Array, TensorStats]:
-        step, stats = tensor_update(theta, stats, grad, param, self.kernel)
         floor = self.min_rms
         if floor is None:
             floor = jnp.exp(theta["log_min_rms"]) if "log_min_rms" in theta else 0.0
-        if (isinstance(floor, int | float) and floor == 0) or param.size == 0:
-            return step, stats
-        size = rms(param.astype(jnp.float32), RMS_FLOOR)
-        return step * (jnp.maximum(size, floor) / size), stats
+        return tensor_update(theta, stats, grad, param, self.kernel, floor)
 
 
 def _zero_stats(param: Array, layers: int) -> TensorStats:
@@ -158,7 +154,12 @@ def _zero_stats(param: Array, layers: int) -> TensorStats:
 
 
 def tensor_update(
-    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, kernel: str = "xla"
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+    kernel: str = "xla",
+    min_rms: float | Array = 0.0,
 ) -> tuple[Array, TensorStats]:
     """The rule for one tensor of any shape: (update, float32; new statistics)."""
     if param.size == 0:  # means over nothing are NaN
@@ -166,7 +167,7 @@ def tensor_update(
     if grad.shape != param.shape:
         raise CeloError(f"gradient and parameter must have one shape, got {grad.shape} and {param.shape}")
     if kernel == "native":
-        return rule_kernel.tensor_update(theta, stats, grad, param)
+        return rule_kernel.tensor_update(theta, stats, grad, param, min_rms)
     grad = finite_gradient(grad, GRADIENT_LIMIT)
     param = param.astype(jnp.float32)
     stats = update_stats(
@@ -177,7 +178,7 @@ def tensor_update(
         factored_decays=FACTORED_DECAYS,
     )
     step = network_step(theta, stats, grad, param)
-    return STEP_SCALE * rms(param, RMS_FLOOR) * step, stats
+    return STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step, stats
 
 
 def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
