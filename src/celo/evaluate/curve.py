@@ -97,8 +97,8 @@ def train_curves_over_rates(
 class CurveProgram:
     """Training runs of one optimizer on one task, compiled once for any rates, seeds and early stops.
 
-    On a CPU the runs go one after another: vmapped they take longer to compile and are no faster, and
-    convolutions are 1.6 times slower (`python -m benchmarks.side_by_side`). Elsewhere they go side by side.
+    On a CPU the runs go one after another: vmapped they take longer to compile and are no faster,
+    convolutions a quarter slower (`python -m benchmarks.side_by_side`). Elsewhere they go side by side.
 
     Args:
       family: where tasks and batches come from.
