@@ -62,7 +62,7 @@ def spoiled(tx: Transform, every: int = 50) -> Transform:
 def multi_steps(tx: Transform) -> Transform:
     """optax's way, which hands the loss on only where it is outermost."""
     multi = optax.MultiSteps(tx, MICRO)
-    return Transform(multi.init, multi.update)
+    return Transform(multi.init, multi.update)  # type: ignore[arg-type]
 
 
 def rows(make: Callable[..., Transform]) -> dict[str, Transform]:

@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +110,7 @@ def _each(calls: list[Callable[[], None]]) -> None:
         call()
 
 
-def _adam_loop(recipe: Recipe, family: TaskFamily, devices: Sequence[jax.Device]) -> Callable[[], None]:
+def _adam_loop(recipe: Recipe, family: TaskFamily, devices: Sequence[Any]) -> Callable[[], None]:
     """As many tasks as meta-training has sides of particles, trained by Adam on these devices."""
     num = 2 * recipe.pairs_per_task * len(family.members)
     adam = optax.adam(1e-3)
