@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from celo.types import Array
 
+GRADIENT_LIMIT = 1000.0  # what every published rule clips gradients to
 FACTORED_FLOOR = 1e-30  # added to g² inside the factored moments, so that they are never zero
 
 
@@ -94,7 +95,7 @@ def rms(x: Array, floor: float) -> Array:
     return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
 
 
-def finite_gradient(grad: Array, limit: float) -> Array:
+def finite_gradient(grad: Array, limit: float = GRADIENT_LIMIT) -> Array:
     """The gradient as float32, clipped to ±limit, with NaN taken as zero so that it cannot enter a state."""
     grad = grad.astype(jnp.float32)
     return jnp.clip(jnp.where(jnp.isnan(grad), 0.0, grad), -limit, limit)

@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from celo.errors import CeloError
 from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES, PAPER_LEARNING_RATES
-from celo.evaluate.curve import CurveProgram, curve_at, seconds_per_step, train_curve, train_curves_over_rates
+from celo.evaluate.curve import CurveProgram, curve_at, seconds_per_step, train_curve
 from celo.optimizers import celo
 from celo.tasks import Quadratics, Task, TaskFamily, make_task
 
@@ -98,9 +99,11 @@ def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(stop, side_by_
     assert early.steps.tolist() == [t for t in (0, 10) if t < stop] + [stop]
     before = early.steps < stop
     np.testing.assert_array_equal(early.train_loss[..., before], whole.train_loss[..., : before.sum()])
-    again = train_curves_over_rates(Means(), 0, optax.sgd, (0.1,), num_steps=stop, seeds=(1, 2))
+    again = train_curve(Means(), 0, optax.sgd(0.1), num_steps=stop, seeds=(1, 2))
     np.testing.assert_array_equal(again.steps, early.steps)
-    np.testing.assert_allclose(again.train_loss, early.train_loss, rtol=1e-6)
+    np.testing.assert_allclose(again.train_loss, early.train_loss[0], rtol=1e-6)
+    with pytest.raises(CeloError, match="stop must be from 1 to num_steps, 30, got 31"):
+        program.curves((0.1,), (1,), 31)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -180,6 +180,9 @@ def test_weights_of_celo_adam_run_as_celo_adam(tmp_path):
     # Adam's first step is as long for every parameter, whatever its size and gradient.
     np.testing.assert_allclose(-updates["x"][0], updates["x"][1], rtol=1e-3)
     assert updates["x"][0] < 0
+    weights.save(theta, scheduler, metadata={"architecture": "celo_adm"})
+    with pytest.raises(CeloError, match="unknown architecture 'celo_adm'; known, nearest first: celo_adam"):
+        contestant(str(theta))
 
 
 @pytest.mark.parametrize(

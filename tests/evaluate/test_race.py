@@ -147,7 +147,7 @@ def test_bad_settings_are_refused_by_value(setting, message):
 )
 @needs_matplotlib
 def test_what_cannot_be_had_is_refused_before_training(setting, message, weights_file, monkeypatch):
-    monkeypatch.setattr("celo.evaluate.race.train_curves_over_rates", None)
+    monkeypatch.setattr("celo.evaluate.race.CurveProgram", None)
     monkeypatch.setattr("celo.evaluate.race.make_task", _small_family)
     with pytest.raises(CeloError, match=message):
         run_race(RaceConfig(**{"weights": weights_file, **setting}), console=Console(quiet=True))

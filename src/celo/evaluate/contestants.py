@@ -12,13 +12,24 @@ from celo import weights
 from celo.errors import CeloError, unknown_name
 from celo.evaluate.baselines import ANSWERS, BASELINES
 from celo.evaluate.curve import Answer
-from celo.optimizers import update_rule
 from celo.optimizers.binding import load_theta
 from celo.optimizers.celo import Celo, celo
 from celo.optimizers.celo_adam import CeloAdam, celo_adam
 from celo.types import Theta
 
 ALL_BASELINES = "baselines"  # on the command line: every one of them
+
+# Architecture, as weights files name it -> the groups of θ it reads, (θ, horizon, rate, kernel) -> optimizer.
+LEARNED: dict[str, tuple[tuple[str, ...], Callable[..., optax.GradientTransformation]]] = {
+    "celo": (
+        Celo.theta_groups,
+        lambda theta, horizon, rate, kernel: celo(horizon, weights=theta, learning_rate=rate, kernel=kernel),
+    ),
+    "celo_adam": (
+        CeloAdam.theta_groups,
+        lambda theta, horizon, rate, kernel: celo_adam(horizon, weights=theta, learning_rate=rate),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +40,13 @@ class Contestant:
       name: what tables call it.
       theta: weights of a learned optimizer; None for a baseline.
       facts: where the weights come from, for the record.
+      architecture: of a learned optimizer, one of `LEARNED`.
     """
 
     name: str
     theta: Theta | None = None
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
+    architecture: str = "celo"
 
     @property
     def tuned(self) -> bool:
@@ -42,17 +55,15 @@ class Contestant:
 
     @property
     def answer(self) -> Answer | None:
-        """As `train_curves_over_rates` takes it."""
+        """As `CurveProgram` takes it."""
         return ANSWERS.get(self.name)
 
     def transform(self, horizon: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
         """Learning rate -> transformation for `horizon` steps; a learned one is multiplied by it."""
         if self.theta is None:
             return lambda rate: BASELINES[self.name](rate, horizon)
-        theta = self.theta
-        if update_rule.GROUP not in theta:
-            return lambda rate: celo_adam(horizon, weights=theta, learning_rate=rate)
-        return lambda rate: celo(horizon, weights=theta, learning_rate=rate, kernel=kernel)
+        _, make = LEARNED[self.architecture]
+        return lambda rate: make(self.theta, horizon, rate, kernel)
 
 
 def contestant(text: str) -> Contestant:
@@ -70,10 +81,12 @@ def contestant(text: str) -> Contestant:
     name = name if given else path.rpartition("/")[2].removesuffix(".safetensors")
     if name in BASELINES or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
-    whole = Celo if update_rule.GROUP in found.theta else CeloAdam
-    theta = load_theta(found.theta, whole.theta_groups)
+    architecture = found.metadata["architecture"]
+    if architecture not in LEARNED:
+        raise unknown_name("architecture", architecture, LEARNED)
+    theta = load_theta(found.theta, LEARNED[architecture][0])
     plain = jax.tree.map(np.asarray, theta)  # other processes and machines are sent it
-    return Contestant(name, plain, {"weights_sha256": found.sha256})
+    return Contestant(name, plain, {"weights_sha256": found.sha256}, architecture)
 
 
 def contestants(texts: list[str]) -> list[Contestant]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from celo.errors import CeloError
 from celo.tasks.base import TaskFamily, value_and_grad
 from celo.types import Array, Key, ModelState, OptState, Params
 
@@ -59,46 +60,15 @@ def train_curve(
       seeds: what task, initialisation and data order depend on.
       eval_every: steps between evaluations; the last comes after the last step all the same.
     """
-    curves = train_curves_over_rates(
-        family, member, lambda _: tx, (0.0,), num_steps=num_steps, seeds=seeds, eval_every=eval_every
-    )
-    return curve_at(curves, 0)
-
-
-def train_curves_over_rates(
-    family: TaskFamily,
-    member: int,
-    make_tx: Callable[[Array], optax.GradientTransformation],
-    rates: Sequence[float],
-    *,
-    num_steps: int,
-    seeds: Sequence[int],
-    eval_every: int = EVAL_EVERY,
-    answer: Answer | None = None,
-) -> Curve:
-    """Train at every learning rate with every seed; the curve's arrays are [rates, seeds, E].
-
-    Args:
-      family: where tasks and batches come from.
-      member: index into `family.members`.
-      make_tx: learning rate, a traced float32 scalar -> optimizer.
-      rates: learning rates.
-      num_steps: training steps.
-      seeds: as in `train_curve`.
-      eval_every: as in `train_curve`.
-      answer: (optimizer state, parameters) -> the parameters to evaluate, where an optimizer's answer is not
-        the point at which it takes gradients.
-    """
-
-    program = CurveProgram(family, member, make_tx, num_steps=num_steps, eval_every=eval_every, answer=answer)
-    return program.curves(rates, seeds)
+    program = CurveProgram(family, member, lambda _: tx, num_steps=num_steps, eval_every=eval_every)
+    return curve_at(program.curves((0.0,), seeds), 0)
 
 
 class CurveProgram:
     """Training runs of one optimizer on one task, compiled once for any rates, seeds and early stops.
 
-    On a CPU the runs go one after another: vmapped they take longer to compile and are no faster,
-    convolutions a quarter slower (`python -m benchmarks.side_by_side`). Elsewhere they go side by side.
+    On a CPU runs go one after another: vmapped they compile longer and are no faster, convolutions a quarter
+    slower (`python -m benchmarks.side_by_side`). Elsewhere they go side by side.
 
     Args:
       family: where tasks and batches come from.
@@ -106,7 +76,8 @@ class CurveProgram:
       make_tx: learning rate, a traced float32 scalar -> optimizer.
       num_steps: the most training steps of a run.
       eval_every: as in `train_curve`.
-      answer: as in `train_curves_over_rates`.
+      answer: (optimizer state, parameters) -> the parameters to evaluate, where an optimizer's answer is not
+        the point at which it takes gradients.
       side_by_side: whether runs are vmapped; None: wherever it is faster.
     """
 
@@ -137,26 +108,28 @@ class CurveProgram:
 
         Args:
           rates: learning rates.
-          seeds: what task, initialisation and data order depend on.
+          seeds: as in `train_curve`.
           stop: steps after which a run ends early; None: after all of them.
+
+        Raises:
+          CeloError: if `stop` is not between 1 and the program's `num_steps`.
         """
         stop = self._num_steps if stop is None else stop
+        if not 1 <= stop <= self._num_steps:
+            raise CeloError(f"stop must be from 1 to num_steps, {self._num_steps}, got {stop}")
         starts = [_start(self._family, self._member, jnp.asarray(seed, jnp.uint32)) for seed in seeds]
         last = jnp.asarray(stop, jnp.int32)
         if self._side_by_side:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
             reports = jax.device_get(self._run(jnp.asarray(rates, jnp.float32), stacked, last))
         else:
-            runs = [
-                [jax.device_get(self._run(jnp.asarray(rate, jnp.float32), start, last)) for start in starts]
-                for rate in rates
-            ]
-            by_rate = [jax.tree.map(lambda *x: np.stack(x), *of_seeds) for of_seeds in runs]
-            reports = jax.tree.map(lambda *x: np.stack(x), *by_rate)
+            grid = (len(rates), len(seeds))
+            pairs = [(jnp.asarray(rate, jnp.float32), start) for rate in rates for start in starts]
+            runs = [jax.device_get(self._run(*pair, last)) for pair in pairs]
+            reports = jax.tree.map(lambda *x: np.stack(x).reshape(*grid, -1), *runs)
         steps = np.append(np.arange(0, stop, self._eval_every), stop)
-        (train_loss, _), (valid_loss, metrics) = _at(
-            (reports["train"], reports["valid"]), np.s_[..., : len(steps)]
-        )
+        reports = _at(reports, np.s_[..., : len(steps)])
+        (train_loss, _), (valid_loss, metrics) = reports["train"], reports["valid"]
         return Curve(steps, train_loss, valid_loss, metrics)
 
 

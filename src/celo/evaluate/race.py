@@ -22,8 +22,8 @@ from rich.table import Table
 from celo import weights as weights_files
 from celo.errors import CeloError, unknown_name
 from celo.evaluate import metrics, report
-from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES
-from celo.evaluate.curve import Curve, curve_at, seconds_per_step, train_curves_over_rates
+from celo.evaluate.baselines import ANSWERS, BASELINES, DEFAULT_RATES, LEARNING_RATES
+from celo.evaluate.curve import Curve, CurveProgram, curve_at, seconds_per_step
 from celo.evaluate.look import require_matplotlib
 from celo.optimizers import celo as celo_transform
 from celo.provenance import environment
@@ -222,15 +222,15 @@ def _run(
 
     several = f"{len(rates)} learning rates × " if len(rates) > 1 else ""
     show(Spinner("dots", f"training: {several}{len(runs)} seeds"))
-    every = train_curves_over_rates(
+    program = CurveProgram(
         family,
         0,
         make_tx,
-        [rate or 0.0 for rate in rates],
         num_steps=config.steps,
-        seeds=runs,
         eval_every=max(1, config.steps // EVAL_POINTS),
+        answer=ANSWERS.get(name),
     )
+    every = program.curves([rate or 0.0 for rate in rates], runs)
     last = metrics.trailing_mean(every.train_loss)[..., -1][:, -len(seeds) :].mean(axis=-1)
     tuning_loss = np.where(np.isfinite(last), last, np.inf)
     best = int(np.argmin(tuning_loss))

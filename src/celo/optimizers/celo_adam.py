@@ -22,7 +22,6 @@ from celo.types import Array, Key, OptState, Params, Theta, Updates
 
 STEP_SCALE = 1e-3
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
-GRADIENT_LIMIT = 1000.0
 
 
 class AdamState(NamedTuple):
@@ -109,7 +108,7 @@ def _init_moments(params: Params) -> AdamState:
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
     params, count = require_params(params), state.step + 1
-    grads = jax.tree.map(lambda g: finite_gradient(g, GRADIENT_LIMIT), updates)
+    grads = jax.tree.map(finite_gradient, updates)
     first = jax.tree.map(lambda m, g: ema(m, g, FIRST_DECAY), state.first, grads)
     second = jax.tree.map(lambda v, g: ema(v, g * g, SECOND_DECAY), state.second, grads)
     steps = count.astype(jnp.float32)

@@ -19,7 +19,7 @@ WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order the kernel reads 
 def tensor_update(
     theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, min_rms: float | Array
 ) -> tuple[Array, TensorStats]:
-    """The rule for one tensor of any shape with at least one element: (update, float32; new statistics)."""
+    """`update_rule.tensor_update` for one tensor of any shape with at least one element."""
     momenta, factors = len(stats.momenta), len(stats.row)
     arrays = [*stats.momenta, stats.second_moment, *stats.row, *stats.col]
     dims, row_along = _memory(param.shape)

@@ -34,7 +34,6 @@ GROUP = "update_rule"
 MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.999
 FACTORED_DECAYS = (0.9, 0.99, 0.999)
-GRADIENT_LIMIT = 1000.0
 STEP_SCALE = 1e-3
 OPTIONAL_SHAPES = {"log_min_rms": ()}  # weights that the published rule does not have
 RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
@@ -54,7 +53,7 @@ class UpdateRule(LearnedOptimizer):
     """Celo's update rule by itself: the optimizer of meta-training's first phase.
 
     It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
-    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights.
+    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be a scalar log_min_rms.
 
     Attributes:
       kernel: "xla", or "native" for the compiled one (CPU only; see `celo.native`).
@@ -120,7 +119,7 @@ class UpdateRule(LearnedOptimizer):
         leaves, treedef = jax.tree.flatten(params)
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
-        step = partial(self._step, theta[GROUP])
+        step = partial(tensor_update, theta[GROUP], kernel=self.kernel, min_rms=self._floor(theta))
         tensors = list(zip(tensor_stats(state, treedef), grad_leaves, leaves, strict=True))
         steps: list[Any] = [None] * len(leaves)
         for group in self._groups(params, grad_leaves, layers):
@@ -137,13 +136,11 @@ class UpdateRule(LearnedOptimizer):
             return [[i] for i in range(len(grads))]
         return alike(params, [(axes, grad.dtype) for axes, grad in zip(layers, grads, strict=True)])
 
-    def _step(
-        self, theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
-    ) -> tuple[Array, TensorStats]:
-        floor = self.min_rms
-        if floor is None:
-            floor = jnp.exp(theta["log_min_rms"]) if "log_min_rms" in theta else 0.0
-        return tensor_update(theta, stats, grad, param, self.kernel, floor)
+    def _floor(self, theta: Theta) -> float | Array:
+        """The least size of a tensor: the caller's word, else that of θ."""
+        if self.min_rms is not None:
+            return self.min_rms
+        return jnp.exp(theta[GROUP]["log_min_rms"]) if "log_min_rms" in theta[GROUP] else 0.0
 
 
 def _zero_stats(param: Array, layers: int) -> TensorStats:
@@ -161,14 +158,17 @@ def tensor_update(
     kernel: str = "xla",
     min_rms: float | Array = 0.0,
 ) -> tuple[Array, TensorStats]:
-    """The rule for one tensor of any shape: (update, float32; new statistics)."""
+    """The rule for one tensor of any shape: (update, float32; new statistics).
+
+    The update is in proportion to the tensor's root mean square, or to `min_rms` where that is larger.
+    """
     if param.size == 0:  # means over nothing are NaN
         return jnp.zeros(param.shape, jnp.float32), stats
     if grad.shape != param.shape:
         raise CeloError(f"gradient and parameter must have one shape, got {grad.shape} and {param.shape}")
     if kernel == "native":
         return rule_kernel.tensor_update(theta, stats, grad, param, min_rms)
-    grad = finite_gradient(grad, GRADIENT_LIMIT)
+    grad = finite_gradient(grad)
     param = param.astype(jnp.float32)
     stats = update_stats(
         stats,
