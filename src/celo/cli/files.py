@@ -28,11 +28,13 @@ def _data(options: argparse.Namespace) -> int:
 
     if options.action == "fetch":
         for name in options.names:
-            if name not in data.DATASETS:
-                raise unknown_name("data set", name, data.DATASETS)
+            if name in data.CORPORA:
+                data.load_tokens(name)  # says what is wanting: there is nowhere to fetch it from
+            elif name not in data.DATASETS:
+                raise unknown_name("data set", name, (*data.DATASETS, *data.CORPORA))
         asked_for = ("svhn", "cifar100")  # no package has them
         for name in options.names or [name for name in data.DATASETS if name not in asked_for]:
-            print(f"{name}: {data.fetch(name)}")
+            print(f"{name}: {data.corpus_folder(name) if name in data.CORPORA else data.fetch(name)}")
         return 0
     table = Table(
         "name", "what", "examples", "classes", "licence", "cached", title=f"cache: {data.data_dir()}"
@@ -41,6 +43,9 @@ def _data(options: argparse.Namespace) -> int:
         classes = str(info.num_classes or "")
         cached = "yes" if data.is_cached(name) else "no"
         table.add_row(name, info.title, f"{info.examples:,}", classes, info.licence, cached)
+    for name, title in data.CORPORA.items():
+        there = "yes" if data.corpus_folder(name).is_dir() else "no"
+        table.add_row(name, title, "your own", f"{data.PIECES:,}", "", there)
     Console().print(table)
     return 0
 

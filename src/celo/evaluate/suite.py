@@ -27,8 +27,9 @@ class SuiteTask:
 
 SUITES: dict[str, tuple[SuiteTask, ...]] = {
     # The 17 tasks of Celo's paper (arXiv 2501.12670). Where data cannot be had others stand in: Fashion-MNIST
-    # and CIFAR-10 for CIFAR-100 (who has it finds its tasks as cifar100_…), the characters of the King James
-    # Bible for the words of LM1B and, to a GRU, of Wikipedia; and Celo's rule for AdaFac-MLP.
+    # and CIFAR-10 for CIFAR-100, the characters of the King James Bible for the word pieces of LM1B and, to a
+    # GRU, of Wikipedia; and Celo's rule for AdaFac-MLP. Who has the data finds the published tasks as
+    # cifar100_…, lm1b_… and wikipedia_….
     "paper": tuple(
         SuiteTask(name, eval_every=EVAL_EVERY, stands_for=published)
         for name, published in (

@@ -82,20 +82,24 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
             ("skinnydeep", {"width": 128, "depth": 10, "heads": 4}),
         )
     },
-    "kjv_transformer_lm0": _suite(
-        "transformers:language_model", width=20, depth=1, heads=5, length=8, batch_size=4, dropout=0.1
-    ),
-    "kjv_transformer_lm2": _suite(
-        "transformers:language_model", width=32, depth=2, heads=4, length=8, batch_size=8, dropout=0.1
-    ),
-    "kjv_transformer_lm5": _suite(
-        "transformers:language_model", width=32, depth=1, heads=4, length=32, batch_size=8, dropout=0.1
-    ),
     **{
-        f"kjv_{cell}256": _suite(
-            "recurrent:language_model", cell=cell, width=256, embedding=128, length=32, batch_size=128
+        f"{dataset}_transformer_lm{number}": _suite(
+            "transformers:language_model", dataset, heads=heads, dropout=0.1, **sizes
         )
-        for cell in ("lstm", "gru")
+        for dataset in ("kjv", "lm1b")
+        for number, heads, sizes in (
+            (0, 5, {"width": 20, "depth": 1, "length": 8, "batch_size": 4}),
+            (2, 4, {"width": 32, "depth": 2, "length": 8, "batch_size": 8}),
+            (5, 4, {"width": 32, "depth": 1, "length": 32, "batch_size": 8}),
+        )
+    },
+    **{
+        f"{dataset}_{cell}256": _suite(
+            "recurrent:language_model",
+            dataset,
+            **{"cell": cell, "width": 256, "embedding": 128, "length": 32, "batch_size": 128},
+        )
+        for dataset, cell in (("kjv", "lstm"), ("kjv", "gru"), ("lm1b", "lstm"), ("wikipedia", "lstm"))
     },
     "cifar10_autoencoder_full": _suite("autoencoders:autoencoder", "cifar10", batch_size=256),
     # The probe that recipes and weights are chosen by: other data than those of meta-training and evaluation.

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
+from celo.data import CORPORA
 from celo.tasks.base import Task, TaskFamily
-from celo.tasks.objectives import Objective, guessing_cap
+from celo.tasks.objectives import Objective, guessing_cap, next_character, next_token
 from celo.tasks.sources import Source
 from celo.types import Array, Batch, Key, ModelState, Params
 
@@ -85,6 +86,11 @@ class ModuleFamily(TaskFamily):
         """The source's (inputs, targets)."""
         del task
         return self.source.batch(split, draw)
+
+
+def language(dataset: str, source: Source, module: Any) -> ModuleFamily:
+    """A family whose targets are the next word pieces of a corpus or characters of a text."""
+    return classification(dataset, source, module, next_token if dataset in CORPORA else next_character)
 
 
 def classification(dataset: str, source: Source, module: Any, objective: Objective) -> ModuleFamily:

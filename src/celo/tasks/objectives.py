@@ -24,10 +24,16 @@ def cross_entropy(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]
     return -jnp.mean(chosen), {"accuracy": accuracy}
 
 
-def next_character(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
-    """Cross-entropy of every next character, [batch, length, characters]; also bits and perplexity."""
+def next_token(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy of every next token, [batch, length, vocabulary]; also its perplexity."""
     loss, metrics = cross_entropy(logits, batch)
-    return loss, metrics | {"bits_per_character": loss / math.log(2), "perplexity": jnp.exp(loss)}
+    return loss, metrics | {"perplexity": jnp.exp(loss)}
+
+
+def next_character(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """`next_token` of characters; also in bits."""
+    loss, metrics = next_token(logits, batch)
+    return loss, metrics | {"bits_per_character": loss / math.log(2)}
 
 
 def squared_error(outputs: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:

@@ -1,32 +1,31 @@
-"""Recurrent language models of characters."""
+"""Recurrent language models."""
 
 from typing import Literal
 
 import flax.linen as nn
 
-from celo.tasks.module import ModuleFamily, classification
-from celo.tasks.objectives import next_character
+from celo.tasks.module import ModuleFamily, language
 from celo.tasks.sources import text_windows
 from celo.types import Array
 
 CELLS = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}
 
 
-class CharacterRNN(nn.Module):
+class LanguageRNN(nn.Module):
     """One recurrent layer between an embedding and a softmax."""
 
-    characters: int
+    vocabulary: int
     cell: Literal["lstm", "gru"]
     width: int
     embedding: int
 
     @nn.compact
     def __call__(self, tokens: Array, train: bool) -> Array:
-        """Logits of the next character: int32 [batch, length] -> [batch, length, characters]."""
+        """Logits of the next token: int32 [batch, length] -> [batch, length, vocabulary]."""
         del train
-        x = nn.Embed(self.characters, self.embedding)(tokens)
+        x = nn.Embed(self.vocabulary, self.embedding)(tokens)
         x = nn.RNN(CELLS[self.cell](self.width))(x)
-        return nn.Dense(self.characters)(x)
+        return nn.Dense(self.vocabulary)(x)
 
 
 def language_model(
@@ -38,7 +37,7 @@ def language_model(
     embedding: int = 64,
     batch_size: int = 16,
 ) -> ModuleFamily:
-    """Next characters by `CharacterRNN`."""
+    """Next tokens by `LanguageRNN`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
-    module = CharacterRNN(source.classes, cell, width, embedding)
-    return classification(dataset, source, module, next_character)
+    module = LanguageRNN(source.classes, cell, width, embedding)
+    return language(dataset, source, module)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo.data import Split, load_images, load_text
+from celo.data import CORPORA, Split, load_images, load_text, load_tokens
 from celo.tasks.base import SPLITS
 from celo.types import Array, Batch, Key
 
@@ -80,10 +80,10 @@ class Examples(Source):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Windows(Source):
-    """Stretches of `length` characters at random places, to be predicted each from those before it.
+    """Stretches of `length` tokens at random places, to be predicted each from those before it.
 
     Attributes:
-      splits: name -> tokens, uint8 [N].
+      splits: name -> tokens, uint8 or uint16 [N].
     """
 
     splits: Mapping[str, np.ndarray]
@@ -97,7 +97,7 @@ class Windows(Source):
         return jax.ShapeDtypeStruct((self.batch_size, self.length), jnp.int32)
 
     def batch(self, split: str, draw: Array) -> Batch:
-        """(characters, the characters one further on), int32 [batch, length] each."""
+        """(tokens, the tokens one further on), int32 [batch, length] each."""
         text = self.splits[split]
         start = uniform_index(draw, len(text) - self.length)
         window = jnp.asarray(text)[start[:, None] + jnp.arange(self.length + 1, dtype=jnp.int32)]
@@ -121,11 +121,16 @@ def image_examples(dataset: str, *, size: int | None, batch_size: int, standardi
 
 
 def text_windows(dataset: str, *, length: int, batch_size: int) -> Windows:
-    """Windows of a text known to `celo.data`.
+    """Windows of a text, in characters, or of a corpus, in word pieces, known to `celo.data`.
 
     Raises:
-      CeloError: if the text is unknown or cannot be had.
+      CeloError: if it is unknown or cannot be had.
     """
-    text = load_text(dataset)
+    if dataset in CORPORA:
+        text = load_tokens(dataset)
+        classes = text.vocabulary
+    else:
+        text = load_text(dataset)
+        classes = len(text.vocabulary)
     splits = {split: getattr(text, split) for split in SPLITS}
-    return Windows(splits, len(text.vocabulary), batch_size, length)
+    return Windows(splits, classes, batch_size, length)

@@ -1,10 +1,10 @@
-"""Transformers: image classification from patches, and the language model of characters."""
+"""Transformers: image classification from patches, and language models."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from celo.tasks.module import NOISE, ModuleFamily, classification
-from celo.tasks.objectives import cross_entropy, next_character
+from celo.tasks.module import NOISE, ModuleFamily, classification, language
+from celo.tasks.objectives import cross_entropy
 from celo.tasks.patches import split_patches
 from celo.tasks.sources import image_examples, text_windows
 from celo.types import Array
@@ -47,10 +47,10 @@ class VisionTransformer(nn.Module):
         return nn.Dense(self.classes)(x.mean(axis=1))
 
 
-class CharacterTransformer(nn.Module):
-    """Attention of each character to itself and those before it."""
+class CausalTransformer(nn.Module):
+    """Attention of each token to itself and those before it."""
 
-    characters: int
+    vocabulary: int
     width: int
     depth: int
     heads: int
@@ -58,11 +58,11 @@ class CharacterTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array, train: bool) -> Array:
-        """Logits of the next character: int32 [batch, length] -> [batch, length, characters]."""
-        x = nn.Embed(self.characters, self.width)(tokens)
+        """Logits of the next token: int32 [batch, length] -> [batch, length, vocabulary]."""
+        x = nn.Embed(self.vocabulary, self.width)(tokens)
         mask = nn.make_causal_mask(tokens, dtype=jnp.bool_)
         x = Blocks(self.depth, self.heads, self.dropout)(x, train, mask)
-        return nn.Dense(self.characters)(x)
+        return nn.Dense(self.vocabulary)(x)
 
 
 def vision_transformer(
@@ -91,7 +91,7 @@ def language_model(
     dropout: float = 0.0,
     batch_size: int = 16,
 ) -> ModuleFamily:
-    """Next characters by `CharacterTransformer`."""
+    """Next tokens by `CausalTransformer`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
-    module = CharacterTransformer(source.classes, width, depth, heads, dropout)
-    return classification(dataset, source, module, next_character)
+    module = CausalTransformer(source.classes, width, depth, heads, dropout)
+    return language(dataset, source, module)

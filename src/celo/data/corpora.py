@@ -1,0 +1,71 @@
+"""Corpora of word pieces that no package hands out: whoever has one puts its tokens into the data folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from celo.data.cache import raw_dir
+from celo.errors import CeloError, unknown_name
+
+CORPORA = {
+    "lm1b": "One Billion Word Benchmark (Chelba et al. 2013)",
+    "wikipedia": "English Wikipedia",
+}
+"""What there are tasks for."""
+
+PIECES = 32_000  # of the vocabulary: that of the published tasks
+MOST_TOKENS = 2**27  # they become a constant of every compiled program: a quarter of a gigabyte
+
+
+class Tokens(NamedTuple):
+    """A corpus in three disjoint parts, uint16 [N] each, of numbers below `vocabulary`."""
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    vocabulary: int
+
+
+def corpus_folder(name: str) -> Path:
+    """Where its files are looked for."""
+    return raw_dir(name)
+
+
+def load_tokens(name: str) -> Tokens:
+    """Load a corpus that lies as train.npy, valid.npy and test.npy in the data folder.
+
+    Each holds one row of word pieces, whole numbers from 0 to 31,999, of whatever vocabulary of 32,000.
+
+    Raises:
+      CeloError: the name is unknown, a file is missing, or it is not such a row.
+    """
+    if name not in CORPORA:
+        raise unknown_name("corpus", name, CORPORA)
+    folder = corpus_folder(name)
+    parts = []
+    for part in ("train", "valid", "test"):
+        path = folder / f"{part}.npy"
+        try:
+            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise CeloError(
+                f"no package has the corpus {name!r}: put its word pieces, numbers below {PIECES:,}, as "
+                f"train.npy, valid.npy and test.npy into {folder}"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise CeloError(f"{path} is no array that NumPy can read ({error}): write it anew") from error
+        parts.append(_checked(tokens, str(path)))
+    return Tokens(*parts, PIECES)
+
+
+def _checked(tokens: np.ndarray, path: str) -> np.ndarray:
+    """The tokens as uint16; CeloError if they are not a row of them."""
+    if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
+        raise CeloError(f"{path} is {tokens.dtype} {tokens.shape}: a row of whole numbers is wanted")
+    if not 0 < tokens.size <= MOST_TOKENS:
+        raise CeloError(f"{path} has {tokens.size:,} tokens: from 1 to {MOST_TOKENS:,} are wanted; cut it")
+    low, high = tokens.min(), tokens.max()
+    if low < 0 or high >= PIECES:
+        raise CeloError(f"{path} has numbers from {low} to {high}: from 0 to {PIECES - 1:,} are wanted")
+    return np.asarray(tokens, np.uint16)

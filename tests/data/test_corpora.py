@@ -1,0 +1,78 @@
+"""Corpora of the user's own: read as they are, and refused where they are not rows of word pieces."""
+
+import numpy as np
+import pytest
+
+from celo.cli import main
+from celo.data import load_tokens
+from celo.errors import CeloError
+from celo.evaluate.suite import load_task
+from celo.tasks import TASKS
+
+
+@pytest.fixture
+def folder(data_folder):
+    folder = data_folder / "raw" / "lm1b"
+    folder.mkdir(parents=True)
+    for number, part in enumerate(("train", "valid", "test")):
+        np.save(folder / f"{part}.npy", np.arange(number, 31_990 + number, dtype=np.int64))
+    return folder
+
+
+def test_a_corpus_is_what_lies_in_the_folder(folder):
+    tokens = load_tokens("lm1b")
+    assert tokens.vocabulary == 32_000
+    for number, part in enumerate(tokens[:3]):
+        assert part.dtype == np.uint16
+        np.testing.assert_array_equal(part, np.arange(number, 31_990 + number))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (np.zeros(5, np.float32), "float32"),
+        (np.zeros((5, 1), np.int32), r"\(5, 1\)"),
+        (np.zeros(0, np.int32), "0 tokens"),
+        (np.asarray([0, 32_000]), "from 0 to 32000"),
+        (np.asarray([-1, 5]), "from -1 to 5"),
+    ],
+)
+def test_what_is_no_row_of_word_pieces_is_refused(folder, content, complaint):
+    np.save(folder / "valid.npy", content)
+    with pytest.raises(CeloError, match=f"valid.npy.*{complaint}"):
+        load_tokens("lm1b")
+
+
+def test_a_damaged_or_missing_file_or_unknown_name_is_named(folder):
+    (folder / "test.npy").write_bytes(b"not an array")
+    with pytest.raises(CeloError, match=r"test\.npy is no array"):
+        load_tokens("lm1b")
+    (folder / "test.npy").unlink()
+    with pytest.raises(CeloError, match=r"no package has the corpus 'lm1b'.*test\.npy into .*lm1b"):
+        load_tokens("lm1b")
+    with pytest.raises(CeloError, match="unknown corpus 'lm1c'"):
+        load_tokens("lm1c")
+
+
+def test_the_published_tasks_are_registered_under_their_names(folder):
+    names = [f"lm1b_transformer_lm{number}" for number in (0, 2, 5)]
+    names += ["lm1b_lstm256", "wikipedia_lstm256"]
+    assert set(names) <= set(TASKS)
+    family = load_task("lm1b_transformer_lm5")
+    assert family.members == ("lm1b",)
+    inputs, targets = family.batch(None, "valid", family.draw(np.asarray([0, 1], np.uint32), 1)[0])
+    assert inputs.shape == targets.shape == (8, 32)
+    np.testing.assert_array_equal(targets, inputs + 1)
+    assert inputs.max() > 255
+    with pytest.raises(CeloError, match="'wikipedia'"):
+        load_task("wikipedia_lstm256")
+
+
+def test_the_command_lists_corpora_and_says_what_is_wanting(data_folder, capsys):
+    assert main(["data", "fetch", "wikipedia"]) == 2
+    assert "train.npy" in capsys.readouterr().err
+
+
+def test_the_command_finds_a_corpus(folder, capsys):
+    assert main(["data", "fetch", "lm1b"]) == 0
+    assert capsys.readouterr().out == f"lm1b: {folder}\n"
