@@ -1,5 +1,6 @@
 """Made-up records for tests and for work on the report: python tests/evaluate/synthetic.py FOLDER"""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def write(folder):
     for one in records():
         archive.write(Path(folder), one)
     return Path(folder)
+
+
+def crowd(count):
+    """Records of Adam and many more on one task, of all speeds and prices."""
+    adam = record("quadratic", "adam", num_steps=400)
+    rng = np.random.default_rng(0)
+    others = []
+    for number in range(count - 1):
+        factors = np.linspace(1.0, rng.uniform(0.5, 1.2), adam.train_loss.shape[1])
+        seconds = adam.adam_seconds_per_step * rng.uniform(0.8, 2.0)
+        changes = {"train_loss": adam.train_loss * factors, "seconds_per_step": seconds}
+        others.append(dataclasses.replace(adam, contestant=f"optimizer_{number}", **changes))
+    return [adam, *others]
 
 
 if __name__ == "__main__":

@@ -190,3 +190,20 @@ def test_no_width_makes_the_page_scroll_sideways(opened, width):
     assert opened.execute_script("return document.documentElement.scrollWidth") == width
     for name in ("curves", "rates", "profile", "cost"):
         assert find(opened, f"#{name} svg").size["width"] <= width
+
+
+def test_many_contestants_stand_in_tables_that_fit_and_under_names_that_can_be_read(opened, tmp_path):
+    board = leaderboard(synthetic.crowd(40))
+    path = tmp_path / "report.html"
+    path.write_text(page(board, headline(board), caption(board)), encoding="utf-8")
+    opened.get(path.as_uri())
+    for table in ("standings", "results", "heat"):
+        box = opened.execute_script("return document.getElementById(arguments[0]).parentNode", table)
+        assert opened.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", box) == 0
+    boxes = [text.rect for text in opened.find_elements("css selector", "#cost .end")]
+    assert len(boxes) > 8
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            apart = abs(one["y"] - other["y"]) >= 11
+            apart |= one["x"] >= other["x"] + other["width"] or other["x"] >= one["x"] + one["width"]
+            assert apart, (one, other)

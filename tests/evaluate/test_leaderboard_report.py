@@ -88,6 +88,15 @@ def test_a_narrow_terminal_gets_fewer_columns_of_whole_cells(board, width, colum
     assert len(header) == 10
 
 
+@needs_matplotlib
+def test_names_of_many_points_do_not_cover_each_other():
+    figure = FIGURES["clock"](leaderboard(synthetic.crowd(40)))
+    figure.savefig(io.BytesIO())  # a layout that finds no room warns
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) > 8
+    assert not any(one.count_overlaps(boxes[:i]) for i, one in enumerate(boxes))
+
+
 def test_headline_names_the_best(board, small):
     best = board.standings[0]
     assert best.contestant != "adam"

@@ -129,12 +129,12 @@ def _tasks(board: Leaderboard) -> Any:
     """Mean speedup of every contestant on every task, in numbers and colour."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    names, count = [one.contestant for one in board.standings], len(board.tasks)
-    figure, [axes] = _figure(1, 1.6 + 0.3 * count)
+    names = [one.contestant for one in board.standings]
+    figure, [axes] = _figure(1, 2.4 + 0.25 * len(names))
     means = np.array(
         [
-            [one.entries[task].speedup.mean() if task in one.entries else np.nan for one in board.standings]
-            for task in board.tasks
+            [one.entries[task].speedup.mean() if task in one.entries else np.nan for task in board.tasks]
+            for one in board.standings
         ]
     )
     # Twice as fast is as far from level as half as fast.
@@ -143,9 +143,9 @@ def _tasks(board: Leaderboard) -> Any:
     axes.imshow(shades, cmap=middle, vmin=-4, vmax=4, aspect="auto")
     for (row, column), value in np.ndenumerate(means):
         text = "" if np.isnan(value) else "never" if value == 0 else f"{value:.2f}"
-        axes.text(column, row, text, ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    axes.set_yticks(range(count), board.tasks)
+        axes.text(column, row, text, ha="center", va="center", fontsize=7.5)
+    axes.set_xticks(range(len(board.tasks)), board.tasks, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0, labelcolor=_LOOK.ink)
     axes.spines[:].set_visible(False)
     axes.set_title(
@@ -174,16 +174,12 @@ def _clock(board: Leaderboard) -> Any:
         ha="right",
     )
     for one, colour, gain in points:
-        front = colour if colour != _LOOK.grid else _LOOK.soft
-        axes.plot([one.cost], [gain], "o", color=front, markersize=7, clip_on=False)
-        if gain > 0:
-            axes.annotate(
-                one.contestant, (one.cost, gain), (7, 3), textcoords="offset points", color=front, fontsize=8
-            )
+        axes.plot([one.cost], [gain], "o", color=_readable(colour), markersize=7, clip_on=False)
     late = [one.contestant for one, _, gain in points if gain == 0]
     if late:
+        who = ", ".join(late) if len(late) < 4 else f"{len(late)} contestants"
         axes.annotate(
-            f"too seldom as low as {board.reference}: {', '.join(late)}",
+            f"too seldom as low as {board.reference}: {who}",
             (0.01, 0.04),
             xycoords="axes fraction",
             color=_LOOK.soft,
@@ -194,7 +190,40 @@ def _clock(board: Leaderboard) -> Any:
     axes.set_xlabel(f"time of a step, in steps of {board.reference} (median task)")
     axes.set_ylabel("speedup in steps, IQM")
     axes.grid(color=_LOOK.grid, linewidth=0.5, alpha=0.45)
+    _name_points(axes, [(one.contestant, one.cost, gain, colour) for one, colour, gain in points if gain > 0])
     return figure
+
+
+def _name_points(axes: Any, points: list[tuple[str, float, float, str]]) -> None:
+    """Names (name, x, y, colour) beside their points where there is room; those in colour in any case."""
+    axes.figure.draw_without_rendering()
+    taken = [text.get_window_extent() for text in axes.texts]
+    dots = [axes.transData.transform((x, y)) for _, x, y, _ in points]
+    for name, x, y, colour in sorted(points, key=lambda point: point[3] == _LOOK.grid):
+        for right, up in ((7, 3), (-7, 3), (7, -10), (-7, -10)):
+            text = axes.annotate(
+                name,
+                (x, y),
+                (right, up),
+                textcoords="offset points",
+                color=_readable(colour),
+                fontsize=8,
+                ha="left" if right > 0 else "right",
+            )
+            box = text.get_window_extent()
+            outside = box.x0 < axes.bbox.x0 or box.x1 > axes.bbox.x1
+            if not outside and not box.count_overlaps(taken) and not any(box.contains(*dot) for dot in dots):
+                taken.append(box)
+                break
+            text.remove()
+        else:
+            if colour != _LOOK.grid:
+                axes.annotate(name, (x, y), (7, 3), textcoords="offset points", color=colour, fontsize=8)
+
+
+def _readable(colour: str) -> str:
+    """A colour for points and type: the grey of lines is too light."""
+    return colour if colour != _LOOK.grid else _LOOK.soft
 
 
 FIGURES: dict[str, Callable[[Leaderboard], Any]] = {

@@ -114,11 +114,14 @@ def markdown(board: Leaderboard) -> str:
 def show(board: Leaderboard, console: Console) -> None:
     """Print the headline, the table and the caption; a narrow terminal gets fewer columns."""
     header, rows = cells(board)
-    least_width = {"P(better)": 156, "rank": 156, "target score": 156, "speedup in time": 96}
-    kept = [i for i, name in enumerate(header) if console.width >= least_width.get(name, 0)]
+    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
+    kept = list(range(len(header)))
+    for name in ("P(better)", "rank", "target score", "speedup in time", "step cost"):
+        if sum(widths[i] for i in kept) > console.width:
+            kept.remove(header.index(name))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for i in kept:
-        table.add_column(header[i], justify="left" if i == 1 else "right")
+        table.add_column(header[i], justify="left" if i == 1 else "right", no_wrap=i != 1)
     for row, one in zip(rows, board.standings, strict=True):
         table.add_row(*(row[i] for i in kept), style="bold" if one.learned else None)
     console.print(f"\n[bold]{headline(board)}[/bold]", table, caption(board), sep="\n", highlight=False)

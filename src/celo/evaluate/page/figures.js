@@ -191,14 +191,21 @@ function costFigure() {
       if (isNumber(from) && isNumber(to)) text += line(name, `M${X(cost)} ${Y(from)}V${Y(to)}`, 5, 0.35);
       text += `<circle class="dot" ${SUM}="${esc(name)}" cx="${X(cost)}" cy="${Y(value)}" r="6" style="fill:${inkOf(name)}"><title>${esc(name)}: ${short(value)} at ${short(cost)}×</title></circle>`;
     }
-    // Names beside their points, nearest points' names apart from each other.
-    const heights = spread(points.map((one) => Y(one.gain[0])), 13, box.top, box.bottom);
-    points.forEach(({ name, cost, gain }, i) => {
-      const crowded = points.some((other) => other.name !== name && Math.abs(X(other.cost) - X(cost)) < 90 && Math.abs(Y(other.gain[0]) - Y(gain[0])) < 14);
-      const y = crowded ? heights[i] : Y(gain[0]);
-      const left = X(cost) > box.right - 9 * name.length;
-      text += `<text class="end" ${SUM}="${esc(name)}" x="${X(cost) + (left ? -11 : 11)}" y="${y}" dy=".35em" text-anchor="${left ? "end" : "start"}" style="fill:${inkOf(name, "type")}">${esc(name)}</text>`;
-    });
+    // Names beside their points where there is room; those in colour come first and have one in any case.
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = "550 12px system-ui, sans-serif"; // as .plot .end
+    const taken = points.map(({ cost, gain }) => [X(cost) - 6, X(cost) + 6, Y(gain[0]) - 6, Y(gain[0]) + 6]);
+    taken.push([box.right - 290, box.right, Y(x[1]) - 22, Y(x[1]) - 6]);
+    const free = (a) => a[0] >= box.left && a[1] <= box.right && taken.every((b) => a[1] < b[0] || a[0] > b[1] || a[3] < b[2] || a[2] > b[3]);
+    for (const { name, cost, gain } of [...points].reverse()) {
+      const width = 3 + pen.measureText(name).width;
+      const places = [0, -14, 14, -28, 28, -42, 42, -56, 56].flatMap((down) => [1, -1].map((side) => ({ side, y: Y(gain[0]) + down })));
+      const reach = ({ side, y }) => [X(cost) + 10 * side, X(cost) + (10 + width) * side].sort((a, b) => a - b).concat(y - 6, y + 6);
+      const place = places.find((one) => free(reach(one))) ?? (isShown(name) ? places[0] : null);
+      if (!place) continue;
+      taken.push(reach(place));
+      text += `<text class="end" ${SUM}="${esc(name)}" x="${X(cost) + 11 * place.side}" y="${place.y}" dy=".35em" text-anchor="${place.side < 0 ? "end" : "start"}" style="fill:${inkOf(name, "type")}">${esc(name)}</text>`;
+    }
     return text;
   };
   return {

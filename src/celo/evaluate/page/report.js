@@ -13,6 +13,7 @@ const state = {
   profile: "ratio",
   heat: "speedup",
 };
+const MANY = data.standings.length > 16; // rows stand closer
 const $ = (id) => document.getElementById(id);
 
 function set(change) {
@@ -99,11 +100,13 @@ const short2 = (x) => (isNumber(x) && Math.abs(x) < 100 ? x.toFixed(2) : short(x
 // One row's dot and interval on the scale that all rows share, Adam's 1 marked.
 function whisker([value, low, high], name, domain) {
   const at = (x) => Math.min(98, (100 * (x - domain[0])) / (domain[1] - domain[0]));
+  const height = MANY ? 28 : 40;
+  const middle = height / 2;
   const colour = isShown(name) ? inkOf(name) : "var(--back)";
-  let text = `<line x1="${at(1)}%" x2="${at(1)}%" y1="0" y2="40" style="stroke:var(--soft)" stroke-dasharray="3 4" stroke-opacity=".6"/>`;
-  if (isNumber(low) && isNumber(high)) text += `<line x1="${at(low)}%" x2="${at(high)}%" y1="20" y2="20" style="stroke:${colour}" stroke-width="8" stroke-opacity=".35" stroke-linecap="round"/>`;
-  if (isNumber(value)) text += `<circle cx="${at(value)}%" cy="20" r="6" style="fill:${colour}"/>`;
-  return `<svg width="100%" height="40" aria-hidden="true">${text}</svg>`;
+  let text = `<line x1="${at(1)}%" x2="${at(1)}%" y1="0" y2="${height}" style="stroke:var(--soft)" stroke-dasharray="3 4" stroke-opacity=".6"/>`;
+  if (isNumber(low) && isNumber(high)) text += `<line x1="${at(low)}%" x2="${at(high)}%" y1="${middle}" y2="${middle}" style="stroke:${colour}" stroke-width="8" stroke-opacity=".35" stroke-linecap="round"/>`;
+  if (isNumber(value)) text += `<circle cx="${at(value)}%" cy="${middle}" r="6" style="fill:${colour}"/>`;
+  return `<svg width="100%" height="${height}" aria-hidden="true">${text}</svg>`;
 }
 
 function standingsTable() {
@@ -129,10 +132,12 @@ function standingsTable() {
 }
 
 function resultsTable() {
-  const here = data.standings.filter((one) => one.entries[state.task]);
+  const finalsOf = (one) => one.entries[state.task].train.map((seed) => seed.at(-1));
+  const lowness = (one) => (finalsOf(one).every(isNumber) ? mean(finalsOf(one)) : Infinity);
+  const here = data.standings.filter((one) => one.entries[state.task]).sort((a, b) => lowness(a) - lowness(b) || 0);
   const rows = here.map((one) => {
     const entry = one.entries[state.task];
-    const finals = entry.train.map((seed) => seed.at(-1));
+    const finals = finalsOf(one);
     const bad = finals.filter((x) => !isNumber(x)).length;
     const score = (kind) => scoreText(kind, entry[kind]);
     return `<tr><td class="name${one.learned ? " learned" : ""}">${who(one)}</td><td>${rateText(entry.rate)}</td>
@@ -160,9 +165,12 @@ function shade(value) {
 }
 
 function heatTable() {
-  const head = data.standings.map((one) => `<th scope="col"><span>${esc(one.name)}</span></th>`).join("");
-  const rows = data.tasks.map((task) => {
-    const cells = data.standings.map((one) => {
+  const head = data.tasks.map((task) => {
+    const aside = data.counted.includes(task) ? "" : ' class="aside"';
+    return `<th scope="col"${aside}><button type="button" class="link" data-go="${esc(task)}">${esc(task)}</button></th>`;
+  });
+  const rows = data.standings.map((one) => {
+    const cells = data.tasks.map((task) => {
       const entry = one.entries[task];
       if (!entry || entry[state.heat].some((x) => x === null)) return "<td><span>–</span></td>";
       const value = mean(entry[state.heat]);
@@ -170,10 +178,9 @@ function heatTable() {
       const text = scoreText(state.heat, entry[state.heat]);
       return `<td><button type="button" data-open="${esc(one.name)}" data-task="${esc(task)}" style="background:${shade(value)}" aria-label="${esc(one.name)} on ${esc(task)}: ${text}${bad ? ", some seeds diverged" : ""}">${text}${bad ? " ×" : ""}</button></td>`;
     });
-    const aside = data.counted.includes(task) ? "" : ' class="aside"';
-    return `<tr><th scope="row"${aside}><button type="button" class="link" data-go="${esc(task)}">${esc(task)}</button></th>${cells.join("")}</tr>`;
+    return `<tr><th scope="row"${one.learned ? ' class="learned"' : ""}>${who(one)}</th>${cells.join("")}</tr>`;
   });
-  $("heat").innerHTML = `<thead><tr><th></th>${head}</tr></thead><tbody>${rows.join("")}</tbody>`;
+  $("heat").innerHTML = `<thead><tr><th></th>${head.join("")}</tr></thead><tbody>${rows.join("")}</tbody>`;
   $("heat-note").textContent = `Means over seeds beside ${data.reference}: orange is better, blue worse; × marks cells in which a seed diverged. A cell opens its record, a task's name its curves.`;
 }
 
@@ -286,6 +293,7 @@ $("theme").addEventListener("click", () => {
 });
 
 $("summary").textContent = `${data.standings.length} contestants beside ${data.reference} on ${data.counted.length} tasks; ${data.standings.reduce((sum, one) => sum + one.runs, 0)} runs, ${data.standings.reduce((sum, one) => sum + one.diverged, 0)} of them diverged.`;
+document.body.classList.toggle("many", MANY);
 controls();
 const plots = { curves: curvesFigure, rates: ratesFigure, profile: profileFigure, cost: costFigure };
 for (const [id, make] of Object.entries(plots)) figure(id, make);
