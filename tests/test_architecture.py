@@ -12,7 +12,19 @@ MAX_LINES = 300
 
 # Modules below celo by layer; "x.*" is the whole package x. An import may stay in its layer or point down.
 LAYERS = {
-    0: ["types", "errors", "folders", "tree", "nn", "native", "provenance", "weights", "convert", "data.*"],
+    0: [
+        "types",
+        "errors",
+        "folders",
+        "tree",
+        "nn",
+        "native",
+        "places",
+        "provenance",
+        "weights",
+        "convert",
+        "data.*",
+    ],
     1: ["features"],
     2: ["optimizers.*", "tasks.*"],
     3: [
@@ -32,10 +44,11 @@ LAYERS = {
             "meta.measure",
         ),
         *("evaluate.contestants", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
+        "evaluate.evaluation",
         "evaluate.inner_training",
         *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),
         *("evaluate.explain", "evaluate.rule_map", "evaluate.explain_figure"),
-        *("evaluate.leaderboard", "evaluate.leaderboard_report"),
+        *("evaluate.entry", "evaluate.leaderboard", "evaluate.leaderboard_report"),
         *("evaluate.leaderboard_figures", "evaluate.leaderboard_page"),
     ],
     5: ["cli.*"],

@@ -1,4 +1,4 @@
-"""Where a result comes from: the commit of the source and what it ran on."""
+"""Where a result comes from: the commit of the source and what it runs on."""
 
 import importlib.metadata
 import os
@@ -21,6 +21,13 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + (" + changes" if git("status", "--porcelain", here) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def environment() -> dict[str, str]:

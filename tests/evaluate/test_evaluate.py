@@ -17,6 +17,9 @@ from celo.errors import CeloError
 from celo.evaluate import archive, runner, trials
 from celo.evaluate.baselines import BASELINES
 from celo.evaluate.contestants import Contestant, contestant, contestants
+from celo.evaluate.evaluation import evaluate
+from celo.evaluate.leaderboard import leaderboard
+from celo.evaluate.leaderboard_report import cells
 from celo.evaluate.suite import SuiteTask
 from celo.evaluate.trials import Job, Protocol, run_trial
 from celo.tasks import Quadratics
@@ -49,7 +52,7 @@ class Here(Executor):
 
 
 def run(jobs, out, pool):
-    return runner.run_jobs(jobs, out, pool, width=2, console=QUIET)
+    return runner.run_jobs(jobs, out, pool, width=lambda: 2, console=QUIET)
 
 
 def same(a, b):
@@ -170,6 +173,72 @@ def test_contestants_by_name_and_file(tmp_path):
             contestant(text)
 
 
+def test_every_baseline_tells_its_settings():
+    told = {name: contestant(name).facts for name in BASELINES}
+    assert told["momentum_cosine"] == {
+        "optimizer": "optax.sgd",
+        "settings": "momentum=0.9, nesterov=False, accumulator_dtype=None",
+        "schedule": "linear warm-up over 5% of the steps, then a cosine to 0",
+    }
+    assert told["muon"]["optimizer"] == "optax.contrib.muon"
+    assert "warmup_steps=5% of the steps" in told["schedule_free_adamw"]["settings"]
+    assert len({tuple(facts.values()) for facts in told.values()}) == len(BASELINES)
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """A module on the path with an optimizer of one's own."""
+    text = (
+        "import optax\n\ndef make(rate, num_steps):\n    return optax.sgd(rate, momentum=0.5)\n\nnumber = 3\n"
+    )
+    (tmp_path / "own_optimizers.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "own_optimizers"
+    sys.modules.pop("own_optimizers", None)
+
+
+def test_an_optimizer_of_ones_own_is_tuned_like_any_other(tmp_path, own_module):
+    out = tmp_path / "out"
+    assert run([job(f"{own_module}:make"), job(f"mine={own_module}:make")], out, Here()) == []
+    one, two = archive.read_all(out)
+    assert (one.contestant, two.contestant) == ("make", "mine")
+    assert one.rate in PROTOCOL.rates
+    assert one.config["contestant"] == {"optimizer": "own_optimizers:make"}
+    np.testing.assert_array_equal(one.train_loss, two.train_loss)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("own_optimizers:mke", "unknown attribute of own_optimizers 'mke'.*nearest first: make"),
+        ("own_optimizers:number", "is a int: name a function of a learning rate"),
+        ("no_such_module:make", "there is no module 'no_such_module'"),
+        ("adam=own_optimizers:make", "'adam' cannot be its name"),
+    ],
+)
+def test_slips_in_naming_an_optimizer_of_ones_own(own_module, place, words):
+    with pytest.raises(CeloError, match=words):
+        contestant(place)
+
+
+def test_an_accelerator_takes_one_process(monkeypatch):
+    from celo.evaluate import pools
+
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    with pools.local() as pool:
+        assert pool.width() == 1
+        assert pool.executor.submit(os.getpid).result() == os.getpid()
+    with pytest.raises(CeloError, match="4 workers: an accelerator takes one process"), pools.local(4):
+        pass
+
+
+def test_a_record_tells_where_each_of_its_trials_ran(whole):
+    config = archive.read(whole / "quadratic" / "adam.npz").config
+    assert len(config["commits_of_trials"]) == 3
+    assert config["commits_of_trials"][-1] == config["commit"]
+    assert config["contestant"]["optimizer"] == "optax.adam"
+
+
 def test_weights_of_celo_adam_run_as_celo_adam(tmp_path):
     theta = tmp_path / "theta.safetensors"
     scheduler = {"scheduler": weights.load("celo").theta["scheduler"]}
@@ -212,7 +281,8 @@ def test_processes_give_the_same_records(tmp_path, whole):
     from celo.evaluate import pools
 
     with pools.local(2) as pool:
-        assert runner.run_jobs([job("adam"), job("celo")], tmp_path, pool, width=2, console=QUIET) == []
+        jobs = [job("adam"), job("celo")]
+        assert runner.run_jobs(jobs, tmp_path, pool.executor, width=pool.width, console=QUIET) == []
     for a, b in zip(archive.read_all(whole), archive.read_all(tmp_path), strict=True):
         np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=1e-4)
         assert a.rate == b.rate
@@ -246,14 +316,16 @@ def cluster(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_worker_changes_nothing(tmp_path, whole, cluster):
+    from distributed import Client
+
     from celo.evaluate import pools
 
     address, workers = cluster
     deadline = time.monotonic() + 120
     while True:
         try:
-            with pools.dask(address) as (_, count):
-                if count == 2:
+            with pools.dask(address), Client(address) as client:
+                if len(client.scheduler_info()["workers"]) == 2:
                     break
         except CeloError:
             pass
@@ -276,12 +348,39 @@ def test_a_killed_worker_changes_nothing(tmp_path, whole, cluster):
             return future
 
     out = tmp_path / "out"
-    with pools.dask(address) as (pool, count):
-        failures = runner.run_jobs(
-            [job("adam"), job("celo")], out, Killing(pool), width=2 * count, console=QUIET
-        )
+    with pools.dask(address) as pool:
+        jobs = [job("adam"), job("celo")]
+        failures = runner.run_jobs(jobs, out, Killing(pool.executor), width=pool.width, console=QUIET)
     assert failures == []
     assert workers[0].wait() == -signal.SIGKILL
     for a, b in zip(archive.read_all(whole), archive.read_all(out), strict=True):
         np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=1e-4)
         assert a.rate == b.rate
+    assert table(out) == table(whole)
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_workers_come_late(tmp_path, whole):
+    """As `dask_jobqueue`'s, which have none until the queue grants some."""
+    distributed = pytest.importorskip("distributed", reason="needs celo[cluster]")
+    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=0, **settings) as cluster:
+        cluster.adapt(minimum=0, maximum=2)
+        failures = evaluate(
+            ["adam", "celo"],
+            tasks=["quadratic"],
+            num_steps=TASK.num_steps,
+            protocol=PROTOCOL,
+            out=tmp_path,
+            scheduler=cluster,
+            console=QUIET,
+        )
+    assert failures == []
+    assert {one.contestant for one in archive.read_all(tmp_path)} == {"adam", "celo"}
+
+
+def table(folder):
+    """All of the leaderboard but what depends on the time of a step."""
+    header, rows = cells(leaderboard(archive.read_all(folder)))
+    timed = [header.index(name) for name in ("speedup in time", "step cost")]
+    return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]

@@ -11,7 +11,7 @@ from celo.evaluate.leaderboard import TAUS, leaderboard
 from celo.evaluate.look import LIGHT, REFERENCE, slots
 
 
-def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, seeds=None):
+def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, **protocol):
     """A record of known losses [S, E], evaluated every step."""
     train_loss = np.array(train_loss, np.float32)
     none = np.zeros(0)
@@ -28,7 +28,7 @@ def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, seeds=None):
         rung_losses=np.zeros((0, 0)),
         seconds_per_step=seconds,
         adam_seconds_per_step=1.0,
-        config={} if seeds is None else {"protocol": {"seeds": seeds}},
+        config={"protocol": protocol} if protocol else {},
     )
 
 
@@ -147,11 +147,33 @@ def test_unknown_step_times_spoil_no_other_score(known):
         (made("one", "new", [[1.0] * 5] * 3), r"new on one has the seeds \[0, 1, 2\], adam has \[0, 1\]"),
         (made("one", "new", [[1.0] * 5] * 2, seeds=[3, 4]), r"has the seeds \[3, 4\], adam has \[0, 1\]"),
         (made("none", "new", [[1.0] * 5] * 2), "no task can be compared on.*--contestants"),
+        (made("one", "new", [[-1.0] * 5] * 2), "one has losses below 0, whose ratios mean nothing"),
+        (made("one", "new", [[1.0] * 5] * 2, rates=[1.0]), r"new on one was tuned by \{'rates': \[1.0\]\}"),
     ],
 )
 def test_records_that_do_not_belong_together(known, extra, message):
     with pytest.raises(CeloError, match=message):
         leaderboard([*known, extra])
+
+
+def test_validation_losses_may_be_compared_instead(known):
+    better = [
+        dataclasses.replace(record, valid_loss=record.valid_loss / (8 if record.contestant == "lost" else 1))
+        for record in known
+        if record.contestant != "twice"
+    ]
+    board = leaderboard(better, smoothing=0.0, loss="valid")
+    assert scores(board, "lost", "ratio_iqm") == pytest.approx(2.0)  # half of the runs are lost, half at 4
+    with pytest.raises(CeloError, match="unknown loss 'test'"):
+        leaderboard(known, loss="test")
+
+
+def test_a_run_that_was_infinite_in_between_has_diverged(known):
+    passing = made("one", "passing", [[8.0, np.inf, 5.0, 4.0, 3.0], [16.0, 12.0, 10.0, 9.0, 8.0]])
+    board = leaderboard([*known[:1], passing], smoothing=0.0)
+    one = next(one for one in board.standings if one.contestant == "passing")
+    assert one.diverged == 1
+    assert one.entries["one"].ratio.tolist() == [0.0, 1.0]
 
 
 def test_names_are_checked(known):

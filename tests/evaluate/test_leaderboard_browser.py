@@ -96,7 +96,10 @@ def test_every_figure_and_table_is_drawn(opened):
     assert count(opened, "#standings tbody tr") == contestants
     assert count(opened, "#results tbody tr") == contestants
     assert count(opened, "#heat tbody td") == contestants * tasks
-    assert count(opened, "#losses tbody tr") == len(synthetic.DIVERGED)
+    assert count(opened, "#losses table:not(#lost-trials) tbody tr") == len(synthetic.DIVERGED)
+    assert count(opened, "#lost-trials tbody tr") == sum(
+        rate is not None and rate < 0.03 for _, _, rate in synthetic.CONTESTANTS.values()
+    )
     for name in ("curves", "rates", "profile", "cost"):
         assert count(opened, f"#{name} svg .series") >= 4, name
         assert find(opened, f"#{name} svg").get_attribute("aria-label")

@@ -1,9 +1,12 @@
+import csv
+import dataclasses
 import importlib.util
 import io
 import json
 import re
 import xml.etree.ElementTree
 
+import numpy as np
 import pytest
 import synthetic
 from rich.console import Console
@@ -14,7 +17,15 @@ from celo.evaluate import archive
 from celo.evaluate.leaderboard import leaderboard
 from celo.evaluate.leaderboard_figures import FIGURES
 from celo.evaluate.leaderboard_page import as_json, page
-from celo.evaluate.leaderboard_report import caption, cells, headline, markdown, show, write_report
+from celo.evaluate.leaderboard_report import (
+    caption,
+    cells,
+    headline,
+    markdown,
+    scores_csv,
+    show,
+    write_report,
+)
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="figures need Matplotlib"
@@ -49,7 +60,30 @@ def test_everything_is_written_and_nothing_else(written):
     folder, _ = written
     found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     drawn = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
-    assert found == sorted(["leaderboard.md", "report.html", *drawn])
+    assert found == sorted(["leaderboard.md", "report.html", "scores.csv", *drawn])
+
+
+def test_the_scores_are_a_table_of_every_run(board):
+    header, *lines = scores_csv(board).splitlines()
+    assert header == "contestant,task,seed,final_loss,loss_ratio,speedup,step_cost"
+    assert len(lines) == len(NAMES) * len(TASKS) * 3
+    for name, task, seed, loss, ratio, speedup, cost in csv.reader(lines):
+        entry = next(one for one in board.standings if one.contestant == name).entries[task]
+        here = entry.seeds.index(int(seed))
+        wanted = entry.smoothed[here, -1], entry.ratio[here], entry.speedup[here], entry.cost
+        np.testing.assert_allclose([float(x) for x in (loss, ratio, speedup, cost)], wanted, rtol=1e-5)
+
+
+@needs_matplotlib
+def test_of_two_records_that_of_the_earlier_folder_counts(tmp_path, small):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for one in small:
+        archive.write(second, one)
+    celo = next(one for one in small if one.contestant == "celo")
+    archive.write(first, dataclasses.replace(celo, train_loss=celo.train_loss / 4))
+    board = write_report([first, second], tmp_path / "out", console=Console(file=io.StringIO()))
+    entry = next(one for one in board.standings if one.contestant == "celo").entries[celo.task]
+    np.testing.assert_array_equal(entry.record.train_loss, celo.train_loss / 4)
 
 
 @needs_matplotlib

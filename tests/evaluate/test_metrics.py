@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from celo.evaluate import metrics
 
@@ -116,3 +118,44 @@ def test_relative_cost_needs_both_times():
 )
 def test_equivalent_steps_are_read_off_the_running_minimum(loss, steps):
     assert metrics.equivalent_steps(loss, STEPS, [4.0, 2.0, 3.0, 1.0, 1.0]) == steps
+
+
+def test_an_envelope_is_the_lowest_that_any_reference_has_been():
+    curves = [[4.0, 3.0, 3.5, 1.0], [5.0, 2.0, np.nan, np.nan]]
+    np.testing.assert_array_equal(metrics.envelope(curves), [4.0, 2.0, 2.0, 1.0])
+
+
+def test_equivalent_speedups_are_capped():
+    found = metrics.equivalent_speedup([2.0, 0.5, np.inf], 10, [0, 50, 200], [4.0, 2.0, 1.0], cap=10)
+    np.testing.assert_allclose(found, [5.0, 10.0, 0.0])
+
+
+CURVES = st.lists(st.floats(2**-10, 2**10, width=32), min_size=2, max_size=12).map(np.array)
+
+
+@given(CURVES, st.floats(2**-10, 2**10, width=32), st.integers(-10, 10))
+def test_no_score_depends_on_the_unit_of_the_loss_whatever_the_curve(curve, reference, power):
+    unit, steps = 2.0**power, np.arange(len(curve))
+    smoothed = metrics.smooth(curve)
+    np.testing.assert_allclose(metrics.smooth(unit * curve), unit * smoothed)
+    for score in (
+        lambda c, r: metrics.final_loss_ratio(c[-1], r),
+        lambda c, r: metrics.speedup(steps, c, r),
+        lambda c, r: metrics.trailing_mean(c)[-1] / r,
+    ):
+        np.testing.assert_allclose(score(unit * smoothed, unit * reference), score(smoothed, reference))
+
+
+@given(CURVES, st.floats(2**-10, 2**10, width=32), st.floats(1, 4, width=32))
+def test_a_harder_target_is_never_reached_sooner(curve, target, harder):
+    steps = np.arange(len(curve)) + 1
+    assert metrics.steps_to_target(steps, curve, target) <= metrics.steps_to_target(
+        steps, curve, target / harder
+    )
+
+
+@given(CURVES)
+def test_smoothed_curves_stay_between_the_lowest_and_the_highest_loss(curve):
+    smoothed = metrics.smooth(curve)
+    assert smoothed[0] == curve[0]
+    assert curve.min() * (1 - 1e-12) <= smoothed.min() <= smoothed.max() <= curve.max() * (1 + 1e-12)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from celo.cli.settings import add_fields, fastest_kernel, given
-from celo.errors import CeloError, unknown_name
+from celo.errors import CeloError
 
 
 def add_race(commands: Any) -> argparse.ArgumentParser:
@@ -36,7 +36,8 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "contestants",
         nargs="+",
         metavar="CONTESTANT",
-        help="bundled weights, a .safetensors file, NAME=file, a baseline (`celo info`) or baselines: all",
+        help="bundled weights, a .safetensors file, a baseline (`celo info`), baselines: all of them, "
+        "package.module:function of your own; or NAME= one of these",
     )
     parser.add_argument("--suite", default=None, help="tasks to evaluate on (default: laptop)")
     parser.add_argument("--task", nargs="+", default=[], metavar="TASK", help="single tasks instead")
@@ -52,35 +53,32 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from celo.evaluate import pools, runner
     from celo.evaluate.contestants import contestants
-    from celo.evaluate.suite import suite_tasks
-    from celo.evaluate.trials import Job, Protocol
-    from celo.native import KERNELS
+    from celo.evaluate.evaluation import evaluate
+    from celo.evaluate.trials import Protocol
 
-    sys.path.insert(0, os.getcwd())  # where a task of one's own may be
-    console, kernel = Console(), options.kernel
-    if kernel not in (None, *KERNELS):
-        raise unknown_name("kernel", kernel, KERNELS)
+    sys.path.insert(0, os.getcwd())  # where a task or an optimizer of one's own may be
+    console = Console()
     if options.seeds < 1:
         raise CeloError(f"--seeds must be at least 1, got {options.seeds}")
-    tasks = suite_tasks(options.suite, options.task, options.steps)
-    named, protocol = contestants(options.contestants), Protocol(seeds=tuple(range(options.seeds)))
     out: Path = options.out or Path("evaluation") / (options.suite or ("own" if options.task else "laptop"))
-    if out.exists() and any(out.iterdir()) and not options.resume:
-        raise CeloError(f"{out} already holds results; add to them with --resume or choose another --out")
-    kernel = kernel or fastest_kernel(console)
-    jobs = [Job(task, one, protocol, kernel) for task in tasks for one in named]
-    if options.scheduler is not None:
-        with pools.dask(options.scheduler) as (pool, workers):
-            failures = runner.run_jobs(jobs, out, pool, width=2 * workers, console=console)
-    else:
-        workers = options.workers or len(os.sched_getaffinity(0))
-        with pools.local(workers) as pool:
-            failures = runner.run_jobs(jobs, out, pool, width=workers, console=console)
+    failures = evaluate(
+        options.contestants,
+        out=out,
+        suite=options.suite,
+        tasks=options.task,
+        num_steps=options.steps,
+        protocol=Protocol(seeds=tuple(range(options.seeds))),
+        resume=options.resume,
+        scheduler=options.scheduler,
+        workers=options.workers,
+        kernel=options.kernel or fastest_kernel(console),
+        console=console,
+    )
     for line in failures:
         print(f"celo: failed: {line}", file=sys.stderr)
-    _show_standings(out, options.suite or "laptop", [one.name for one in named], console)
+    names = [one.name for one in contestants(options.contestants)]
+    _show_standings(out, options.suite or "laptop", names, console)
     return 1 if failures else 0
 
 
@@ -111,7 +109,11 @@ def add_report(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo report` to the commands."""
     parser = commands.add_parser("report", help="a leaderboard of what was evaluated", allow_abbrev=False)
     parser.add_argument(
-        "archives", nargs="+", type=Path, metavar="FOLDER", help="what `celo evaluate` wrote; several are one"
+        "archives",
+        nargs="+",
+        type=Path,
+        metavar="FOLDER",
+        help="what `celo evaluate` wrote; the first to have a record counts",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("report"), help="folder of the report (default: report)"
@@ -125,6 +127,9 @@ def add_report(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--smoothing", type=float, default=0.9, help="decay of the curves' moving average (default: 0.9)"
+    )
+    parser.add_argument(
+        "--loss", default="train", help="what is compared, train or valid (default: train); tuned is on train"
     )
     parser.set_defaults(run=_report)
     return parser
@@ -143,5 +148,6 @@ def _report(options: argparse.Namespace) -> int:
         contestants=options.contestants,
         common=not options.all_tasks,
         smoothing=options.smoothing,
+        loss=options.loss,
     )
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from celo.errors import CeloError
+from celo.provenance import cores
 
 INTERRUPTED = 130  # the shell's exit status for a command ended by SIGINT
 
@@ -68,4 +69,4 @@ def one_device_per_core() -> None:
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", cores())

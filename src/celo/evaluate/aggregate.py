@@ -29,10 +29,14 @@ class Interval(NamedTuple):
 
 
 def iqm(scores: Scores) -> Any:
-    """Interquartile mean: of all scores without the lowest and the highest quarter (each rounded down)."""
+    """Interquartile mean: of all scores without the lowest and the highest quarter (each rounded down).
+
+    NaN where a score is, which would otherwise be cut off as if it were one of the best.
+    """
     ordered = np.sort(_pooled(scores), axis=-1)
     cut = ordered.shape[-1] // 4
-    return ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+    middle = ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1)
+    return np.where(np.isnan(ordered[..., -1]), np.nan, middle)[()]
 
 
 def mean(scores: Scores) -> Any:

@@ -58,8 +58,8 @@ class Record:
 
     @property
     def diverged(self) -> np.ndarray:
-        """[S] bool: seeds whose training loss was not finite at the end."""
-        return ~np.isfinite(self.train_loss[:, -1])
+        """[S] bool: seeds whose training loss was not finite at some point; they count as lost from there."""
+        return np.asarray(~np.isfinite(self.train_loss).all(axis=-1))
 
 
 _ARRAYS = ("steps", "train_loss", "valid_loss", "rates", "rung_steps", "rung_losses")

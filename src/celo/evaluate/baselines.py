@@ -1,9 +1,11 @@
 """Hand-made optimizers to compare with, as they come in optax, and the learning rates they are tuned over.
 
-Not to be had in optax: Shampoo and SOAP.
+Not to be had in optax: Shampoo and SOAP. The package optax-shampoo has stood still since 2022.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import optax
@@ -13,33 +15,41 @@ from celo.types import OptState, Params
 
 MakeBaseline = Callable[[Any, int], optax.GradientTransformation]
 WARMUP = 0.05  # share of the steps
+CONSTANT = "constant"
+COSINE = f"linear warm-up over {WARMUP:.0%} of the steps, then a cosine to 0"
 
-# (learning_rate, num_steps) -> transformation. The rate may be traced, so that a grid runs as one program.
-_CONSTANT: dict[str, MakeBaseline] = {
-    "sgd": lambda rate, _: optax.sgd(rate),
-    "momentum": lambda rate, _: optax.sgd(rate, momentum=0.9),
-    "adam": lambda rate, _: optax.adam(rate),
-    "adamw": lambda rate, _: optax.adamw(rate),
-    "nadamw": lambda rate, _: optax.nadamw(rate),
-    "rmsprop": lambda rate, _: optax.rmsprop(rate),
-    "adagrad": lambda rate, _: optax.adagrad(rate),
-    "adabelief": lambda rate, _: optax.adabelief(rate),
-    "adafactor": lambda rate, _: optax.adafactor(rate),
-    "ademamix": lambda rate, _: contrib.ademamix(rate),
-    "fromage": lambda rate, _: optax.fromage(rate),
-    "lamb": lambda rate, _: optax.lamb(rate),
-    "lars": lambda rate, _: optax.lars(rate),
-    "lion": lambda rate, _: optax.lion(rate),
-    "muon": lambda rate, _: contrib.muon(rate),
-    "prodigy": lambda rate, _: contrib.prodigy(rate),
-    "radam": lambda rate, _: optax.radam(rate),
-    "schedule_free_adamw": lambda rate, num_steps: contrib.schedule_free_adamw(
-        rate, warmup_steps=round(WARMUP * num_steps)
-    ),
-    "sm3": lambda rate, _: optax.sm3(rate),
-    "yogi": lambda rate, _: optax.yogi(rate),
+# learning_rate -> transformation, all else as optax has it unless it is written here.
+_OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+    "nadamw": optax.nadamw,
+    "rmsprop": optax.rmsprop,
+    "adagrad": optax.adagrad,
+    "adabelief": optax.adabelief,
+    "adafactor": optax.adafactor,
+    "ademamix": contrib.ademamix,
+    "fromage": optax.fromage,
+    "lamb": optax.lamb,
+    "lars": optax.lars,
+    "lion": optax.lion,
+    "muon": contrib.muon,
+    "prodigy": contrib.prodigy,
+    "radam": optax.radam,
+    "schedule_free_adamw": contrib.schedule_free_adamw,
+    "sm3": optax.sm3,
+    "yogi": optax.yogi,
 }
-_NO_SCHEDULE = ("schedule_free_adamw",)  # it is what the name says
+_SUFFIX = "_cosine"
+
+
+def _constant(name: str) -> MakeBaseline:
+    if name == "schedule_free_adamw":  # it is what the name says, but for a warm-up
+        return lambda rate, num_steps: contrib.schedule_free_adamw(
+            rate, warmup_steps=round(WARMUP * num_steps)
+        )
+    return lambda rate, _: _OPTIMIZERS[name](rate)
 
 
 def _cosine(make: MakeBaseline) -> MakeBaseline:
@@ -53,10 +63,28 @@ def _cosine(make: MakeBaseline) -> MakeBaseline:
     return scheduled
 
 
+# (learning_rate, num_steps) -> transformation. The rate may be traced: all rates are one program.
 BASELINES: dict[str, MakeBaseline] = {
-    **_CONSTANT,
-    **{f"{name}_cosine": _cosine(make) for name, make in _CONSTANT.items() if name not in _NO_SCHEDULE},
+    **{name: _constant(name) for name in _OPTIMIZERS},
+    **{f"{name}{_SUFFIX}": _cosine(_constant(name)) for name in _OPTIMIZERS if name != "schedule_free_adamw"},
 }
+
+
+def definition(name: str) -> dict[str, str]:
+    """What a baseline is, for the record: optax's function, all its settings, the schedule."""
+    make = _OPTIMIZERS[name.removesuffix(_SUFFIX)]
+    given = make.keywords if isinstance(make, partial) else {}
+    function = make.func if isinstance(make, partial) else make
+    defaults = {key: one.default for key, one in inspect.signature(function).parameters.items()}
+    settings = {**defaults, **given}
+    del settings["learning_rate"]
+    if name == "schedule_free_adamw":
+        settings["warmup_steps"] = f"{WARMUP:.0%} of the steps"
+    text = ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in settings.items())
+    schedule = COSINE if name.endswith(_SUFFIX) else CONSTANT
+    package = "optax.contrib" if hasattr(contrib, function.__name__) else "optax"
+    return {"optimizer": f"{package}.{function.__name__}", "settings": text, "schedule": schedule}
+
 
 # Optimizers whose answer is not the point at which they take gradients: (state, params) -> params.
 ANSWERS: dict[str, Callable[[OptState, Params], Params]] = {

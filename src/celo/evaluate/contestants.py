@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -10,11 +10,12 @@ import optax
 
 from celo import weights
 from celo.errors import CeloError, unknown_name
-from celo.evaluate.baselines import ANSWERS, BASELINES
+from celo.evaluate.baselines import ANSWERS, BASELINES, MakeBaseline, definition
 from celo.evaluate.curve import Answer
 from celo.optimizers.binding import load_theta
 from celo.optimizers.celo import Celo, celo
 from celo.optimizers.celo_adam import CeloAdam, celo_adam
+from celo.places import attribute_at
 from celo.types import Theta
 
 ALL_BASELINES = "baselines"  # on the command line: every one of them
@@ -38,15 +39,17 @@ class Contestant:
 
     Attributes:
       name: what tables call it.
-      theta: weights of a learned optimizer; None for a baseline.
-      facts: where the weights come from, for the record.
+      theta: weights of a learned optimizer; None for one whose learning rate is tuned.
+      facts: what it is, for the record: where weights come from, or an optimizer's settings.
       architecture: of a learned optimizer, one of `LEARNED`.
+      place: "package.module:attribute" of an optimizer of one's own.
     """
 
     name: str
     theta: Theta | None = None
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     architecture: str = "celo"
+    place: str | None = None
 
     @property
     def tuned(self) -> bool:
@@ -61,26 +64,46 @@ class Contestant:
     def transform(self, horizon: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
         """Learning rate -> transformation for `horizon` steps; a learned one is multiplied by it."""
         if self.theta is None:
-            return lambda rate: BASELINES[self.name](rate, horizon)
+            make_own = BASELINES[self.name] if self.place is None else own_optimizer(self.place)
+            return lambda rate: make_own(rate, horizon)
         _, make = LEARNED[self.architecture]
         return lambda rate: make(self.theta, horizon, rate, kernel)
 
 
-def contestant(text: str) -> Contestant:
-    """A contestant as the command line names it: a baseline, bundled weights, a file, or NAME=file.
+def own_optimizer(place: str) -> MakeBaseline:
+    """What makes an optimizer of one's own: (learning rate, number of steps) -> transformation.
 
     Raises:
-      CeloError: if there is no such baseline or weights, or the weights do not fit.
+      CeloError: if there is nothing at `place`, or it is no function.
+    """
+    found = attribute_at(place, "optimizer")
+    if not callable(found):
+        raise CeloError(
+            f"optimizer {place!r} is a {type(found).__name__}: name a function of a learning rate and a "
+            "number of steps that returns an optax transformation"
+        )
+    return cast(MakeBaseline, found)
+
+
+def contestant(text: str) -> Contestant:
+    """A contestant as the command line names it: a baseline, bundled weights, or [NAME=]file or place.
+
+    Raises:
+      CeloError: if there is no such baseline, weights or place, or the weights do not fit.
     """
     name, given, path = text.rpartition("=")
     if text in BASELINES:
-        return Contestant(text)
-    if not given and text not in weights.bundled() and not text.endswith(".safetensors"):
+        return Contestant(text, facts=definition(text))
+    own = ":" in path and not path.endswith(".safetensors")
+    if not given and not own and text not in weights.bundled() and not text.endswith(".safetensors"):
         raise unknown_name("contestant", text, (*BASELINES, *weights.bundled(), ALL_BASELINES))
-    found = weights.load(path)
-    name = name if given else path.rpartition("/")[2].removesuffix(".safetensors")
+    name = name if given else path.rpartition(":" if own else "/")[2].removesuffix(".safetensors")
     if name in BASELINES or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
+    if own:
+        own_optimizer(path)  # a slip in the name shows at once
+        return Contestant(name, facts={"optimizer": path}, place=path)
+    found = weights.load(path)
     architecture = found.metadata["architecture"]
     if architecture not in LEARNED:
         raise unknown_name("architecture", architecture, LEARNED)

@@ -9,6 +9,7 @@ from celo.errors import CeloError, unknown_name
 from celo.evaluate import aggregate, metrics, targets
 from celo.evaluate.aggregate import Interval, interval
 from celo.evaluate.archive import Record
+from celo.evaluate.entry import LOSSES, Entry, beside
 
 REFERENCE = "adam"
 
@@ -19,32 +20,6 @@ TAUS: dict[str, np.ndarray] = {
     "clock": np.linspace(0, 4, 81),
     "target": np.linspace(1, targets.TOO_SLOW, 61),
 }
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Entry:
-    """One contestant on one task, beside the reference with the same seeds; S seeds, E evaluations.
-
-    Attributes:
-      record: what was measured.
-      smoothed: [S, E] training loss, float64.
-      ratio: [S] `metrics.final_loss_ratio`.
-      speedup: [S] `metrics.speedup`.
-      cost: what a step costs, in steps of the reference; NaN if it was not measured.
-      times: [S] steps until the reference's final loss, inf if never.
-    """
-
-    record: Record
-    smoothed: np.ndarray
-    ratio: np.ndarray
-    speedup: np.ndarray
-    cost: float
-    times: np.ndarray
-
-    @property
-    def clock(self) -> np.ndarray:
-        """[S] speedup in time: each step is charged what it costs."""
-        return self.speedup / self.cost
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,6 +71,7 @@ class Leaderboard:
       standings: by the IQM of the final-loss ratio.
       common: whether aggregates are over `counted` alone, or each over all tasks that a contestant has.
       smoothing: decay of the curves' moving average.
+      loss: of `LOSSES`, what is compared.
     """
 
     reference: str
@@ -105,6 +81,7 @@ class Leaderboard:
     standings: tuple[Standing, ...]
     common: bool
     smoothing: float
+    loss: str
 
 
 def leaderboard(
@@ -114,6 +91,7 @@ def leaderboard(
     contestants: Sequence[str] = (),
     common: bool = True,
     smoothing: float = metrics.SMOOTHING,
+    loss: str = "train",
 ) -> Leaderboard:
     """Score records.
 
@@ -123,10 +101,14 @@ def leaderboard(
       contestants: who is shown, besides the reference; empty for all.
       common: aggregate over the tasks that all of them have, not over all that each has.
       smoothing: decay of the curves' moving average; `metrics.SMOOTHING_VELO` is another in use.
+      loss: what is compared, one of `LOSSES`; rates were tuned on the training loss in any case.
 
     Raises:
-      CeloError: an unknown name, records that do not belong together, or no task that all share.
+      CeloError: an unknown name, records that do not belong together, losses below 0, or no task that all
+        share.
     """
+    if loss not in LOSSES:
+        raise unknown_name("loss", loss, LOSSES)
     table = _table(records)
     names = list(dict.fromkeys(record.contestant for record in records))
     for name in (reference, *contestants):
@@ -137,7 +119,7 @@ def leaderboard(
     elsewhere = sorted({task for task, name in table if name in shown} - set(tasks))
     entries = {
         name: {
-            task: _entry(table[task, name], table[task, reference], smoothing)
+            task: beside(table[task, name], table[task, reference], smoothing, loss)
             for task in tasks
             if (task, name) in table
         }
@@ -156,7 +138,7 @@ def leaderboard(
         raise CeloError(f"no task can be compared on ({reasons}); name fewer with --contestants")
     standings = _standings(entries, reference, counted, common)
     order = sorted(standings, key=lambda one: -one.scores["ratio_iqm"].value)
-    return Leaderboard(reference, tasks, counted, set_aside, tuple(order), common, smoothing)
+    return Leaderboard(reference, tasks, counted, set_aside, tuple(order), common, smoothing, loss)
 
 
 def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
@@ -169,41 +151,6 @@ def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
             raise CeloError(f"{record.contestant} has two records on {record.task}; leave one folder out")
         table[key] = record
     return table
-
-
-def _entry(record: Record, reference: Record, smoothing: float) -> Entry:
-    where = f"{record.contestant} on {record.task}"
-    if not np.array_equal(record.steps, reference.steps):
-        raise CeloError(
-            f"{where} was evaluated up to step {record.steps[-1]} at {len(record.steps)} points, "
-            f"{reference.contestant} up to {reference.steps[-1]} at {len(reference.steps)}; run one again"
-        )
-    if _seeds(record) != _seeds(reference):
-        raise CeloError(
-            f"{where} has the seeds {_seeds(record)}, {reference.contestant} has {_seeds(reference)}; "
-            "run one again"
-        )
-    smoothed = metrics.smooth(record.train_loss, smoothing)
-    target = metrics.smooth(reference.train_loss, smoothing)[:, -1]
-    return Entry(
-        record=record,
-        smoothed=smoothed,
-        ratio=np.asarray(metrics.final_loss_ratio(smoothed[:, -1], target)),
-        speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
-        cost=float(metrics.relative_cost(_adams(record), _adams(reference))),
-        times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
-    )
-
-
-def _seeds(record: Record) -> list[int]:
-    """Seeds by name where the record tells them, else by number."""
-    protocol = record.config.get("protocol", {})
-    return list(protocol.get("seeds", range(len(record.train_loss))))
-
-
-def _adams(record: Record) -> float:
-    """A step in steps of the Adam that was timed beside it: the machine cancels out."""
-    return float(metrics.relative_cost(record.seconds_per_step, record.adam_seconds_per_step))
 
 
 def _standings(

@@ -96,7 +96,7 @@ def _curves(board: Leaderboard) -> Any:
             )
         for seed in losses[entry.record.diverged]:
             last = int(np.argmin(np.isfinite(seed))) - 1  # the last point it was seen at
-            axes.plot(steps[:last], seed[:last], color=colour, linewidth=0.5, zorder=1 + front)
+            axes.plot(steps[: last + 1], seed[: last + 1], color=colour, linewidth=0.5, zorder=1 + front)
             if last >= 0:
                 axes.plot([steps[last]], [seed[last]], "x", color=colour, markersize=5, zorder=3)
 
@@ -117,11 +117,16 @@ def _rates(board: Leaderboard) -> Any:
         losses = np.where(np.isfinite(record.rung_losses), record.rung_losses, np.nan)
         axes.plot(record.rates, losses[0], color=colour, linewidth=width, alpha=0.6, zorder=1 + front)
         axes.plot(record.rates, losses[-1], "o", color=colour, markersize=4 if front else 2, zorder=2 + front)
+        lost = record.rates[np.isinf(record.rung_losses[0])]
+        if front and lost.size:
+            top = axes.get_xaxis_transform()
+            axes.plot(lost, np.ones(lost.size), "x", color=colour, markersize=4, clip_on=False, transform=top)
 
     return _by_task(
         board,
         draw,
-        xlabel="learning rate (lines: every rate, early on; dots: the best few, at the end; level: untuned)",
+        xlabel="learning rate (lines: every rate, early on; dots: the best few, at the end; level: untuned; "
+        "× a rate that diverged)",
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from celo.evaluate import metrics
-from celo.evaluate.leaderboard import TAUS, Entry, Leaderboard, Standing
+from celo.evaluate.entry import Entry
+from celo.evaluate.leaderboard import TAUS, Leaderboard, Standing
 from celo.evaluate.look import DARK, LIGHT, Look, slots
 
 _SCRIPTS = ("marks.js", "figures.js", "report.js")
@@ -47,6 +48,7 @@ def as_json(board: Leaderboard) -> dict[str, Any]:
     reference = next(one for one in board.standings if one.contestant == board.reference)
     return {
         "reference": board.reference,
+        "loss": board.loss,
         "tasks": list(board.tasks),
         "counted": list(board.counted),
         "setAside": dict(board.set_aside),
@@ -73,17 +75,16 @@ def _standing(one: Standing, slot: int | None, smoothing: float) -> dict[str, An
 
 def _entry(entry: Entry, smoothing: float) -> dict[str, Any]:
     record = entry.record
-    seeds = record.config.get("protocol", {}).get("seeds", range(len(record.train_loss)))
     return {
         "rate": record.rate,
-        "seeds": list(seeds),
+        "seeds": entry.seeds,
         "cost": _plain(entry.cost),
         "seconds": _plain(record.seconds_per_step),
         "adamSeconds": _plain(record.adam_seconds_per_step),
         "ratio": _plain(entry.ratio),
         "speedup": _plain(entry.speedup),
         "clock": _plain(entry.clock),
-        "train": _plain(entry.smoothed),
+        "train": _plain(metrics.smooth(record.train_loss, smoothing)),
         "valid": _plain(metrics.smooth(record.valid_loss, smoothing)),
         "rates": record.rates.tolist(),
         "rungSteps": record.rung_steps.tolist(),

@@ -1,5 +1,7 @@
 """Writing a leaderboard: as a table on the terminal and in Markdown, as figures, as one page."""
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,17 +28,20 @@ def write_report(
     contestants: Sequence[str] = (),
     common: bool = True,
     smoothing: float = metrics.SMOOTHING,
+    loss: str = "train",
 ) -> Leaderboard:
-    """Write leaderboard.md, report.html and figures/*.png and *.svg into `out`; print the table.
+    """Write leaderboard.md, scores.csv, report.html and figures into `out`; print the table.
 
     Args:
-      archives: folders of records (`celo.evaluate.archive`).
+      archives: folders of records (`celo.evaluate.archive`); of two records of the same contestant and task
+        that of the earlier folder counts.
       out: folder, made if it is not there.
       console: where the table goes.
       reference: as in `leaderboard`, like what follows.
       contestants: who is shown; empty for all.
       common: aggregate over the tasks that all have.
       smoothing: decay of the curves' moving average.
+      loss: "train" or "valid", what is compared.
 
     Raises:
       CeloError: no or damaged records, as `leaderboard`, no Matplotlib, or a file cannot be written.
@@ -45,12 +50,20 @@ def write_report(
     for folder in archives:
         if not folder.is_dir():
             raise CeloError(f"{folder}: no such folder; make records with `celo evaluate --out {folder}`")
-    records = [record for folder in archives for record in archive.read_all(folder)]
+    records: dict[tuple[str, str], archive.Record] = {}
+    for folder in archives:
+        for record in archive.read_all(folder):
+            records.setdefault((record.task, record.contestant), record)
     board = leaderboard(
-        records, reference=reference, contestants=contestants, common=common, smoothing=smoothing
+        list(records.values()),
+        reference=reference,
+        contestants=contestants,
+        common=common,
+        smoothing=smoothing,
+        loss=loss,
     )
     show(board, console)
-    files = {"leaderboard.md": markdown(board).encode()}
+    files = {"leaderboard.md": markdown(board).encode(), "scores.csv": scores_csv(board).encode()}
     files |= {f"figures/{name}": data for name, data in leaderboard_figures.draw_all(board).items()}
     files["report.html"] = leaderboard_page.page(board, headline(board), caption(board)).encode()
     for name, data in files.items():
@@ -61,13 +74,13 @@ def write_report(
 
 def headline(board: Leaderboard) -> str:
     """The finding in one sentence: who leads, and by how much."""
-    best = board.standings[0]
+    best, loss = board.standings[0], f"{_LOSS_NAMES[board.loss]} loss"
     over = _count(len(best.counted), "task")
     if best.contestant == board.reference:
-        return f"Over {over}, nobody's training loss ends below {board.reference}'s"
+        return f"Over {over}, nobody's {loss} ends below {board.reference}'s"
     ratio = best.scores["ratio_iqm"]
     return (
-        f"Over {over}, {best.contestant}'s training loss ends {ratio.value:.2f}× below "
+        f"Over {over}, {best.contestant}'s {loss} ends {ratio.value:.2f}× below "
         f"{board.reference}'s{_range(ratio, ' (95% interval {} to {})')}"
     )
 
@@ -86,7 +99,8 @@ def caption(board: Leaderboard) -> str:
     aside = "; ".join(f"{task} ({reason})" for task, reason in board.set_aside.items())
     return (
         f"{counted}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
-        f"{f'; set aside: {aside}' if aside else ''}. Training losses are smoothed (moving average, decay "
+        f"{f'; set aside: {aside}' if aside else ''}. Learning rates were tuned on training losses; compared "
+        f"are {_LOSS_NAMES[board.loss]} losses, smoothed (moving average over the evaluations, decay "
         f"{board.smoothing:g}). Loss ratio: {board.reference}'s final loss with the same seed / one's own. "
         f"Speedup: all steps / steps until {board.reference}'s final loss, 0 if never; in time: each step "
         "charged what it takes. Both are interquartile means over tasks and seeds, a diverged run counts 0. "
@@ -109,6 +123,20 @@ def markdown(board: Leaderboard) -> str:
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     missing = [f"- {text}" for text in _missing(board)]
     return "\n\n".join([f"# {headline(board)}", table, caption(board), *missing]) + "\n"
+
+
+def scores_csv(board: Leaderboard) -> str:
+    """Every score, one line for each contestant, task and seed, for statistics of one's own."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["contestant", "task", "seed", "final_loss", "loss_ratio", "speedup", "step_cost"])
+    for one in board.standings:
+        for task, entry in one.entries.items():
+            for seed, *scores in zip(
+                entry.seeds, entry.smoothed[:, -1], entry.ratio, entry.speedup, strict=True
+            ):
+                lines.writerow([one.contestant, task, seed, *(f"{x:.6g}" for x in (*scores, entry.cost))])
+    return text.getvalue()
 
 
 def show(board: Leaderboard, console: Console) -> None:
@@ -162,6 +190,9 @@ def _missing(board: Leaderboard) -> list[str]:
         if lacks:
             lines.append(f"{one.contestant} has no record on {', '.join(lacks)}")
     return lines
+
+
+_LOSS_NAMES = {"train": "training", "valid": "validation"}
 
 
 def _some(numbers: list[int]) -> str:

@@ -25,8 +25,9 @@ def smooth(curve: ArrayLike, decay: float = SMOOTHING) -> np.ndarray:
       decay: weight of the past at each point.
     """
     smoothed = np.array(curve, np.float64)
-    for i in range(1, smoothed.shape[-1]):
-        smoothed[..., i] = decay * smoothed[..., i - 1] + (1 - decay) * smoothed[..., i]
+    with np.errstate(invalid="ignore"):  # 0 times an infinite loss
+        for i in range(1, smoothed.shape[-1]):
+            smoothed[..., i] = decay * smoothed[..., i - 1] + (1 - decay) * smoothed[..., i]
     return smoothed
 
 
@@ -113,18 +114,50 @@ def relative_cost(seconds: ArrayLike, reference_seconds: ArrayLike) -> Any:
     return np.where(known, seconds / np.where(known, reference_seconds, 1.0), np.nan)[()]
 
 
+def envelope(curves: ArrayLike) -> np.ndarray:
+    """The lowest loss that any of several references has had by each evaluation: learned_optimization's.
+
+    Its references are Adam at every learning rate or, with "multiple baselines", also Adam under decays and
+    RAdam; each curve is a mean over seeds, smoothed with `SMOOTHING_VELO`.
+
+    Args:
+      curves: [references, E]; what is not finite counts as high beyond all measure.
+
+    Returns:
+      [E] float64, falling.
+    """
+    curves = np.asarray(curves, np.float64)
+    return np.minimum.accumulate(np.where(np.isfinite(curves), curves, np.inf).min(axis=0))
+
+
+def equivalent_speedup(
+    losses: ArrayLike, steps: float, reference_steps: ArrayLike, envelope: ArrayLike, cap: float = np.inf
+) -> Any:
+    """Steps that a reference needs for a loss / those it took, float64: VeLO's speedup.
+
+    Unlike `speedup` it tells apart those that never reach the reference's last loss. learned_optimization
+    reports runs of 10,000 steps beside an envelope of 100,000 with a cap of 10, of 300,000 with one of 30.
+
+    Args:
+      losses: smoothed, any shape.
+      steps: how many training steps they took.
+      reference_steps: [E], as `equivalent_steps`.
+      envelope: [E], as `equivalent_steps`.
+      cap: the most that counts.
+    """
+    return np.minimum(equivalent_steps(losses, reference_steps, envelope) / steps, cap)
+
+
 def equivalent_steps(losses: ArrayLike, steps: ArrayLike, envelope: ArrayLike) -> Any:
     """Steps in which a reference first gets as low as each loss, interpolated, float64: VeLO's yardstick.
 
-    Divided by the steps that the loss took it is a speedup which, unlike `speedup`, also tells apart those
-    that never reach the reference's last loss. It ends at the last step of the reference, which should
-    therefore run for longer; learned_optimization takes tuned Adam's for 100,000 steps, smoothed with
-    `SMOOTHING_VELO`. 0 for a loss that is not finite.
+    It ends at the last step of the reference, which should therefore run for longer than what is judged by
+    it. 0 for a loss that is not finite.
 
     Args:
       losses: any shape.
       steps: [E] of the reference, rising.
-      envelope: [E] finite smoothed losses of the reference; their running minimum counts.
+      envelope: [E] finite smoothed losses of the reference, as of `envelope`; their running minimum counts.
     """
     losses, envelope = np.asarray(losses, np.float64), np.asarray(envelope, np.float64)
     lowest = np.minimum.accumulate(envelope)

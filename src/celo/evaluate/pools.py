@@ -1,48 +1,79 @@
-"""Where trials run: a process on each core of this machine, or the workers of a Dask cluster."""
+"""Where trials run: a process on each core of this machine, its accelerator, or a Dask cluster."""
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+import jax
 
 from celo.errors import CeloError
+from celo.provenance import cores
+
+LEAST_JOBS = 8  # given to a cluster that has no workers yet: an adaptive one grows with what there is to do
+CONNECT_SECONDS = 10
+
+
+class Pool(NamedTuple):
+    """An executor of trials.
+
+    Attributes:
+      executor: runs them.
+      width: how many jobs at a time keep it busy; this may change.
+    """
+
+    executor: Executor
+    width: Callable[[], int]
 
 
 @contextmanager
-def local(workers: int) -> Iterator[Executor]:
-    """`workers` processes, each bound to a core of its own: trials side by side, one thread each.
+def local(workers: int | None = None) -> Iterator[Pool]:
+    """`workers` processes, one a core by default, each bound to its core and with one thread.
+
+    With an accelerator it is this process by itself, which runs all parts of a trial at once.
 
     Raises:
-      CeloError: if there is not at least one worker.
+      CeloError: if there is not at least one worker, or more than one for an accelerator.
     """
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise CeloError(f"workers must be at least 1, got {workers}")
+    if jax.default_backend() != "cpu":
+        if workers not in (None, 1):
+            raise CeloError(f"{workers} workers: an accelerator takes one process, leave --workers out")
+        with ThreadPoolExecutor(1) as pool:
+            yield Pool(pool, lambda: 1)
+        return
+    workers = workers or cores()
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads in mid-flight
     number = context.Value("i", 0)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_bind, initargs=(number, cores))
+    mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_bind, initargs=(number, mine))
     try:
-        yield pool
+        yield Pool(pool, lambda: workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _bind(number: Any, cores: list[int]) -> None:
+def _bind(number: Any, every: list[int]) -> None:
     """Takes the next core; XLA then sees one and starts one thread."""
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
-    if cores:
-        os.sched_setaffinity(0, {cores[mine % len(cores)]})
+    if every:
+        os.sched_setaffinity(0, {every[mine % len(every)]})
 
 
 @contextmanager
-def dask(address: str) -> Iterator[tuple[Executor, int]]:
-    """(executor, workers) of a Dask scheduler; a worker that dies has its trials run by others.
+def dask(scheduler: Any) -> Iterator[Pool]:
+    """The workers of a Dask scheduler, however many come and go; one that dies has its trials run by others.
+
+    Args:
+      scheduler: its address, or a cluster of `distributed` or `dask_jobqueue`, which may have no workers yet.
 
     Raises:
-      CeloError: without the `distributed` package, or if no scheduler answers or it has no workers.
+      CeloError: without the `distributed` package, or if no scheduler answers at an address, or it has no
+        workers.
     """
     try:
         from distributed import Client
@@ -51,14 +82,17 @@ def dask(address: str) -> Iterator[tuple[Executor, int]]:
             "a Dask scheduler needs the package distributed: pip install 'celo[cluster]'"
         ) from error
     try:
-        client = Client(address, timeout=10)
+        client = Client(scheduler, timeout=CONNECT_SECONDS)
     except (OSError, ValueError) as error:
-        raise CeloError(f"no Dask scheduler at {address}: start one with `dask scheduler`") from error
+        raise CeloError(f"no Dask scheduler at {scheduler}: start one with `dask scheduler`") from error
+
+    def workers() -> int:
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+
     with client:
-        workers = len(client.scheduler_info(n_workers=-1)["workers"])
-        if not workers:
+        if isinstance(scheduler, str) and not workers():
             raise CeloError(
-                f"the scheduler at {address} has no workers: start some with `dask worker {address}`"
+                f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
             )
         with client.get_executor() as executor:
-            yield executor, workers
+            yield Pool(executor, lambda: max(LEAST_JOBS, 2 * workers()))

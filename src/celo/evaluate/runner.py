@@ -3,7 +3,8 @@
 The pool is any `concurrent.futures.Executor`: processes on this machine, or Dask's client for a cluster.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,18 +18,20 @@ from celo.errors import CeloError
 from celo.evaluate import archive
 from celo.evaluate.curve import Curve
 from celo.evaluate.trials import Job, Outcome, Trial, run_trial
-from celo.provenance import commit, environment
 
 TRIALS = "trials"  # folder of trials whose job has no record yet
 
 
-def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console: Console) -> list[str]:
+def run_jobs(
+    jobs: list[Job], out: Path, pool: Executor, *, width: Callable[[], int], console: Console
+) -> list[str]:
     """Run what has no record in `out` yet; every record and, until it is there, every trial is kept.
 
     Args:
       jobs: what to evaluate.
       out: the archive, made if it is not there.
-      pool: runs trials; `width` jobs at a time are given to it.
+      pool: runs trials.
+      width: how many jobs at a time to give to it; asked again whenever there is something to decide.
       console: for the progress bar.
 
     Returns:
@@ -40,7 +43,7 @@ def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console:
     """
     waiting = [job for job in jobs if not _has_record(job, out)]
     _make_folder(out / TRIALS)
-    origin, failures = {"commit": commit(), **environment()}, []
+    failures: list[str] = []
     outcomes: dict[int, list[Outcome]] = {}
     running: dict[Future[Outcome], tuple[int, Trial]] = {}
     with _bar(console) as bar:
@@ -56,7 +59,7 @@ def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console:
                     running[pool.submit(run_trial, trial)] = (number, trial)
                     return
                 found.append(kept)
-            archive.write(out, job.record(found, origin))
+            archive.write(out, job.record(found))
             for i in range(len(found)):
                 trial = job.next_trial(found[:i])
                 if trial is not None:
@@ -69,7 +72,7 @@ def run_jobs(jobs: list[Job], out: Path, pool: Executor, *, width: int, console:
 
         try:
             while True:
-                while len(outcomes) < width and (number := next(ahead, None)) is not None:
+                while len(outcomes) < width() and (number := next(ahead, None)) is not None:
                     go_on(number)
                 if not running:
                     break
@@ -133,7 +136,9 @@ def _trial_path(out: Path, trial: Trial) -> Path:
 
 def _write_trial(out: Path, trial: Trial, outcome: Outcome) -> None:
     arrays = outcome.curve._asdict()
-    data = archive.pack(arrays.pop("metrics"), seconds=np.array(outcome.seconds), **arrays)
+    metrics = arrays.pop("metrics")
+    origin = np.array(json.dumps(outcome.origin))
+    data = archive.pack(metrics, seconds=np.array(outcome.seconds), origin=origin, **arrays)
     weights.write_file(_trial_path(out, trial), data)
 
 
@@ -144,8 +149,8 @@ def _read_trial(out: Path, trial: Trial) -> Outcome | None:
         return None
     try:
         arrays, metrics = archive.unpack(path.read_bytes())
-        seconds = arrays.pop("seconds").tolist()
-        return Outcome(Curve(**arrays, metrics=metrics), tuple(seconds))
+        seconds, origin = arrays.pop("seconds").tolist(), json.loads(str(arrays.pop("origin")))
+        return Outcome(Curve(**arrays, metrics=metrics), tuple(seconds), origin)
     except Exception:
         path.unlink()
         return None

@@ -3,11 +3,13 @@
 A contestant with a learning rate is tuned by successive halving, by one rule for all of them: every rate of
 the grid for the first part of the steps, the best few from the start to the end, on a tuning seed; then the
 best one on the reporting seeds. A contestant without one goes straight to the reporting seeds. Every rate is
-given the schedule of the whole horizon, also where its trial stops early.
+given the schedule of the whole horizon, also where its trial stops early. A trial is all the runs of one of
+these three rounds: of a suite of short tasks, seconds to a minute.
 """
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -26,6 +28,7 @@ from celo.evaluate.contestants import Contestant
 from celo.evaluate.curve import Curve, CurveProgram, curve_at, seconds_per_step
 from celo.evaluate.metrics import smooth
 from celo.evaluate.suite import SuiteTask, load_task
+from celo.provenance import commit, cores, environment
 from celo.tasks import TaskFamily
 
 
@@ -92,10 +95,12 @@ class Outcome(NamedTuple):
     Attributes:
       curve: arrays [rates, seeds, E].
       seconds: of a step, this contestant's and Adam's; NaN if not timed.
+      origin: commit, versions and machine of the process that ran it.
     """
 
     curve: Curve
     seconds: tuple[float, float]
+    origin: Mapping[str, str | None]
 
 
 def run_trial(trial: Trial) -> Outcome:
@@ -107,12 +112,18 @@ def run_trial(trial: Trial) -> Outcome:
     program, make_tx, family = _program(trial)
     curve = program.curves(trial.rates, trial.seeds, trial.stop)
     if not trial.timed:
-        return Outcome(curve, (float("nan"), float("nan")))
-    # On one core the processor's time is the step's, undisturbed by other programs.
-    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+        return Outcome(curve, (float("nan"), float("nan")), _origin())
+    # In a process bound to one core the processor's time is the step's, undisturbed by other programs.
+    alone = jax.default_backend() == "cpu" and cores() == 1
+    clock = time.process_time if alone else time.perf_counter
     both = (make_tx(trial.rates[0]), optax.adam(1e-3))
     times = [seconds_per_step(family, 0, tx, repeats=8, clock=clock) for tx in both]
-    return Outcome(curve, (times[0], times[1]))
+    return Outcome(curve, (times[0], times[1]), _origin())
+
+
+@functools.cache
+def _origin() -> dict[str, str | None]:
+    return {"commit": commit(), **environment()}
 
 
 _kept: dict[tuple[Any, ...], Any] = {}  # the last program: a worker mostly gets all trials of a job
@@ -169,8 +180,8 @@ class Job:
         }
         return json.loads(json.dumps(settings))
 
-    def record(self, outcomes: list[Outcome], origin: Mapping[str, str | None]) -> Record:
-        """The record, when there is no further trial; `origin` says where it was made."""
+    def record(self, outcomes: list[Outcome]) -> Record:
+        """The record, when there is no further trial."""
         protocol, tuned, last = self.protocol, self.contestant.tuned, outcomes[-1]
         curve = curve_at(last.curve, 0)
         rungs = np.full((2, len(protocol.rates)) if tuned else (0, 0), np.nan)
@@ -181,7 +192,8 @@ class Job:
             **self.settings(),
             "kernel": None if tuned else self.kernel,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            **origin,
+            **last.origin,
+            "commits_of_trials": [outcome.origin["commit"] for outcome in outcomes],
         }
         return Record(
             task=self.task.name,

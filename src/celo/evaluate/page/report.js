@@ -7,7 +7,7 @@ const state = {
   score: "ratio",
   aggregate: "iqm",
   task: data.counted[0],
-  split: "train",
+  split: data.loss,
   log: true,
   time: false,
   profile: "ratio",
@@ -132,7 +132,7 @@ function standingsTable() {
 }
 
 function resultsTable() {
-  const finalsOf = (one) => one.entries[state.task].train.map((seed) => seed.at(-1));
+  const finalsOf = (one) => one.entries[state.task][data.loss].map((seed) => seed.at(-1));
   const lowness = (one) => (finalsOf(one).every(isNumber) ? mean(finalsOf(one)) : Infinity);
   const here = data.standings.filter((one) => one.entries[state.task]).sort((a, b) => lowness(a) - lowness(b) || 0);
   const rows = here.map((one) => {
@@ -193,9 +193,24 @@ function divergedList() {
       return [`<tr><td class="name">${who(one)}</td><td class="name">${esc(task)}</td><td>${rateText(entry.rate)}</td><td class="name">${where}</td><td><button type="button" class="link" data-open="${esc(one.name)}" data-task="${esc(task)}">record</button></td></tr>`];
     }),
   );
-  $("losses").innerHTML = rows.length
+  const reported = rows.length
     ? `<div class="scroll"><table><thead><tr><th class="name">contestant</th><th class="name">task</th><th>rate</th><th class="name">not finite from</th><th></th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`
-    : '<p class="prose">None.</p>';
+    : '<p class="prose">None of the reported runs.</p>';
+  $("losses").innerHTML = reported + lostTrials();
+}
+
+// Runs of tuning that diverged, by contestant: how many, and from which learning rate on.
+function lostTrials() {
+  const rows = data.standings.flatMap((one) => {
+    const entries = Object.values(one.entries).filter((entry) => entry.rates.length);
+    const tried = entries.flatMap((entry) => entry.rungLosses.flatMap((rung) => rung.map((loss, i) => [entry.rates[i], loss])));
+    const run = tried.filter(([, loss]) => loss !== null);
+    const lost = run.filter(([, loss]) => !isNumber(loss)).map(([rate]) => rate);
+    if (!lost.length) return [];
+    return [`<tr><td class="name">${who(one)}</td><td>${lost.length} of ${run.length}</td><td>${rateText(Math.min(...lost))}</td></tr>`];
+  });
+  if (!rows.length) return '<p class="prose">None of the runs of tuning.</p>';
+  return `<p class="note">Runs of tuning that diverged, and the lowest learning rate of one</p><div class="scroll"><table class="narrow" id="lost-trials"><thead><tr><th class="name">contestant</th><th>diverged</th><th>lowest rate</th></tr></thead><tbody>${rows.join("")}</tbody></table></div>`;
 }
 
 function captions() {
@@ -217,6 +232,7 @@ function openRecord(name, task) {
     "learning rate": rateText(entry.rate),
     seeds: entry.seeds.join(", "),
     "final training loss": list(entry.train.map((seed) => seed.at(-1))),
+    "final validation loss": list(entry.valid.map((seed) => seed.at(-1))),
     "loss ratio": list(entry.ratio),
     speedup: list(entry.speedup),
     "a step": `${duration(entry.seconds)}, Adam's beside it ${duration(entry.adamSeconds)}`,

@@ -1,0 +1,105 @@
+"""One contestant on one task, scored beside the reference."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from celo.errors import CeloError
+from celo.evaluate import metrics
+from celo.evaluate.archive import Record
+
+LOSSES = ("train", "valid")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """One contestant on one task, beside the reference with the same seeds; S seeds, E evaluations.
+
+    Attributes:
+      record: what was measured.
+      smoothed: [S, E] the loss that is compared, float64.
+      ratio: [S] `metrics.final_loss_ratio`.
+      speedup: [S] `metrics.speedup`.
+      cost: what a step costs, in steps of the reference; NaN if it was not measured.
+      times: [S] steps until the reference's final loss, inf if never.
+    """
+
+    record: Record
+    smoothed: np.ndarray
+    ratio: np.ndarray
+    speedup: np.ndarray
+    cost: float
+    times: np.ndarray
+
+    @property
+    def seeds(self) -> list[int]:
+        """[S] the seeds."""
+        return _seeds(self.record)
+
+    @property
+    def clock(self) -> np.ndarray:
+        """[S] speedup in time: each step is charged what it costs."""
+        return self.speedup / self.cost
+
+
+def beside(record: Record, reference: Record, smoothing: float, loss: str) -> Entry:
+    """A record's scores beside those of the reference on the same task.
+
+    Args:
+      record: whose.
+      reference: the reference's.
+      smoothing: decay of the curves' moving average.
+      loss: which is compared, of `LOSSES`.
+
+    Raises:
+      CeloError: the two were not evaluated, tuned or seeded alike, or losses are below 0.
+    """
+    where = f"{record.contestant} on {record.task}"
+    if not np.array_equal(record.steps, reference.steps):
+        raise CeloError(
+            f"{where} was evaluated up to step {record.steps[-1]} at {len(record.steps)} points, "
+            f"{reference.contestant} up to {reference.steps[-1]} at {len(reference.steps)}; run one again"
+        )
+    if _seeds(record) != _seeds(reference):
+        raise CeloError(
+            f"{where} has the seeds {_seeds(record)}, {reference.contestant} has {_seeds(reference)}; "
+            "run one again"
+        )
+    if _protocol(record) != _protocol(reference):
+        raise CeloError(
+            f"{where} was tuned by {_protocol(record)}, {reference.contestant} by {_protocol(reference)}; "
+            "run one again"
+        )
+    losses, against = getattr(record, f"{loss}_loss"), getattr(reference, f"{loss}_loss")
+    smoothed = metrics.smooth(losses, smoothing)
+    target = metrics.smooth(against, smoothing)[:, -1]
+    if np.nanmin(np.append(smoothed[:, -1], target)) < 0:
+        raise CeloError(
+            f"{record.task} has losses below 0, whose ratios mean nothing: add a constant to its loss, or "
+            "leave it out"
+        )
+    return Entry(
+        record=record,
+        smoothed=smoothed,
+        ratio=np.asarray(metrics.final_loss_ratio(smoothed[:, -1], target)),
+        speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
+        cost=float(metrics.relative_cost(_adams(record), _adams(reference))),
+        times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
+    )
+
+
+def _protocol(record: Record) -> dict[str, Any]:
+    """How rates are tuned, as far as the record tells."""
+    return {key: value for key, value in record.config.get("protocol", {}).items() if key != "seeds"}
+
+
+def _seeds(record: Record) -> list[int]:
+    """Seeds by name where the record tells them, else by number."""
+    protocol = record.config.get("protocol", {})
+    return list(protocol.get("seeds", range(len(record.train_loss))))
+
+
+def _adams(record: Record) -> float:
+    """A step in steps of the Adam that was timed beside it: the machine cancels out."""
+    return float(metrics.relative_cost(record.seconds_per_step, record.adam_seconds_per_step))
