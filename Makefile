@@ -33,4 +33,4 @@ $(VENV)/.dev: $(VENV)/.demo
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist race .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist race .pytest_cache .ruff_cache .jax_cache

@@ -1,6 +1,12 @@
 """Strict promotion for every test (nothing may rest on a silent change of dtype), and shared fixtures."""
 
 import functools
+import os
+from pathlib import Path
+
+# Most of the tests' time is compilation: kept from run to run. Read by the processes that tests start, too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
