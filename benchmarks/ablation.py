@@ -141,7 +141,7 @@ def main() -> None:
     ]
     with pools.local(options.workers) as pool, Progress() as bar:
         shown = bar.add_task(options.set, total=len(runs))
-        for run, result in zip(runs, pool.map(train, runs), strict=True):
+        for run, result in zip(runs, pool.executor.map(train, runs), strict=True):
             found.setdefault(run.variant, {})[str(run.seed)] = result
             weights.write_file(path, (json.dumps(found) + "\n").encode())
             bar.update(shown, advance=1)

@@ -21,7 +21,7 @@ def folder(data_folder):
 
 def test_a_corpus_is_what_lies_in_the_folder(folder):
     tokens = load_tokens("lm1b")
-    assert tokens.vocabulary == 32_000
+    assert tokens.vocabulary == 32_100
     for number, part in enumerate(tokens[:3]):
         assert part.dtype == np.uint16
         np.testing.assert_array_equal(part, np.arange(number, 31_990 + number))
@@ -33,7 +33,8 @@ def test_a_corpus_is_what_lies_in_the_folder(folder):
         (np.zeros(5, np.float32), "float32"),
         (np.zeros((5, 1), np.int32), r"\(5, 1\)"),
         (np.zeros(0, np.int32), "0 tokens"),
-        (np.asarray([0, 32_000]), "from 0 to 32000"),
+        (np.asarray([0, 32_100]), "from 0 to 32100"),
+        (np.zeros(2**24 + 1, np.uint8), "16,777,217 tokens"),
         (np.asarray([-1, 5]), "from -1 to 5"),
     ],
 )

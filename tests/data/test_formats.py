@@ -10,7 +10,7 @@ import pytest
 from celo.data import formats
 from celo.data.compose import digits_over_photographs
 from celo.data.lzw import decompress
-from celo.data.splits import split_verses
+from celo.data.splits import every_line, split_lines, verses
 from celo.errors import CeloError
 
 RANDOM = np.random.default_rng(1)
@@ -226,12 +226,22 @@ def test_kjv_of_another_format_is_refused():
 
 
 def test_verses_are_split_in_order_without_references():
-    text = split_verses("A title.\n" + "\n".join(VERSES) + "\n", 18, 1)
+    text = split_lines(verses("A title.\n" + "\n".join(VERSES) + "\n"), 18, 1)
     parts = ["".join(text.vocabulary[token] for token in part) for part in text[:3]]
     lines = [verse.partition(" ")[2] + "\n" for verse in VERSES]
     assert parts == ["".join(lines[:18]), lines[18], lines[19]]
     assert text.train.dtype == np.uint8
     assert list(text.vocabulary) == sorted(set("".join(lines)))
+
+
+def test_lines_of_any_letters_are_split_in_order():
+    text = split_lines(every_line("A £5 note.\n\nη θ\nend"), 2, 1)
+    assert ["".join(text.vocabulary[token] for token in part) for part in text[:3]] == [
+        "A £5 note.\n\n",
+        "η θ\n",
+        "end\n",
+    ]
+    assert list(text.vocabulary) == sorted(set("A £5 note.η θend\n"))
 
 
 def test_cifar100_takes_the_fine_label():

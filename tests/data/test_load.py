@@ -121,7 +121,7 @@ def test_an_unknown_name_lists_the_nearest_first(call):
 def test_a_text_is_no_image_set_and_the_other_way_round():
     with pytest.raises(CeloError, match="unknown images data set 'kjv'"):
         load_images("kjv")
-    with pytest.raises(CeloError, match="unknown text data set 'mnist'; known, nearest first: kjv"):
+    with pytest.raises(CeloError, match="unknown text data set 'mnist'; known, nearest first: austen, kjv"):
         load_text("mnist")
 
 
@@ -234,6 +234,7 @@ def test_the_registry_is_whole():
         "mnist_on_cifar10": 70_000,
         "cifar100": 60_000,
         "kjv": 31_102,
+        "austen": 73_427,
     }
 
 
@@ -260,11 +261,19 @@ def test_a_remote_image_set(data_folder, name):
     ]
 
 
+REMOTE_TEXTS = {
+    "kjv": (63, "In the beginning God created the heaven and the earth.\n"),
+    "austen": (81, "EMMA\n\nBy Jane Austen\n\n\n\n\nVOLUME I\n"),
+}
+
+
 @pytest.mark.network
-def test_the_remote_text(data_folder):
-    kjv = load_text("kjv")
-    DATASETS["kjv"].verify(dict(np.load(fetch("kjv"))))
-    assert len(kjv.vocabulary) == 63
-    assert [int((part == 0).sum()) for part in kjv[:3]] == [27_991, 1_555, 1_556]
-    start = "".join(kjv.vocabulary[token] for token in kjv.train[:55])
-    assert start == "In the beginning God created the heaven and the earth.\n"
+@pytest.mark.parametrize("name", REMOTE_TEXTS)
+def test_a_remote_text(data_folder, name):
+    characters, start = REMOTE_TEXTS[name]
+    text, info = load_text(name), DATASETS[name]
+    info.verify(dict(np.load(fetch(name))))
+    assert len(text.vocabulary) == characters
+    counts = [info.train_examples, info.valid_examples, info.test_examples]
+    assert [int((part == 0).sum()) for part in text[:3]] == counts  # lines, for their end sorts first
+    assert "".join(text.vocabulary[token] for token in text.train[: len(start)]) == start

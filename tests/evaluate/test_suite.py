@@ -5,7 +5,7 @@ import pytest
 
 from celo.errors import CeloError
 from celo.evaluate.curve import train_curve
-from celo.evaluate.suite import SUITES, load_task
+from celo.evaluate.suite import SUITES, load_task, suite_tasks
 from celo.tasks import TASKS, Quadratics
 
 
@@ -17,8 +17,29 @@ def test_suites_name_registered_tasks_once():
         assert all(task.num_steps % task.eval_every == 0 for task in tasks)
     assert {task.num_steps for task in SUITES["laptop"]} == {2000}
     assert len(SUITES["laptop"]) >= 15
-    other = {task.name for suite in ("laptop", "paper") for task in SUITES[suite]}
+    other = {task.name for suite in SUITES if suite != "probe" for task in SUITES[suite]}
     assert not other & {task.name for task in SUITES["probe"]}  # weights are chosen by it
+
+
+def test_the_published_suite_has_the_papers_tasks_on_the_published_data():
+    here, original = SUITES["paper"], SUITES["published"]
+    assert [task.stands_for for task in here] == [task.stands_for for task in original]
+    assert {task.eval_every for task in (*here, *original)} == {10}
+    changed = {b.name for a, b in zip(here, original, strict=True) if a != b}
+    assert changed == {
+        *("cifar100_conv_full", "cifar100_vit_wideshallow", "cifar100_vit_skinnydeep"),
+        *("lm1b_transformer_lm0", "lm1b_transformer_lm2", "lm1b_transformer_lm5"),
+        *("lm1b_lstm256", "wikipedia_lstm256"),
+    }
+
+
+def test_a_task_alone_runs_as_in_the_first_suite_that_has_it():
+    names = ("mnist_autoencoder", "cifar10_conv_full", "lm1b_lstm256", "digits_vit", "celo_image_mlps")
+    found = suite_tasks(None, names, None)
+    assert [task.name for task in found] == list(names)
+    assert [task.eval_every for task in found] == [20, 10, 10, 20, 20]
+    assert suite_tasks("paper", (), 30)[3].num_steps == 30
+    assert suite_tasks(None, (), None) == SUITES["laptop"]
 
 
 def test_load_task_by_name_and_by_place():

@@ -169,7 +169,7 @@ def test_a_task_of_the_users(place):
     [
         (":numbr", "unknown attribute of my_tasks 'numbr'; known, nearest first: number"),
         (":number", "task 'my_tasks:number' is a int: name a TaskFamily"),
-        ("", "write a task of your own as package.module:attribute"),
+        ("", "write one of your own as package.module:attribute"),
         (".deeper:task", "no module"),
     ],
 )

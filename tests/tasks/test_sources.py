@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.data import Split
+from celo.data import Split, Text
+from celo.errors import CeloError
 from celo.tasks.base import SPLITS
-from celo.tasks.sources import Examples, Windows, uniform_index
+from celo.tasks.sources import Examples, Windows, text_windows, uniform_index
 
 
 def draws(source, count=1, seed=0):
@@ -39,6 +40,17 @@ def test_windows_are_stretches_of_their_split_and_their_next_characters():
         np.testing.assert_array_equal(inputs, inputs[:, :1] + np.arange(5))
         starts = set((inputs[:, 0] - 60 * i).tolist())
         assert starts == set(range(25))  # the last window's targets end with the text
+
+
+def test_a_part_no_longer_than_a_window_is_named(monkeypatch):
+    text = Text(np.zeros(90, np.uint8), np.arange(5, dtype=np.uint8), np.zeros(6, np.uint8), "abcdef")
+    monkeypatch.setattr("celo.tasks.sources.load_text", lambda name: text)
+    with pytest.raises(CeloError, match=r"the valid part of 'kjv' has 5 tokens.* a window of 5 and"):
+        text_windows("kjv", length=5, batch_size=2)
+    source = text_windows("kjv", length=4, batch_size=2)
+    inputs, targets = source.batch("valid", draws(source)[0])
+    np.testing.assert_array_equal(inputs, [[0, 1, 2, 3]] * 2)
+    np.testing.assert_array_equal(targets, [[1, 2, 3, 4]] * 2)
 
 
 @pytest.mark.parametrize("size", [1, 7, 2**22 + 1])

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import stand_ins
 
-from celo.data import Images, Split, Text
-from celo.evaluate.curve import train_curve
 from celo.evaluate.suite import SUITES, load_task
 from celo.tasks.base import SPLITS, value_and_grad
 
@@ -19,7 +18,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 NAMES = [task.name for task in SUITES["laptop"]]
 STEPS, RATE = 40, 3e-3
 SEEDS = (0, 0, 1)
-SHAPES = {"mnist": (28, 1), "fashion_mnist": (28, 1), "cifar10": (32, 3)}
 
 # The loss of who knows nothing but how often each class is met, or the mean.
 GUESSING = {
@@ -32,37 +30,11 @@ GUESSING = {
 del GUESSING["cifar10_autoencoder"]
 
 
-def stand_in_images(name, *, size=None):
-    """Ten pictures, each copied with noise: a class can be told, and none of two splits are the same."""
-    side, channels = SHAPES[name]
-    side = size or side
-    rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 200, (10, side, side, channels))
-
-    def split(count):
-        y = np.arange(count, dtype=np.int32) % 10
-        return Split((pictures[y] + rng.integers(0, 55, (count, *pictures.shape[1:]))).astype(np.uint8), y)
-
-    return Images(split(200), split(50), split(50), 10)
-
-
-def stand_in_text(name):
-    """Every third character is followed by its successor."""
-    rng = np.random.default_rng(0)
-
-    def part(count):
-        first = rng.integers(0, 61, count)
-        return np.stack([first, first + 1, first + 2], axis=1).reshape(-1).astype(np.uint8)
-
-    return Text(part(2000), part(500), part(500), "".join(map(chr, range(64, 127))))
-
-
 @pytest.fixture(scope="module")
 def make():
     """A function: name -> task family, made once, of stand-ins."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("celo.tasks.sources.load_images", stand_in_images)
-        patch.setattr("celo.tasks.sources.load_text", stand_in_text)
+        stand_ins.install(patch)
         yield functools.cache(load_task)
 
 
@@ -185,21 +157,3 @@ def test_tasks_hold_no_data(make):
 def test_adam_lowers_the_loss_on_real_data(name):
     found = jax.device_get(study(load_task(name)))
     assert (found["losses"][:, -5:].mean(axis=1) < 0.97 * found["losses"][:, :2].mean(axis=1)).all()
-
-
-@pytest.mark.slow
-@pytest.mark.network
-@pytest.mark.parametrize("task", SUITES["paper"], ids=lambda task: task.stands_for)
-def test_the_papers_tasks_run_fifty_steps_on_real_data(task):
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax.adam
-        curve = train_curve(
-            load_task(task.name), 0, optax.adam(1e-3), num_steps=50, seeds=(0,), eval_every=25
-        )
-    assert np.isfinite(curve.train_loss).all()
-    assert curve.train_loss[0, -1] < curve.train_loss[0, 0]
-    assert np.isfinite(curve.valid_loss).all()
-
-
-def test_the_paper_suite_is_the_papers():
-    assert len({task.stands_for for task in SUITES["paper"]}) == 17
-    assert len({task.name for task in SUITES["paper"]}) == 17  # archives know tasks by name

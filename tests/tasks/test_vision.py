@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.data import Images, Split, Text, load_images
+from celo.data import Images, Split, Text, Tokens, load_images
 from celo.errors import CeloError
 from celo.tasks import (
     CELO_DATASETS,
@@ -283,6 +283,7 @@ def test_registered_tasks_are_callable_and_named_after_their_settings(sets, monk
     monkeypatch.setattr("celo.tasks.sources.load_images", load)
     text = np.arange(100, dtype=np.uint8) % 2
     monkeypatch.setattr("celo.tasks.sources.load_text", lambda name: Text(text, text, text, "ab"))
+    monkeypatch.setattr("celo.tasks.sources.load_tokens", lambda name: Tokens(text, text, text, 2))
     for name, factory in TASKS.items():
         assert callable(factory)
         seen.clear()

@@ -7,8 +7,9 @@ what is cached; scikit-learn, pillow and scipy are imported by the one reader th
 from celo.data.bundled import TABLES, load_photograph, load_table
 from celo.data.cache import data_dir
 from celo.data.corpora import CORPORA, PIECES, Tokens, corpus_folder, load_tokens
+from celo.data.info import DatasetInfo
 from celo.data.load import fetch, is_cached, load_images, load_text
-from celo.data.registry import DATASETS, DatasetInfo
+from celo.data.registry import DATASETS
 from celo.data.splits import Images, Split, Table, Text
 
 __all__ = [

@@ -17,10 +17,11 @@ from math import prod
 import numpy as np
 
 from celo.data.lzw import decompress
+from celo.data.rdata import lazy_objects
 from celo.errors import CeloError
 
 Arrays = dict[str, np.ndarray]
-"""train_x, test_x: uint8 [N, H, W, C]; train_y, test_y: uint8 [N]. For a text: text, uint8 [bytes]."""
+"""train_x, test_x: uint8 [N, H, W, C]; train_y, test_y: uint8 [N]. For a text: text, uint8 [bytes], UTF-8."""
 
 GetFile = Callable[[str], bytes]
 """The bytes of one official file, uncompressed; raises FileNotFoundError."""
@@ -194,6 +195,16 @@ def read_kjv(get_file: GetFile) -> Arrays:
     edges = [*struct.unpack_from(f">{count}I", data, 0x5C), len(data)]
     text = b"".join(decompress(data[start:end]) for start, end in pairwise(edges))
     return {"text": np.frombuffer(text, np.uint8)}
+
+
+def read_austen(get_file: GetFile) -> Arrays:
+    """Jane Austen's novels from the data of the R package janeaustenr, a list of lines each.
+
+    They follow in the order of their names there, with an empty line between two; UTF-8.
+    """
+    novels = lazy_objects(get_file("Rdata.rdx"), get_file("Rdata.rdb"))
+    text = "\n\n".join("\n".join(novels[name]) for name in sorted(novels))
+    return {"text": np.frombuffer(text.encode(), np.uint8)}
 
 
 def array_files(arrays: Arrays) -> dict[str, bytes]:

@@ -8,10 +8,11 @@ import numpy as np
 
 from celo.data.cache import DamagedCacheError, data_dir, raw_dir, read_arrays, write_arrays
 from celo.data.formats import Arrays
+from celo.data.info import DatasetInfo
 from celo.data.providers import Report
-from celo.data.registry import DATASETS, DatasetInfo
+from celo.data.registry import DATASETS
 from celo.data.resize import resize_images
-from celo.data.splits import Images, Split, Text, split_off, split_verses
+from celo.data.splits import Images, Split, Text, split_lines, split_off
 from celo.errors import CeloError, unknown_name
 
 
@@ -49,14 +50,15 @@ def load_images(name: str, *, size: int | None = None, grey: bool = False) -> Im
 def load_text(name: str = "kjv") -> Text:
     """Load a text as character tokens, fetched first if it is not cached (progress goes to stderr).
 
-    Nine tenths of the verses in their order are train, the next twentieth valid, the last test.
+    Nine tenths of its lines in their order are train, the next twentieth valid, the last test; of "kjv" a
+    line is a verse.
 
     Raises:
       CeloError: the name is unknown or no text, or no provider has it.
     """
     info = _info(name, "text")
-    text = _raw(info, _to_stderr)["text"].tobytes().decode("ascii")
-    return split_verses(text, info.train_examples, info.valid_examples)
+    text = _raw(info, _to_stderr)["text"].tobytes().decode()
+    return split_lines(info.lines(text), info.train_examples, info.valid_examples)
 
 
 def fetch(name: str, *, report: Report | None = None) -> Path:

@@ -1,20 +1,17 @@
 """Every data set the library knows: what it is, where it may be had and how it is verified."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from celo.data.compose import Composed, digits_over_photographs
 from celo.data.formats import (
     IDX_FILES,
-    Arrays,
     array_files,
     check_balance,
     check_md5,
     check_svhn,
     cifar_files,
     idx_files,
+    read_austen,
     read_cifar100_bin,
     read_cifar_bin,
     read_cifar_png,
@@ -22,56 +19,16 @@ from celo.data.formats import (
     read_kjv,
     read_svhn,
 )
+from celo.data.info import DatasetInfo
 from celo.data.providers import (
     DebianPackage,
     Hub,
     LocalFolder,
     NpmPackage,
-    Provider,
     ScikitLearnDigits,
     SystemPackage,
 )
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """A registered data set.
-
-    `shape` is that of one example, (H, W, C), or (characters,) of a whole text; `examples` counts images
-    or verses. `verify` raises ValueError if arrays are not what was published.
-    """
-
-    name: str
-    kind: Literal["images", "text"]
-    title: str
-    num_classes: int
-    shape: tuple[int, ...]
-    train_examples: int
-    valid_examples: int
-    test_examples: int
-    licence: str
-    source: str
-    verify: Callable[[Arrays], None]
-    providers: tuple[Provider, ...]
-
-    @property
-    def examples(self) -> int:
-        """All examples of the three splits."""
-        return self.train_examples + self.valid_examples + self.test_examples
-
-    @property
-    def array_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of the uint8 arrays in its cache file; validation is still part of train."""
-        if self.kind == "text":
-            return {"text": self.shape}
-        train = self.train_examples + self.valid_examples
-        return {
-            "train_x": (train, *self.shape),
-            "train_y": (train,),
-            "test_x": (self.test_examples, *self.shape),
-            "test_y": (self.test_examples,),
-        }
-
+from celo.data.splits import verses
 
 IDX_NAMES = f"{', '.join(IDX_FILES.values())} (or their .gz)"
 
@@ -272,9 +229,31 @@ KJV = DatasetInfo(
         SystemPackage(read_kjv, "bible-kjv-text", "/usr/lib/bible.data"),
         DebianPackage(read_kjv, "bible-kjv-text", "/usr/lib/bible.data"),
     ),
+    lines=verses,
+)
+
+AUSTEN_FOLDER = "/usr/lib/R/site-library/janeaustenr/data"
+AUSTEN = DatasetInfo(
+    name="austen",
+    kind="text",
+    title="Jane Austen's six novels",
+    num_classes=0,
+    shape=(4_025_033,),
+    train_examples=66_084,
+    valid_examples=3_671,
+    test_examples=3_672,
+    licence="public domain",
+    source="Project Gutenberg, Debian r-cran-janeaustenr",
+    verify=partial(check_md5, array_files, {"text": "fe08e020715c1c6423c7720785918e5c"}),
+    providers=(
+        LocalFolder(read_austen, "Rdata.rdx and Rdata.rdb of the R package janeaustenr"),
+        SystemPackage(read_austen, "r-cran-janeaustenr", AUSTEN_FOLDER),
+        DebianPackage(read_austen, "r-cran-janeaustenr", AUSTEN_FOLDER),
+    ),
 )
 
 DATASETS: dict[str, DatasetInfo] = {
-    info.name: info for info in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV)
+    info.name: info
+    for info in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV, AUSTEN)
 }
 """The registered data sets by name."""

@@ -74,18 +74,32 @@ def split_tenths(x: np.ndarray, y: np.ndarray) -> tuple[Split, Split, Split]:
     return train, valid, test
 
 
-def split_verses(text: str, train: int, valid: int) -> Text:
-    """Verses as lines without their references ("Ge1:1 "): the first `train`, the next `valid`, the rest.
+def verses(text: str) -> list[str]:
+    """The verses of a Bible of one a line, without their references ("Ge1:1 ")."""
+    return VERSE.findall(text)
 
-    The vocabulary is every character of the whole text, sorted.
+
+def every_line(text: str) -> list[str]:
+    """The lines of a text as they are."""
+    return text.split("\n")
+
+
+def split_lines(lines: list[str], train: int, valid: int) -> Text:
+    """The first `train` lines, the next `valid` and the rest, each line ended.
+
+    The vocabulary is every character of all lines, sorted.
     """
-    verses = VERSE.findall(text)
-    vocabulary = "".join(sorted(set("".join(verses)) | {"\n"}))
-    token = np.zeros(128, np.uint8)
-    token[np.frombuffer(vocabulary.encode("ascii"), np.uint8)] = np.arange(len(vocabulary))
-
-    def encode(lines: list[str]) -> np.ndarray:
-        return token[np.frombuffer("".join(f"{line}\n" for line in lines).encode("ascii"), np.uint8)]
-
+    vocabulary = "".join(sorted(set("".join(lines)) | {"\n"}))
+    token = np.zeros(ord(vocabulary[-1]) + 1, np.uint8)
+    token[_code_points(vocabulary)] = np.arange(len(vocabulary))
+    ended = [f"{line}\n" for line in lines]
     end = train + valid
-    return Text(encode(verses[:train]), encode(verses[train:end]), encode(verses[end:]), vocabulary)
+
+    def encode(part: list[str]) -> np.ndarray:
+        return token[_code_points("".join(part))]
+
+    return Text(encode(ended[:train]), encode(ended[train:end]), encode(ended[end:]), vocabulary)
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le"), np.dtype("<u4"))

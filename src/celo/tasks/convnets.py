@@ -16,23 +16,32 @@ Conv = partial(nn.Conv, conv_general_dilated=convolve)
 
 
 class ConvNet(nn.Module):
-    """3 x 3 convolutions, the first two of stride 2, and the mean over places."""
+    """3 x 3 convolutions, the first of them of stride 2, and the mean over places.
+
+    Attributes:
+      strided: how many layers have stride 2.
+      norm: over the batch and all places, or over the channels of each place.
+      norm_last: it follows the activation, as in Celo's evaluation, instead of going before it.
+    """
 
     classes: int
     channels: tuple[int, ...]
     norm: Norm = "none"
+    strided: int = 2
+    norm_last: bool = False
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         """Logits: [batch, height, width, channels] -> [batch, classes]."""
         for layer, channels in enumerate(self.channels):
-            x = Conv(channels, (3, 3), strides=2 if layer < 2 else 1)(x)
+            x = Conv(channels, (3, 3), strides=2 if layer < self.strided else 1)(x)
+            x = nn.relu(x) if self.norm_last else x
             if self.norm == "batch":
                 # At 0.99, the default, averages would lag by more than a run's first hundred steps.
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
             elif self.norm == "layer":
                 x = nn.LayerNorm()(x)
-            x = nn.relu(x)
+            x = x if self.norm_last else nn.relu(x)
         return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
 
 
@@ -66,11 +75,14 @@ def convnet(
     size: int | None = None,
     channels: tuple[int, ...] = (16, 32, 32),
     norm: Norm = "none",
+    strided: int = 2,
+    norm_last: bool = False,
     batch_size: int = 64,
 ) -> ModuleFamily:
     """Image classification by `ConvNet`."""
     source = image_examples(dataset, size=size, batch_size=batch_size)
-    return classification(dataset, source, ConvNet(source.classes, channels, norm), cross_entropy)
+    module = ConvNet(source.classes, channels, norm, strided, norm_last)
+    return classification(dataset, source, module, cross_entropy)
 
 
 def resnet(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo.data import CORPORA, Split, load_images, load_text, load_tokens
+from celo.errors import CeloError
 from celo.tasks.base import SPLITS
 from celo.types import Array, Batch, Key
 
@@ -124,7 +125,7 @@ def text_windows(dataset: str, *, length: int, batch_size: int) -> Windows:
     """Windows of a text, in characters, or of a corpus, in word pieces, known to `celo.data`.
 
     Raises:
-      CeloError: if it is unknown or cannot be had.
+      CeloError: if it is unknown or cannot be had, or a part of it is no longer than a window.
     """
     if dataset in CORPORA:
         text = load_tokens(dataset)
@@ -133,4 +134,10 @@ def text_windows(dataset: str, *, length: int, batch_size: int) -> Windows:
         text = load_text(dataset)
         classes = len(text.vocabulary)
     splits = {split: getattr(text, split) for split in SPLITS}
+    for split, tokens in splits.items():
+        if len(tokens) <= length:  # a window and the token to be predicted last
+            raise CeloError(
+                f"the {split} part of {dataset!r} has {len(tokens):,} tokens, too few for a window of "
+                f"{length} and the token after it: give it more text or ask for shorter windows"
+            )
     return Windows(splits, classes, batch_size, length)

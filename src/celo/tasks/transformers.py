@@ -1,6 +1,7 @@
 """Transformers: image classification from patches, and language models."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from celo.tasks.module import NOISE, ModuleFamily, classification, language
@@ -9,24 +10,40 @@ from celo.tasks.patches import split_patches
 from celo.tasks.sources import image_examples, text_windows
 from celo.types import Array
 
+Initializer = jax.nn.initializers.Initializer
+
 
 class Blocks(nn.Module):
-    """Blocks of attention and a perceptron, each behind a norm and added; positions are learned."""
+    """Blocks of attention and a perceptron, each behind a norm and added.
+
+    Attributes:
+      head_size: numbers in a query, key or value of one head; None shares the width among the heads.
+      positions: are learned and added to the inputs.
+      kernel_init: where all weights but norms and biases start.
+    """
 
     depth: int
     heads: int
     dropout: float = 0.0
+    head_size: int | None = None
+    positions: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Array, train: bool, mask: Array | None = None) -> Array:
         """[batch, length, width] -> the same; mask [batch, 1, length, length] says who sees whom."""
         drop = nn.Dropout(self.dropout, deterministic=not train, rng_collection=NOISE)
         _, length, width = x.shape
-        x = x + self.param("positions", nn.initializers.normal(0.02), (length, width))
+        if self.positions:
+            x = x + self.param("positions", nn.initializers.normal(0.02), (length, width))
+        inner = self.heads * self.head_size if self.head_size else width
         for _ in range(self.depth):
-            x = x + drop(nn.MultiHeadDotProductAttention(self.heads)(nn.LayerNorm()(x), mask=mask))
-            y = nn.gelu(nn.Dense(4 * width)(nn.LayerNorm()(x)))
-            x = x + drop(nn.Dense(width)(y))
+            attention = nn.MultiHeadDotProductAttention(
+                self.heads, qkv_features=inner, kernel_init=self.kernel_init
+            )
+            x = x + drop(attention(nn.LayerNorm()(x), mask=mask))
+            y = nn.gelu(nn.Dense(4 * width, kernel_init=self.kernel_init)(nn.LayerNorm()(x)))
+            x = x + drop(nn.Dense(width, kernel_init=self.kernel_init)(y))
         return nn.LayerNorm()(x)
 
 
