@@ -24,6 +24,7 @@ from celo.evaluate.leaderboard_report import (
     markdown,
     scores_csv,
     show,
+    task_cells,
     write_report,
 )
 
@@ -107,6 +108,17 @@ def test_markdown_and_terminal_show_the_same_table(written, board):
         assert [cell for cell in re.split(r"\s{2,}", line.strip()) if cell][-1] == row[-1]
     assert headline(board) in text
     assert caption(board) in text
+
+
+def test_markdown_tells_the_ratio_on_each_task(board):
+    header, rows = task_cells(board)
+    assert header == ["task", "adam's loss", "muon", "celo", "momentum"]
+    adam, muon = (next(one for one in board.standings if one.contestant == name) for name in ("adam", "muon"))
+    for task, loss, ratio, *_ in rows:
+        final = adam.entries[task].smoothed[:, -1].mean()
+        assert loss == f"{final:.4g} at 1e-3"
+        assert ratio == f"{muon.entries[task].ratio.mean():.3f}"
+        assert f"| {task} | {loss} | {ratio} |" in markdown(board)
 
 
 @pytest.mark.parametrize(("width", "columns"), [(80, 6), (100, 7), (160, 10)])

@@ -15,7 +15,7 @@ from celo.errors import CeloError
 from celo.evaluate import archive, leaderboard_figures, leaderboard_page, metrics
 from celo.evaluate.aggregate import Interval
 from celo.evaluate.leaderboard import REFERENCE, Leaderboard, Standing, leaderboard
-from celo.evaluate.look import require_matplotlib
+from celo.evaluate.look import rate_text, require_matplotlib, slots
 from celo.weights import write_file
 
 
@@ -119,10 +119,33 @@ def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
 def markdown(board: Leaderboard) -> str:
     """The leaderboard as a Markdown document."""
     header, rows = cells(board)
-    lines = [header, ["--:", ":--", *("--:" for _ in header[2:])], *rows]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = _table(header, ["--:", ":--", *("--:" for _ in header[2:])], rows)
     missing = [f"- {text}" for text in _missing(board)]
-    return "\n\n".join([f"# {headline(board)}", table, caption(board), *missing]) + "\n"
+    parts = [f"# {headline(board)}", table, caption(board), *missing]
+    header, rows = task_cells(board)
+    parts += ["## Loss ratio on each task", _table(header, [":--", *("--:" for _ in header[1:])], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def task_cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """(header, rows): on each task the reference's final loss, and the mean ratios of those in colour."""
+    names = [one.contestant for one in board.standings]
+    learned = {one.contestant for one in board.standings if one.learned}
+    slot = slots(names, reference=board.reference, learned=learned)
+    reference = next(one for one in board.standings if one.contestant == board.reference)
+    front = [one for one in board.standings if slot[one.contestant] not in (None, slot[board.reference])]
+    rows = []
+    for task, entry in reference.entries.items():
+        loss = f"{entry.smoothed[:, -1].mean():.4g}"
+        rate = "" if entry.record.rate is None else f" at {rate_text(entry.record.rate)}"
+        ratios = [f"{one.entries[task].ratio.mean():.3f}" if task in one.entries else "–" for one in front]
+        rows.append([task, f"{loss}{rate}", *ratios])
+    return ["task", f"{board.reference}'s loss", *(one.contestant for one in front)], rows
+
+
+def _table(header: list[str], rule: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *rows))
 
 
 def scores_csv(board: Leaderboard) -> str:
