@@ -9,7 +9,7 @@ import synthetic
 
 from celo.evaluate.leaderboard import leaderboard
 from celo.evaluate.leaderboard_page import page
-from celo.evaluate.leaderboard_report import caption, headline
+from celo.evaluate.leaderboard_report import caption, cells, headline
 
 pytestmark = pytest.mark.slow
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -106,6 +106,12 @@ def test_every_figure_and_table_is_drawn(opened):
     drawn = opened.execute_script("return document.querySelector('main').innerHTML")
     for slip in ("NaN", "Infinity", "undefined"):
         assert slip not in drawn
+
+
+def test_the_page_and_the_table_round_alike(opened):
+    _, rows = cells(leaderboard(synthetic.records()))
+    shown = [row.text for row in opened.find_elements("css selector", "#standings .number")]
+    assert [text.split()[0] for text in shown] == [row[2].split()[0] for row in rows]
 
 
 def test_switching_the_task_draws_its_curves(opened):

@@ -41,7 +41,7 @@ def page(board: Leaderboard, headline: str, caption: str) -> str:
 
 
 def as_json(board: Leaderboard) -> dict[str, Any]:
-    """All that the page shows, as JSON values: four digits, null for what is not a number."""
+    """All that the page shows, as JSON values: four digits or eight, null for what is not a number."""
     names = [one.contestant for one in board.standings]
     learned = {one.contestant for one in board.standings if one.learned}
     slot = slots(names, reference=board.reference, learned=learned)
@@ -67,7 +67,8 @@ def _standing(one: Standing, slot: int | None, smoothing: float) -> dict[str, An
         "runs": one.runs,
         "diverged": one.diverged,
         "counted": list(one.counted),
-        "scores": {name: _plain(found) for name, found in one.scores.items()},
+        # Rounded once, by who shows it: 1.105 may be 1.10 or 1.11.
+        "scores": {name: _plain(found, digits=8) for name, found in one.scores.items()},
         "profiles": {name: _plain(found) for name, found in one.profiles.items()},
         "entries": {task: _entry(entry, smoothing) for task, entry in one.entries.items()},
     }
@@ -81,9 +82,9 @@ def _entry(entry: Entry, smoothing: float) -> dict[str, Any]:
         "cost": _plain(entry.cost),
         "seconds": _plain(record.seconds_per_step),
         "adamSeconds": _plain(record.adam_seconds_per_step),
-        "ratio": _plain(entry.ratio),
-        "speedup": _plain(entry.speedup),
-        "clock": _plain(entry.clock),
+        "ratio": _plain(entry.ratio, digits=8),
+        "speedup": _plain(entry.speedup, digits=8),
+        "clock": _plain(entry.clock, digits=8),
         "train": _plain(metrics.smooth(record.train_loss, smoothing)),
         "valid": _plain(metrics.smooth(record.valid_loss, smoothing)),
         "rates": record.rates.tolist(),
@@ -93,16 +94,16 @@ def _entry(entry: Entry, smoothing: float) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, digits: int = 4) -> Any:
     """Numbers and nests of them as JSON values."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, digits) for item in value]
     value = float(value)
     if math.isnan(value):
         return None
-    return float(f"{value:.4g}") if math.isfinite(value) else math.copysign(_INFINITE, value)
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else math.copysign(_INFINITE, value)
 
 
 def _colours() -> str:
