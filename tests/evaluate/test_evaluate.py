@@ -175,11 +175,10 @@ def test_contestants_by_name_and_file(tmp_path):
 
 def test_every_baseline_tells_its_settings():
     told = {name: contestant(name).facts for name in BASELINES}
-    assert told["momentum_cosine"] == {
-        "optimizer": "optax.sgd",
-        "settings": "momentum=0.9, nesterov=False, accumulator_dtype=None",
-        "schedule": "linear warm-up over 5% of the steps, then a cosine to 0",
-    }
+    assert told["momentum_cosine"]["optimizer"] == "optax.sgd"
+    assert "momentum=0.9, nesterov=False" in told["momentum_cosine"]["settings"]
+    assert told["momentum_cosine"]["schedule"] == "linear warm-up over 5% of the steps, then a cosine to 0"
+    assert told["momentum"]["schedule"] == "constant"
     assert told["muon"]["optimizer"] == "optax.contrib.muon"
     assert "warmup_steps=5% of the steps" in told["schedule_free_adamw"]["settings"]
     assert len({tuple(facts.values()) for facts in told.values()}) == len(BASELINES)

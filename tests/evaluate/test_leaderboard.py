@@ -176,6 +176,11 @@ def test_a_run_that_was_infinite_in_between_has_diverged(known):
     assert one.entries["one"].ratio.tolist() == [0.0, 1.0]
 
 
+def test_what_has_nothing_to_tune_may_have_been_given_other_rates(known):
+    learned = made("one", "learned", [[8.0, 6.0, 4.0, 3.0, 2.0]] * 2, rate=None, rates=[1.0])
+    assert scores(leaderboard([known[0], learned], smoothing=0.0), "learned", "ratio_iqm") > 1
+
+
 def test_names_are_checked(known):
     with pytest.raises(CeloError, match=r"unknown contestant 'adan'.*nearest first: adam"):
         leaderboard(known, reference="adan")

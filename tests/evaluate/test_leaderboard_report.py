@@ -13,7 +13,7 @@ from rich.console import Console
 
 from celo.cli import main
 from celo.errors import CeloError
-from celo.evaluate import archive
+from celo.evaluate import archive, metrics
 from celo.evaluate.leaderboard import leaderboard
 from celo.evaluate.leaderboard_figures import FIGURES
 from celo.evaluate.leaderboard_page import as_json, page
@@ -141,6 +141,18 @@ def test_names_of_many_points_do_not_cover_each_other():
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) > 8
     assert not any(one.count_overlaps(boxes[:i]) for i, one in enumerate(boxes))
+
+
+@needs_matplotlib
+def test_figures_say_which_losses_they_show(small):
+    board = leaderboard(small, loss="valid")
+    assert "validation loss ends" in headline(board)
+    assert FIGURES["curves"](board).get_supylabel() == "validation loss"
+    rates = FIGURES["rates"](board)
+    assert rates.get_supylabel() == "training loss"  # what they are tuned on
+    final = next(one for one in board.standings if one.learned).entries[TASKS[0]].record.train_loss
+    level = [line.get_ydata()[0] for line in rates.axes[0].lines if len(set(line.get_ydata())) == 1]
+    assert any(np.isclose(level, metrics.smooth(final)[:, -1].mean()))
 
 
 def test_headline_names_the_best(board, small):

@@ -34,7 +34,7 @@ def _data(options: argparse.Namespace) -> int:
                 raise unknown_name("data set", name, (*data.DATASETS, *data.CORPORA))
         asked_for = ("svhn", "cifar100")  # no package has them
         for name in options.names or [name for name in data.DATASETS if name not in asked_for]:
-            print(f"{name}: {data.corpus_folder(name) if name in data.CORPORA else data.fetch(name)}")
+            print(f"{name}: {data.raw_dir(name) if name in data.CORPORA else data.fetch(name)}")
         return 0
     table = Table(
         "name", "what", "examples", "classes", "licence", "cached", title=f"cache: {data.data_dir()}"
@@ -44,7 +44,7 @@ def _data(options: argparse.Namespace) -> int:
         cached = "yes" if data.is_cached(name) else "no"
         table.add_row(name, info.title, f"{info.examples:,}", classes, info.licence, cached)
     for name, title in data.CORPORA.items():
-        there = "yes" if data.corpus_folder(name).is_dir() else "no"
+        there = "yes" if data.raw_dir(name).is_dir() else "no"
         table.add_row(name, title, "your own", f"{data.PIECES:,}", "", there)
     Console().print(table)
     return 0

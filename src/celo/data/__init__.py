@@ -5,8 +5,8 @@ what is cached; scikit-learn, pillow and scipy are imported by the one reader th
 """
 
 from celo.data.bundled import TABLES, load_photograph, load_table
-from celo.data.cache import data_dir
-from celo.data.corpora import CORPORA, PIECES, Tokens, corpus_folder, load_tokens
+from celo.data.cache import data_dir, raw_dir
+from celo.data.corpora import CORPORA, PIECES, Tokens, load_tokens
 from celo.data.info import DatasetInfo
 from celo.data.load import fetch, is_cached, load_images, load_text
 from celo.data.registry import DATASETS
@@ -23,7 +23,6 @@ __all__ = [
     "Table",
     "Text",
     "Tokens",
-    "corpus_folder",
     "data_dir",
     "fetch",
     "is_cached",
@@ -32,4 +31,5 @@ __all__ = [
     "load_table",
     "load_text",
     "load_tokens",
+    "raw_dir",
 ]

@@ -29,11 +29,6 @@ class Tokens(NamedTuple):
     vocabulary: int
 
 
-def corpus_folder(name: str) -> Path:
-    """Where its files are looked for."""
-    return raw_dir(name)
-
-
 def load_tokens(name: str) -> Tokens:
     """Load a corpus that lies as train.npy, valid.npy and test.npy in the data folder.
 
@@ -44,7 +39,7 @@ def load_tokens(name: str) -> Tokens:
     """
     if name not in CORPORA:
         raise unknown_name("corpus", name, CORPORA)
-    folder = corpus_folder(name)
+    folder = raw_dir(name)
     train, valid, test = (_read(folder / f"{part}.npy", name) for part in ("train", "valid", "test"))
     return Tokens(train, valid, test, PIECES)
 

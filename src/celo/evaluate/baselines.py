@@ -15,8 +15,6 @@ from celo.types import OptState, Params
 
 MakeBaseline = Callable[[Any, int], optax.GradientTransformation]
 WARMUP = 0.05  # share of the steps
-CONSTANT = "constant"
-COSINE = f"linear warm-up over {WARMUP:.0%} of the steps, then a cosine to 0"
 
 # learning_rate -> transformation, all else as optax has it unless it is written here.
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -42,14 +40,15 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "yogi": optax.yogi,
 }
 _SUFFIX = "_cosine"
+_OWN_WARMUP = ("schedule_free_adamw",)  # told in steps, in the place of a schedule
 
 
-def _constant(name: str) -> MakeBaseline:
-    if name == "schedule_free_adamw":  # it is what the name says, but for a warm-up
-        return lambda rate, num_steps: contrib.schedule_free_adamw(
-            rate, warmup_steps=round(WARMUP * num_steps)
-        )
-    return lambda rate, _: _OPTIMIZERS[name](rate)
+def _plain(name: str) -> MakeBaseline:
+    """The optimizer with a constant rate, but for a warm-up of its own."""
+    make = _OPTIMIZERS[name]
+    if name in _OWN_WARMUP:
+        return lambda rate, num_steps: make(rate, warmup_steps=round(WARMUP * num_steps))
+    return lambda rate, _: make(rate)
 
 
 def _cosine(make: MakeBaseline) -> MakeBaseline:
@@ -65,8 +64,8 @@ def _cosine(make: MakeBaseline) -> MakeBaseline:
 
 # (learning_rate, num_steps) -> transformation. The rate may be traced: all rates are one program.
 BASELINES: dict[str, MakeBaseline] = {
-    **{name: _constant(name) for name in _OPTIMIZERS},
-    **{f"{name}{_SUFFIX}": _cosine(_constant(name)) for name in _OPTIMIZERS if name != "schedule_free_adamw"},
+    **{name: _plain(name) for name in _OPTIMIZERS},
+    **{f"{name}{_SUFFIX}": _cosine(_plain(name)) for name in _OPTIMIZERS if name not in _OWN_WARMUP},
 }
 
 
@@ -78,10 +77,11 @@ def definition(name: str) -> dict[str, str]:
     defaults = {key: one.default for key, one in inspect.signature(function).parameters.items()}
     settings = {**defaults, **given}
     del settings["learning_rate"]
-    if name == "schedule_free_adamw":
+    if name in _OWN_WARMUP:
         settings["warmup_steps"] = f"{WARMUP:.0%} of the steps"
     text = ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in settings.items())
-    schedule = COSINE if name.endswith(_SUFFIX) else CONSTANT
+    cosine = f"linear warm-up over {WARMUP:.0%} of the steps, then a cosine to 0"
+    schedule = cosine if name.endswith(_SUFFIX) else "constant"
     package = "optax.contrib" if hasattr(contrib, function.__name__) else "optax"
     return {"optimizer": f"{package}.{function.__name__}", "settings": text, "schedule": schedule}
 

@@ -9,7 +9,7 @@ from celo.errors import CeloError
 from celo.evaluate import metrics
 from celo.evaluate.archive import Record
 
-LOSSES = ("train", "valid")
+LOSSES = {"train": "training", "valid": "validation"}  # what may be compared, and how it is called
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,7 +66,8 @@ def beside(record: Record, reference: Record, smoothing: float, loss: str) -> En
             f"{where} has the seeds {_seeds(record)}, {reference.contestant} has {_seeds(reference)}; "
             "run one again"
         )
-    if _protocol(record) != _protocol(reference):
+    both_tuned = record.rate is not None and reference.rate is not None
+    if both_tuned and _protocol(record) != _protocol(reference):
         raise CeloError(
             f"{where} was tuned by {_protocol(record)}, {reference.contestant} by {_protocol(reference)}; "
             "run one again"
@@ -74,7 +75,7 @@ def beside(record: Record, reference: Record, smoothing: float, loss: str) -> En
     losses, against = getattr(record, f"{loss}_loss"), getattr(reference, f"{loss}_loss")
     smoothed = metrics.smooth(losses, smoothing)
     target = metrics.smooth(against, smoothing)[:, -1]
-    if np.nanmin(np.append(smoothed[:, -1], target)) < 0:
+    if (smoothed[:, -1] < 0).any() or (target < 0).any():
         raise CeloError(
             f"{record.task} has losses below 0, whose ratios mean nothing: add a constant to its loss, or "
             "leave it out"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from celo.errors import CeloError, unknown_name
-from celo.evaluate import aggregate, metrics, targets
+from celo.evaluate import aggregate, look, metrics, targets
 from celo.evaluate.aggregate import Interval, interval
 from celo.evaluate.archive import Record
 from celo.evaluate.entry import LOSSES, Entry, beside
@@ -82,6 +82,13 @@ class Leaderboard:
     common: bool
     smoothing: float
     loss: str
+
+    @property
+    def slots(self) -> dict[str, int | None]:
+        """Contestant -> its colour, as `look.slots` gives them out."""
+        learned = {one.contestant for one in self.standings if one.learned}
+        names = [one.contestant for one in self.standings]
+        return look.slots(names, reference=self.reference, learned=learned)
 
 
 def leaderboard(

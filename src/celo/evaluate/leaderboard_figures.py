@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from celo.evaluate import metrics
+from celo.evaluate.entry import LOSSES
 from celo.evaluate.leaderboard import TAUS, Leaderboard, Standing
-from celo.evaluate.look import LIGHT, Label, place_labels, require_matplotlib, slots
+from celo.evaluate.look import LIGHT, Label, place_labels, require_matplotlib
 
 _LOOK = LIGHT  # paper is white
 _WIDTH = 11.0  # inches
@@ -84,7 +86,7 @@ def _profiles(board: Leaderboard) -> Any:
 
 
 def _curves(board: Leaderboard) -> Any:
-    """Smoothed training loss, mean and range over seeds, a panel a task; × where a seed diverged."""
+    """Smoothed losses, mean and range over seeds, a panel a task; × where a seed diverged."""
 
     def draw(axes: Any, one: Standing, task: str, colour: str) -> None:
         entry, front = one.entries[task], colour != _LOOK.grid
@@ -100,17 +102,18 @@ def _curves(board: Leaderboard) -> Any:
             if last >= 0:
                 axes.plot([steps[last]], [seed[last]], "x", color=colour, markersize=5, zorder=3)
 
-    return _by_task(board, draw, xlabel="step (× a seed that diverged)")
+    return _by_task(board, draw, loss=board.loss, xlabel="step (× a seed that diverged)")
 
 
 def _rates(board: Leaderboard) -> Any:
-    """Loss against learning rate: all early on (line), the best at the end (dots); level if untuned."""
+    """Training loss against learning rate: all early on, the best at the end (dots); level if untuned."""
 
     def draw(axes: Any, one: Standing, task: str, colour: str) -> None:
         record, front = one.entries[task].record, colour != _LOOK.grid
         width = 1.4 if front else 0.8
         if record.rate is None:
-            axes.axhline(one.entries[task].smoothed[:, -1].mean(), color=colour, linewidth=width)
+            final = metrics.smooth(record.train_loss, board.smoothing)[:, -1].mean()
+            axes.axhline(final, color=colour, linewidth=width)
         if len(record.rates) == 0:
             return
         axes.set_xscale("log")
@@ -125,6 +128,7 @@ def _rates(board: Leaderboard) -> Any:
     return _by_task(
         board,
         draw,
+        loss="train",
         xlabel="learning rate (lines: every rate, early on; dots: the best few, at the end; level: untuned; "
         "× a rate that diverged)",
     )
@@ -251,14 +255,14 @@ def _figure(columns: int, height: float, *, width: float = _WIDTH, sharey: bool 
 
 def _coloured(board: Leaderboard) -> list[tuple[Standing, str]]:
     """Everyone with a colour; grey for who stands in the background."""
-    names = [one.contestant for one in board.standings]
-    learned = {one.contestant for one in board.standings if one.learned}
-    slot = slots(names, reference=board.reference, learned=learned)
+    slot = board.slots
     return [(one, _LOOK.line(slot[one.contestant])) for one in board.standings]
 
 
-def _by_task(board: Leaderboard, draw: Callable[[Any, Standing, str, str], None], *, xlabel: str) -> Any:
-    """Small panels, one a task, on logarithmic losses; one legend for all."""
+def _by_task(
+    board: Leaderboard, draw: Callable[[Any, Standing, str, str], None], *, loss: str, xlabel: str
+) -> Any:
+    """Small panels, one a task, on logarithmic losses of the kind `loss`; one legend for all."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogLocator
@@ -281,7 +285,7 @@ def _by_task(board: Leaderboard, draw: Callable[[Any, Standing, str, str], None]
     for axes in panels[len(board.tasks) :]:
         axes.set_axis_off()
     figure.supxlabel(xlabel, fontsize=8, color=_LOOK.soft)
-    figure.supylabel("training loss", fontsize=8, color=_LOOK.soft)
+    figure.supylabel(f"{LOSSES[loss]} loss", fontsize=8, color=_LOOK.soft)
     shown = [(one.contestant, colour) for one, colour in coloured if colour != _LOOK.grid]
     shown += [("others", _LOOK.grid)] if len(shown) < len(coloured) else []
     handles = [Line2D([], [], color=colour, linewidth=2, label=name) for name, colour in shown]

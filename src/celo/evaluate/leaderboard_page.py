@@ -11,7 +11,7 @@ import numpy as np
 from celo.evaluate import metrics
 from celo.evaluate.entry import Entry
 from celo.evaluate.leaderboard import TAUS, Leaderboard, Standing
-from celo.evaluate.look import DARK, LIGHT, Look, slots
+from celo.evaluate.look import DARK, LIGHT, Look
 
 _SCRIPTS = ("marks.js", "figures.js", "report.js")
 _INFINITE = 1e308  # JSON knows no infinity
@@ -42,9 +42,7 @@ def page(board: Leaderboard, headline: str, caption: str) -> str:
 
 def as_json(board: Leaderboard) -> dict[str, Any]:
     """All that the page shows, as JSON values: four digits or eight, null for what is not a number."""
-    names = [one.contestant for one in board.standings]
-    learned = {one.contestant for one in board.standings if one.learned}
-    slot = slots(names, reference=board.reference, learned=learned)
+    slot = board.slots
     reference = next(one for one in board.standings if one.contestant == board.reference)
     return {
         "reference": board.reference,

@@ -14,8 +14,10 @@ from rich.table import Table
 from celo.errors import CeloError
 from celo.evaluate import archive, leaderboard_figures, leaderboard_page, metrics
 from celo.evaluate.aggregate import Interval
+from celo.evaluate.entry import LOSSES
 from celo.evaluate.leaderboard import REFERENCE, Leaderboard, Standing, leaderboard
-from celo.evaluate.look import rate_text, require_matplotlib, slots
+from celo.evaluate.look import REFERENCE as REFERENCE_SLOT
+from celo.evaluate.look import rate_text, require_matplotlib
 from celo.weights import write_file
 
 
@@ -74,7 +76,7 @@ def write_report(
 
 def headline(board: Leaderboard) -> str:
     """The finding in one sentence: who leads, and by how much."""
-    best, loss = board.standings[0], f"{_LOSS_NAMES[board.loss]} loss"
+    best, loss = board.standings[0], f"{LOSSES[board.loss]} loss"
     over = _count(len(best.counted), "task")
     if best.contestant == board.reference:
         return f"Over {over}, nobody's {loss} ends below {board.reference}'s"
@@ -100,7 +102,7 @@ def caption(board: Leaderboard) -> str:
     return (
         f"{counted}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
         f"{f'; set aside: {aside}' if aside else ''}. Learning rates were tuned on training losses; compared "
-        f"are {_LOSS_NAMES[board.loss]} losses, smoothed (moving average over the evaluations, decay "
+        f"are {LOSSES[board.loss]} losses, smoothed (moving average over the evaluations, decay "
         f"{board.smoothing:g}). Loss ratio: {board.reference}'s final loss with the same seed / one's own. "
         f"Speedup: all steps / steps until {board.reference}'s final loss, 0 if never; in time: each step "
         "charged what it takes. Both are interquartile means over tasks and seeds, a diverged run counts 0. "
@@ -129,11 +131,9 @@ def markdown(board: Leaderboard) -> str:
 
 def task_cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """(header, rows): on each task the reference's final loss, and the mean ratios of those in colour."""
-    names = [one.contestant for one in board.standings]
-    learned = {one.contestant for one in board.standings if one.learned}
-    slot = slots(names, reference=board.reference, learned=learned)
+    slot = board.slots
     reference = next(one for one in board.standings if one.contestant == board.reference)
-    front = [one for one in board.standings if slot[one.contestant] not in (None, slot[board.reference])]
+    front = [one for one in board.standings if slot[one.contestant] not in (None, REFERENCE_SLOT)]
     rows = []
     for task, entry in reference.entries.items():
         loss = f"{entry.smoothed[:, -1].mean():.4g}"
@@ -213,9 +213,6 @@ def _missing(board: Leaderboard) -> list[str]:
         if lacks:
             lines.append(f"{one.contestant} has no record on {', '.join(lacks)}")
     return lines
-
-
-_LOSS_NAMES = {"train": "training", "valid": "validation"}
 
 
 def _some(numbers: list[int]) -> str:
