@@ -30,6 +30,17 @@ def test_a_run_that_has_diverged_stays_diverged(smoothing, bad):
     assert np.isfinite(smoothed).tolist() == [True, False, False, False]
 
 
+def test_the_best_rate_is_one_for_all_seeds_or_one_for_each():
+    final = [[3.0, 1.0], [1.5, 2.0], [0.5, np.nan]]  # the last is lowest, and diverges with the second seed
+    assert metrics.best_rate(final) == 1
+    assert metrics.best_rate(final, per_seed=True).tolist() == [2, 0]
+
+
+def test_of_equal_rates_the_first_is_best_and_so_if_all_diverge():
+    assert metrics.best_rate([[2.0], [1.0], [1.0]]) == 1
+    assert metrics.best_rate([[np.inf], [np.nan]]) == 0
+
+
 @pytest.mark.parametrize(
     ("final", "reference", "score"),
     [

@@ -38,8 +38,16 @@ def test_a_task_alone_runs_as_in_the_first_suite_that_has_it():
     found = suite_tasks(None, names, None)
     assert [task.name for task in found] == list(names)
     assert [task.eval_every for task in found] == [20, 10, 10, 20, 20]
+    assert suite_tasks("paper", names[:2], None) == (SUITES["paper"][13], SUITES["paper"][3])
     assert suite_tasks("paper", (), 30)[3].num_steps == 30
     assert suite_tasks(None, (), None) == SUITES["laptop"]
+
+
+def test_a_task_that_a_suite_has_not():
+    with pytest.raises(
+        CeloError, match="unknown task of suite paper 'kjv_lstm'; known, nearest first: kjv_lstm256"
+    ):
+        suite_tasks("paper", ["kjv_lstm"], None)
 
 
 def test_load_task_by_name_and_by_place():

@@ -40,7 +40,9 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "package.module:function of your own; or NAME= one of these",
     )
     parser.add_argument("--suite", default=None, help="tasks to evaluate on (default: laptop)")
-    parser.add_argument("--task", nargs="+", default=[], metavar="TASK", help="single tasks instead")
+    parser.add_argument(
+        "--task", nargs="+", default=[], metavar="TASK", help="single tasks, of the suite or any"
+    )
     parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
     parser.add_argument("--seeds", type=int, default=3, help="how many are reported (default: 3)")
     parser.add_argument("--out", type=Path, default=None, help="the archive (default: evaluation/SUITE)")

@@ -36,7 +36,7 @@ def evaluate(
         for all of these, or "package.module:attribute" of your own.
       out: the archive's folder (`celo.evaluate.archive` reads it).
       suite: whose tasks; "laptop" if no tasks are named either.
-      tasks: single tasks instead.
+      tasks: some of the suite's alone, or any without a suite.
       num_steps: training steps, if not the tasks' own.
       protocol: rates, seeds and how rates are chosen; None: `Protocol()`.
       resume: add to an archive that is there.

@@ -49,6 +49,21 @@ def trailing_mean(curve: ArrayLike, window: int = WINDOW) -> np.ndarray:
     return np.stack([values[..., max(0, end - window) : end].mean(axis=-1) for end in ends], axis=-1)
 
 
+def best_rate(final: ArrayLike, *, per_seed: bool = False) -> Any:
+    """Index of the learning rate that ends lowest: int64, [] by the mean of the seeds, [S] for each of them.
+
+    What is not finite counts as high beyond all measure; of equals the first wins. Both ways are in use for
+    the reference: learned_optimization takes one rate for all seeds, a harness of Celo's protocol one for each.
+
+    Args:
+      final: last smoothed losses [rates, S].
+      per_seed: whether each seed has its own.
+    """
+    final = np.asarray(final, np.float64)
+    final = np.where(np.isfinite(final), final, np.inf)
+    return np.argmin(final if per_seed else final.mean(axis=1), axis=0)
+
+
 def final_loss_ratio(final: ArrayLike, reference: ArrayLike) -> Any:
     """reference / final, float64: how many times lower than the reference a run ended.
 

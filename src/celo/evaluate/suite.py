@@ -104,26 +104,26 @@ SUITES: dict[str, tuple[SuiteTask, ...]] = {
 
 
 def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) -> tuple[SuiteTask, ...]:
-    """The tasks of a suite, "laptop" if nothing is named, or single ones; `num_steps` replaces theirs.
+    """The tasks of a suite, "laptop" if nothing is named, or those named; `num_steps` replaces theirs.
 
-    A task named alone runs as in the first suite that has it, which is "laptop" where that does, and one that
-    is in none as tasks of "laptop" do.
+    With both, the tasks are some of the suite's. A task named alone runs as in the first suite that has it,
+    which is "laptop" where that does, and one that is in none as tasks of "laptop" do.
 
     Raises:
-      CeloError: if there is no such suite or task, both are given, or the steps are not positive.
+      CeloError: if there is no such suite or task, the suite has no such task, or the steps are not positive.
     """
-    if suite is not None and tasks:
-        raise CeloError(f"--suite {suite} and --task {' '.join(tasks)}: name a suite or tasks, not both")
     if suite is not None and suite not in SUITES:
         raise unknown_name("suite", suite, SUITES)
     if num_steps is not None and num_steps < 1:
         raise CeloError(f"steps must be at least 1, got {num_steps}")
+    known: dict[str, SuiteTask] = {}
+    for task in (task for name in ([suite] if suite else SUITES) for task in SUITES[name]):
+        known.setdefault(task.name, task)
     for name in tasks:
+        if suite is not None and name not in known:
+            raise unknown_name(f"task of suite {suite}", name, known)
         if ":" not in name and name not in TASKS:
             raise unknown_name("task", name, TASKS)
-    known: dict[str, SuiteTask] = {}
-    for task in (task for members in SUITES.values() for task in members):
-        known.setdefault(task.name, task)
     found = tuple(known.get(name, SuiteTask(name)) for name in tasks) or SUITES[suite or "laptop"]
     return found if num_steps is None else tuple(dataclasses.replace(t, num_steps=num_steps) for t in found)
 

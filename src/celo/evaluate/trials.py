@@ -26,7 +26,7 @@ from celo.evaluate.archive import Record
 from celo.evaluate.baselines import PAPER_LEARNING_RATES
 from celo.evaluate.contestants import Contestant
 from celo.evaluate.curve import Curve, CurveProgram, curve_at, seconds_per_step
-from celo.evaluate.metrics import smooth
+from celo.evaluate.metrics import best_rate, smooth
 from celo.evaluate.suite import SuiteTask, load_task
 from celo.provenance import commit, cores, environment
 from celo.tasks import TaskFamily
@@ -223,7 +223,7 @@ class Job:
         return trial.rates
 
     def _best_rate(self, outcomes: list[Outcome]) -> float:
-        return self._second_rates(outcomes)[int(np.argmin(final_losses(outcomes[1].curve)))]
+        return self._second_rates(outcomes)[best_rate(smooth(outcomes[1].curve.train_loss)[..., -1])]
 
 
 def final_losses(curve: Curve) -> np.ndarray:
