@@ -44,9 +44,7 @@ def test_a_task_alone_runs_as_in_the_first_suite_that_has_it():
 
 
 def test_a_task_that_a_suite_has_not():
-    with pytest.raises(
-        CeloError, match="unknown task of suite paper 'kjv_lstm'; known, nearest first: kjv_lstm256"
-    ):
+    with pytest.raises(CeloError, match="task of suite paper 'kjv_lstm'; known, nearest first: kjv_lstm256"):
         suite_tasks("paper", ["kjv_lstm"], None)
 
 
