@@ -141,6 +141,11 @@ def test_seeds_are_resampled_within_their_task():
     assert aggregate.interval(aggregate.mean, [[1.0, 1.0], [9.0, 9.0]]) == (5.0, 5.0, 5.0)
 
 
+def test_what_is_not_known_has_no_probability_and_no_rank():
+    assert np.isnan(aggregate.improvement([[1.0, np.nan]], [[0.0, 0.0]]))
+    np.testing.assert_equal(aggregate.ranks([[1.0], [np.nan], [3.0]]), [[2.0], [np.nan], [1.0]])
+
+
 def test_one_seed_has_no_interval():
     found = aggregate.interval(aggregate.iqm, [[1.0], [2.0]])
     np.testing.assert_equal(found, (1.5, np.nan, np.nan))
@@ -166,3 +171,13 @@ def test_intervals_cover_the_truth_as_often_as_they_say(statistic):
         found = aggregate.interval(statistic, scores, resamples=300, seed=i)
         hits.append(found.low <= 1.0 <= found.high)
     assert 0.88 <= np.mean(hits) <= 0.98
+
+
+def test_intervals_of_three_seeds_cover_less():
+    """Resampling S seeds loses 1/S of the variance, here as in rliable: about 87 % where 95 % are said."""
+    rng, hits = np.random.default_rng(0), []
+    for i in range(400):
+        scores = 1.0 + rng.normal(size=(20, 3))
+        found = aggregate.interval(aggregate.mean, scores, resamples=300, seed=i)
+        hits.append(found.low <= 1.0 <= found.high)
+    assert 0.82 <= np.mean(hits) <= 0.92

@@ -61,7 +61,11 @@ def test_known_answers(known):
     wanted["adam"] |= {"algoperf": 2 / 3, "algoperf_clock": 1}
     # Half the steps at four times the cost.
     wanted["twice"] |= {"algoperf": 1, "algoperf_clock": 2 / 3}
-    wanted["lost"] |= {"algoperf": 0}
+    # Adam's four steps are the time of one: losses of 6 and 12, beside Adam's 4 and 8.
+    wanted["twice"] |= {"ratio_clock_iqm": 2 / 3, "ratio_gap_clock": 1 / 3, "improvement_clock": 0.25}
+    wanted["twice"] |= {"rank_clock": 2}
+    wanted["adam"] |= {"ratio_clock_iqm": 1, "improvement_clock": 0.5, "rank_clock": 1}
+    wanted["lost"] |= {"algoperf": 0, "ratio_clock_iqm": 0.25, "rank_clock": 3}
     for name, known_scores in wanted.items():
         for key, value in known_scores.items():
             assert scores(board, name, key) == pytest.approx(value), (name, key)
@@ -113,6 +117,28 @@ def test_a_task_on_which_the_reference_diverged_counts_for_nobody(known):
     assert all(one.counted == ("one", "two") for one in every.standings)
 
 
+def test_a_task_of_which_smoothing_shows_the_start_is_set_aside(known):
+    """A loss that falls by many powers of ten: its average is still made of the first value."""
+    steep = [[1e6, 10.0, 1.0, 0.1, 0.01], [1e6, 10.0, 1.0, 0.1, 0.01]]
+    level = [[4.0, 4.0, 4.0, 4.0, 3.9], [8.0, 8.0, 8.0, 8.0, 7.9]]
+    records = [made("steep", "adam", steep), made("level", "adam", level)]
+    board = leaderboard(records, smoothing=0.8)
+    assert board.counted == ("level",)
+    assert board.early == ("steep",)
+    assert board.set_aside["steep"].startswith("100% of adam's smoothed final loss is the loss at the start")
+    assert leaderboard(records, smoothing=0.8, common=False).standings[0].counted == ("level",)
+    assert leaderboard(records, smoothing=0.0).counted == ("level", "steep")
+    alone = leaderboard(records[:1], smoothing=0.8)  # better than nothing
+    assert (alone.counted, alone.early) == (("steep",), ("steep",))
+
+
+def test_adams_own_step_costs_what_it_costs(known):
+    """It is the same program as the one timed beside it, whatever the clock said."""
+    slow = [dataclasses.replace(r, seconds_per_step=2.0) if r.contestant == "adam" else r for r in known]
+    for name in ("adam", "twice", "lost"):
+        assert scores(leaderboard(slow), name, "clock_iqm") == scores(leaderboard(known), name, "clock_iqm")
+
+
 def test_tasks_without_the_reference_are_said(known):
     board = leaderboard([*known, made("own", "twice", [[1.0] * 5])])
     assert board.set_aside == {"own": "no record of adam"}
@@ -131,7 +157,8 @@ def test_unknown_step_times_spoil_no_other_score(known):
         for record in known
     ]
     board = leaderboard(blind, smoothing=0.0)
-    assert np.isnan(scores(board, "lost", "clock_iqm"))
+    for key in ("clock_iqm", "ratio_clock_iqm", "improvement_clock", "rank_clock"):
+        assert np.isnan(scores(board, "lost", key)), key
     assert scores(board, "lost", "ratio_iqm") == pytest.approx(0.25)
     assert scores(board, "adam", "algoperf_clock") == 1.0
 

@@ -133,7 +133,7 @@ def test_each_choice_changes_the_curves_and_says_that_it_is_made(opened, choice)
     assert find(opened, "#curves").get_attribute("innerHTML") != before
 
 
-@pytest.mark.parametrize("kind", ["speedup", "clock", "target"])
+@pytest.mark.parametrize("kind", ["ratio_clock", "speedup", "clock", "target", "target_clock"])
 def test_profiles(opened, kind):
     find(opened, f'[data-choice="profile:{kind}"]').click()
     assert count(opened, "#profile svg .series") == len(synthetic.CONTESTANTS)

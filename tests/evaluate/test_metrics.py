@@ -73,6 +73,16 @@ def test_speedup(curve, reference, score):
     np.testing.assert_equal(metrics.speedup(STEPS, curve, reference), score)
 
 
+@pytest.mark.parametrize(
+    ("cost", "loss"), [(1.0, 0.5), (0.5, 0.5), (1.3, 1.0), (2.0, 2.0), (3.9, 3.0), (9.0, 4.0)]
+)
+def test_the_loss_when_the_references_time_is_up(cost, loss):
+    curve = [4.0, 3.0, 2.0, 1.0, 0.5]
+    assert metrics.loss_in_time(STEPS, curve, cost) == loss
+    assert metrics.loss_in_time(STEPS, [curve, curve], cost).tolist() == [loss, loss]
+    assert np.isnan(metrics.loss_in_time(STEPS, curve, np.nan))
+
+
 def test_scores_do_not_depend_on_the_unit_of_the_loss():
     rng = np.random.default_rng(0)
     curves = rng.uniform(1, 2, (4, 5))

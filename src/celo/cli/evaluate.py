@@ -100,9 +100,14 @@ def _show_standings(out: Path, suite: str, names: list[str], console: Console) -
         and run_as.get(record.task) == (record.config["task"], record.config["protocol"])
     ]
     found = dict.fromkeys(record.contestant for record in mine + known)
-    if REFERENCE in found and any(name in found for name in names):
-        shown = [name for name in (*names, REFERENCE) if name in found]
+    shown = [name for name in names if name in found]
+    if REFERENCE in found and shown:
         show(leaderboard(mine + known, contestants=shown), console)
+    elif shown:
+        console.print(
+            f"no table: scores stand beside {REFERENCE}, which has no record with these tasks, steps and "
+            f"seeds; add {REFERENCE} to the command, with --resume"
+        )
     folders = f"{out} {archive.bundled(suite)}" if known else str(out)
     console.print(f"records: {out}; to draw them: celo report {folders}", highlight=False, soft_wrap=True)
 

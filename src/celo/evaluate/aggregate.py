@@ -57,12 +57,13 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
 def improvement(scores: Scores, others: Scores) -> Any:
     """Probability that a run scores above one of the other's on the same task, ties half; mean over tasks.
 
-    On each task this is the Mann-Whitney statistic divided by the number of pairs.
+    On each task this is the Mann-Whitney statistic divided by the number of pairs. NaN where a score is.
     """
 
     def on_task(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
         mine, theirs = mine[..., :, None], theirs[..., None, :]
-        return ((mine > theirs) + 0.5 * (mine == theirs)).mean(axis=(-2, -1))
+        better = (mine > theirs) + 0.5 * (mine == theirs)
+        return np.where(np.isnan(mine) | np.isnan(theirs), np.nan, better).mean(axis=(-2, -1))
 
     pairs = zip(_rows(scores), _rows(others), strict=True)
     return np.stack([on_task(*pair) for pair in pairs], axis=-1).mean(axis=-1)
@@ -75,7 +76,7 @@ def profile(scores: Scores, taus: ArrayLike) -> Any:
 
 
 def ranks(scores: ArrayLike) -> np.ndarray:
-    """Rank of each contestant, 1 the highest score, ties sharing their mean rank, float64.
+    """Rank of each contestant, 1 the highest score, ties sharing their mean rank, float64; NaN has none.
 
     Args:
       scores: [contestants, ...]; contestants are ranked at each place of the other axes.
@@ -83,7 +84,7 @@ def ranks(scores: ArrayLike) -> np.ndarray:
     scores = np.asarray(scores, np.float64)
     above = (scores[None, :] > scores[:, None]).sum(axis=1)
     level = (scores[None, :] == scores[:, None]).sum(axis=1)
-    return above + (level + 1) / 2
+    return np.where(np.isnan(scores), np.nan, above + (level + 1) / 2)
 
 
 def interval(

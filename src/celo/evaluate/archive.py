@@ -8,7 +8,6 @@ its own.
 import dataclasses
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,13 +97,15 @@ def read(path: Path) -> Record:
     try:
         arrays, metrics = unpack(weights.read_file(path))
         header = json.loads(str(arrays["config"]))
+        if header.get("format") != FORMAT:
+            raise CeloError(f"{path} has the format {header.get('format')!r}, not {FORMAT!r}: run it again")
         columns: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        plain = {name: header[name] for name in _PLAIN}
+        return Record(**plain, **columns, metrics=metrics, config=header["config"])
+    except CeloError:
+        raise
+    except Exception as error:  # of a dozen types
         raise CeloError(f"{path} is damaged ({error}): delete it and run it again") from error
-    if header.get("format") != FORMAT:
-        raise CeloError(f"{path} has the format {header.get('format')!r}, not {FORMAT!r}: run it again")
-    plain = {name: header[name] for name in _PLAIN}
-    return Record(**plain, **columns, metrics=metrics, config=header["config"])
 
 
 def pack(metrics: Mapping[str, np.ndarray], **arrays: np.ndarray) -> bytes:

@@ -42,6 +42,7 @@ class Contestant:
       theta: weights of a learned optimizer; None for one whose learning rate is tuned.
       facts: what it is, for the record: where weights come from, or an optimizer's settings.
       architecture: of a learned optimizer, one of `LEARNED`.
+      baseline: of a hand-made optimizer, which of `BASELINES`.
       place: "package.module:attribute" of an optimizer of one's own.
     """
 
@@ -49,6 +50,7 @@ class Contestant:
     theta: Theta | None = None
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     architecture: str = "celo"
+    baseline: str | None = None
     place: str | None = None
 
     @property
@@ -59,13 +61,13 @@ class Contestant:
     @property
     def answer(self) -> Answer | None:
         """As `CurveProgram` takes it."""
-        return ANSWERS.get(self.name)
+        return None if self.baseline is None else ANSWERS.get(self.baseline)
 
     def transform(self, horizon: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
         """Learning rate -> transformation for `horizon` steps; a learned one is multiplied by it."""
-        if self.theta is None:
-            make_own = BASELINES[self.name] if self.place is None else own_optimizer(self.place)
-            return lambda rate: make_own(rate, horizon)
+        if self.baseline is not None or self.place is not None:
+            make_tuned = BASELINES[self.baseline] if self.baseline else own_optimizer(cast(str, self.place))
+            return lambda rate: make_tuned(rate, horizon)
         _, make = LEARNED[self.architecture]
         return lambda rate: make(self.theta, horizon, rate, kernel)
 
@@ -86,20 +88,21 @@ def own_optimizer(place: str) -> MakeBaseline:
 
 
 def contestant(text: str) -> Contestant:
-    """A contestant as the command line names it: a baseline, bundled weights, or [NAME=]file or place.
+    """A contestant as the command line names it: [NAME=] a baseline, bundled weights, file or place.
 
     Raises:
       CeloError: if there is no such baseline, weights or place, or the weights do not fit.
     """
     name, given, path = text.rpartition("=")
-    if text in BASELINES:
-        return Contestant(text, facts=definition(text))
     own = ":" in path and not path.endswith(".safetensors")
-    if not given and not own and text not in weights.bundled() and not text.endswith(".safetensors"):
-        raise unknown_name("contestant", text, (*BASELINES, *weights.bundled(), ALL_BASELINES))
+    named = path in BASELINES or path in weights.bundled()
+    if not own and not named and "/" not in path and not path.endswith(".safetensors"):
+        raise unknown_name("contestant", path, (*BASELINES, *weights.bundled(), ALL_BASELINES))
     name = name if given else path.rpartition(":" if own else "/")[2].removesuffix(".safetensors")
-    if name in BASELINES or not name or "/" in name:
+    if (name in BASELINES and name != path) or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
+    if path in BASELINES:
+        return Contestant(name, facts=definition(path), baseline=path)
     if own:
         own_optimizer(path)  # a slip in the name shows at once
         return Contestant(name, facts={"optimizer": path}, place=path)

@@ -9,6 +9,8 @@ from celo.errors import CeloError
 from celo.evaluate import metrics
 from celo.evaluate.archive import Record
 
+ADAM = "adam"  # the optimizer whose step is timed beside everyone's
+
 LOSSES = {"train": "training", "valid": "validation"}  # what may be compared, and how it is called
 
 
@@ -19,7 +21,9 @@ class Entry:
     Attributes:
       record: what was measured.
       smoothed: [S, E] the loss that is compared, float64.
+      final_clock: [S] `metrics.loss_in_time`, the smoothed loss when the reference's time is up.
       ratio: [S] `metrics.final_loss_ratio`.
+      ratio_clock: [S] the same of `final_clock`.
       speedup: [S] `metrics.speedup`.
       cost: what a step costs, in steps of the reference; NaN if it was not measured.
       times: [S] steps until the reference's final loss, inf if never.
@@ -27,7 +31,9 @@ class Entry:
 
     record: Record
     smoothed: np.ndarray
+    final_clock: np.ndarray
     ratio: np.ndarray
+    ratio_clock: np.ndarray
     speedup: np.ndarray
     cost: float
     times: np.ndarray
@@ -80,12 +86,16 @@ def beside(record: Record, reference: Record, smoothing: float, loss: str) -> En
             f"{record.task} has losses below 0, whose ratios mean nothing: add a constant to its loss, or "
             "leave it out"
         )
+    cost = float(metrics.relative_cost(_adams(record), _adams(reference)))
+    in_time = np.asarray(metrics.loss_in_time(record.steps, smoothed, cost))
     return Entry(
         record=record,
         smoothed=smoothed,
+        final_clock=in_time,
         ratio=np.asarray(metrics.final_loss_ratio(smoothed[:, -1], target)),
+        ratio_clock=np.where(np.isnan(cost), np.nan, metrics.final_loss_ratio(in_time, target)),
         speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
-        cost=float(metrics.relative_cost(_adams(record), _adams(reference))),
+        cost=cost,
         times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
     )
 
@@ -102,5 +112,10 @@ def _seeds(record: Record) -> list[int]:
 
 
 def _adams(record: Record) -> float:
-    """A step in steps of the Adam that was timed beside it: the machine cancels out."""
+    """A step in steps of the Adam that was timed beside it: the machine cancels out.
+
+    Adam's own, the same program twice, is 1, whatever the clock said.
+    """
+    if record.contestant == ADAM and record.seconds_per_step > 0:
+        return 1.0
     return float(metrics.relative_cost(record.seconds_per_step, record.adam_seconds_per_step))

@@ -57,6 +57,8 @@ def evaluate(
         raise unknown_name("kernel", kernel, KERNELS)
     out = Path(out)
     chosen, who = suite_tasks(suite, tasks, num_steps), named(list(contestants))
+    if out.exists() and not out.is_dir():
+        raise CeloError(f"{out} is a file: --out is a folder")
     if out.exists() and any(out.iterdir()) and not resume:
         raise CeloError(f"{out} already holds results; add to them with --resume or choose another --out")
     jobs = [Job(task, one, protocol or Protocol(), kernel) for task in chosen for one in who]

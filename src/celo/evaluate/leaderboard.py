@@ -9,16 +9,22 @@ from celo.errors import CeloError, unknown_name
 from celo.evaluate import aggregate, look, metrics, targets
 from celo.evaluate.aggregate import Interval, interval
 from celo.evaluate.archive import Record
-from celo.evaluate.entry import LOSSES, Entry, beside
+from celo.evaluate.entry import ADAM, LOSSES, Entry, beside
 
-REFERENCE = "adam"
+REFERENCE = ADAM
+MOSTLY = 0.5  # share of a smoothed final loss
 
-# What a performance profile is drawn over: scores, and for "target" multiples of the shortest time.
+# What a performance profile is drawn over: scores, and for targets multiples of the shortest time. What ends
+# in "clock" charges each step what it takes.
+_RATIOS, _SPEEDUPS = np.linspace(0, 2, 81), np.linspace(0, 4, 81)
+_TIMES = np.linspace(1, targets.TOO_SLOW, 61)
 TAUS: dict[str, np.ndarray] = {
-    "ratio": np.linspace(0, 2, 81),
-    "speedup": np.linspace(0, 4, 81),
-    "clock": np.linspace(0, 4, 81),
-    "target": np.linspace(1, targets.TOO_SLOW, 61),
+    "ratio": _RATIOS,
+    "ratio_clock": _RATIOS,
+    "speedup": _SPEEDUPS,
+    "clock": _SPEEDUPS,
+    "target": _TIMES,
+    "target_clock": _TIMES,
 }
 
 
@@ -31,8 +37,9 @@ class Standing:
       learned: nothing about it was tuned, on any task.
       entries: task -> Entry, wherever it has a record; aggregates may be over fewer tasks.
       counted: the tasks that its aggregates are over.
-      scores: name -> interval over tasks and seeds: {ratio, speedup, clock}_{iqm, median, mean}, ratio_gap,
-        improvement (the probability of a lower loss than the reference), rank, algoperf, algoperf_clock.
+      scores: name -> interval over tasks and seeds: {ratio, ratio_clock, speedup, clock}_{iqm, median, mean};
+        ratio_gap, improvement (the probability of a lower loss than the reference), rank and algoperf, and
+        each of them with _clock.
       profiles: name of `TAUS` -> interval of arrays.
     """
 
@@ -68,6 +75,8 @@ class Leaderboard:
       tasks: every task with a record of the reference.
       counted: those that all contestants are compared on.
       set_aside: task -> why it is not among those.
+      early: tasks of which `smoothing` shows the start and not the end: more than `MOSTLY` of the reference's
+        smoothed final loss is still its loss at step 0. They are set aside, unless that leaves none.
       standings: by the IQM of the final-loss ratio.
       common: whether aggregates are over `counted` alone, or each over all tasks that a contestant has.
       smoothing: decay of the curves' moving average.
@@ -78,6 +87,7 @@ class Leaderboard:
     tasks: tuple[str, ...]
     counted: tuple[str, ...]
     set_aside: Mapping[str, str]
+    early: tuple[str, ...]
     standings: tuple[Standing, ...]
     common: bool
     smoothing: float
@@ -133,19 +143,44 @@ def leaderboard(
         for name in shown
     }
     set_aside = dict.fromkeys(elsewhere, f"no record of {reference}")
+    useless, early = _useless(reference, entries[reference], smoothing)
+    set_aside |= useless
     for task in tasks:
         missing = [name for name in shown if task not in entries[name]]
-        if not np.isfinite(entries[reference][task].smoothed[:, -1]).all():
-            set_aside[task] = f"{reference} diverged"
-        elif missing:
+        if missing and task not in set_aside:
             set_aside[task] = f"no record of {', '.join(missing)}"
     counted = tuple(task for task in tasks if task not in set_aside)
     if not counted:
         reasons = "; ".join(f"{task}: {reason}" for task, reason in set_aside.items())
         raise CeloError(f"no task can be compared on ({reasons}); name fewer with --contestants")
-    standings = _standings(entries, reference, counted, common)
+    own = {
+        name: counted if common else tuple(task for task in mine if task not in useless)
+        for name, mine in entries.items()
+    }
+    standings = _standings(entries, reference, own, counted)
     order = sorted(standings, key=lambda one: -one.scores["ratio_iqm"].value)
-    return Leaderboard(reference, tasks, counted, set_aside, tuple(order), common, smoothing, loss)
+    return Leaderboard(reference, tasks, counted, set_aside, early, tuple(order), common, smoothing, loss)
+
+
+def _useless(
+    name: str, entries: Mapping[str, Entry], smoothing: float
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """({task: why nobody can be compared on it}, `Leaderboard.early`), of the reference."""
+    why, share = {}, {}
+    for task, entry in entries.items():
+        first, last = entry.smoothed[:, 0], entry.smoothed[:, -1]
+        if not np.isfinite(last).all():
+            why[task] = f"{name} diverged"
+        elif last.all():
+            share[task] = float((smoothing ** (entry.smoothed.shape[1] - 1) * first / last).mean())
+    early = [task for task, part in share.items() if part > MOSTLY]
+    if len(early) + len(why) < len(entries):
+        for task in early:
+            why[task] = (
+                f"{share[task]:.0%} of {name}'s smoothed final loss is the loss at the start; compared with "
+                "--smoothing 0"
+            )
+    return why, tuple(early)
 
 
 def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
@@ -161,37 +196,37 @@ def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
 
 
 def _standings(
-    entries: Mapping[str, Mapping[str, Entry]], reference: str, counted: tuple[str, ...], common: bool
+    entries: Mapping[str, Mapping[str, Entry]],
+    reference: str,
+    own: Mapping[str, tuple[str, ...]],
+    counted: tuple[str, ...],
 ) -> list[Standing]:
-    bad = {task for task, entry in entries[reference].items() if not np.isfinite(entry.smoothed[:, -1]).all()}
+    """Each one's aggregates over its `own` tasks, and what is about all at once over `counted`."""
     together = _compared(entries, counted)
     standings = []
     for i, (name, mine) in enumerate(entries.items()):
-        own = counted if common else tuple(task for task in mine if task not in bad)
-        rows = {
-            "ratio": [mine[task].ratio for task in own],
-            "speedup": [mine[task].speedup for task in own],
-            "clock": [mine[task].clock for task in own],
-        }
+        tasks = own[name]
+        rows = {kind: [getattr(mine[task], kind) for task in tasks] for kind in SCORES}
         scores = {
             f"{kind}_{label}": interval(statistic, rows[kind])
             for kind in rows
             for label, statistic in _AGGREGATES.items()
         }
-        scores["ratio_gap"] = interval(aggregate.optimality_gap, rows["ratio"])
-        theirs = [_lowness(entries[reference][task]) for task in own]
-        scores["improvement"] = interval(
-            aggregate.improvement, [_lowness(mine[task]) for task in own], theirs
-        )
+        theirs = [_lowness(entries[reference][task], "") for task in tasks]
+        for clock in ("", "_clock"):
+            scores[f"ratio_gap{clock}"] = interval(aggregate.optimality_gap, rows[f"ratio{clock}"])
+            lowness = [_lowness(mine[task], clock) for task in tasks]
+            scores[f"improvement{clock}"] = interval(aggregate.improvement, lowness, theirs)
         profiles = {kind: _profile(rows[kind], TAUS[kind]) for kind in rows}
         for label, many in together.items():
             one = Interval(*(part[i] for part in many))
             (profiles if label in TAUS else scores)[label] = one
         learned = all(entry.record.rate is None for entry in mine.values())
-        standings.append(Standing(name, learned, mine, own, scores, profiles))
+        standings.append(Standing(name, learned, mine, tasks, scores, profiles))
     return standings
 
 
+SCORES = ("ratio", "ratio_clock", "speedup", "clock")  # of an `Entry`, aggregated over tasks and seeds
 _AGGREGATES: dict[str, Callable] = {
     "iqm": aggregate.iqm,
     "median": aggregate.median,
@@ -199,10 +234,16 @@ _AGGREGATES: dict[str, Callable] = {
 }
 
 
-def _lowness(entry: Entry) -> np.ndarray:
-    """[S] a score of the final loss alone, higher for lower; a run that diverged is below all others."""
-    final = entry.smoothed[:, -1]
-    return np.where(np.isfinite(final), -final, -np.inf)
+def _lowness(entry: Entry, clock: str) -> np.ndarray:
+    """[S] a score of the final loss alone, higher for lower; a run that diverged is below all others.
+
+    With "_clock" that of the loss when the reference's time is up, NaN if a step's cost is not known.
+    """
+    if not clock:
+        final = entry.smoothed[:, -1]
+        return np.where(np.isfinite(final), -final, -np.inf)
+    final = entry.final_clock
+    return np.where(np.isnan(entry.cost), np.nan, np.where(np.isfinite(final), -final, -np.inf))
 
 
 def _profile(rows: list[np.ndarray], taus: np.ndarray) -> Interval:
@@ -213,16 +254,19 @@ def _compared(entries: Mapping[str, Mapping[str, Entry]], tasks: tuple[str, ...]
     """Scores that are about all contestants at once, over tasks that all have: arrays [contestants, ...]."""
     everyone = list(entries.values())
     steps = [[one[task].times for task in tasks] for one in everyone]
-    clock = [[one[task].times * one[task].cost for task in tasks] for one in everyone]
-    placed = [aggregate.ranks([_lowness(one[task]) for one in everyone]) for task in tasks]
+    timed = [[one[task].times * one[task].cost for task in tasks] for one in everyone]
+
+    def ranks(clock: str) -> Interval:
+        placed = [aggregate.ranks([_lowness(one[task], clock) for one in everyone]) for task in tasks]
+        each = [interval(aggregate.mean, [place[i] for place in placed]) for i in range(len(everyone))]
+        return Interval(*(np.array(part) for part in zip(*each, strict=True)))
 
     def ratios(*times: list[np.ndarray]) -> np.ndarray:
         return targets.ratios(np.stack([targets.typical_times(list(rows)) for rows in times], axis=-2))
 
-    ranks = [interval(aggregate.mean, [place[i] for place in placed]) for i in range(len(everyone))]
-    return {
-        "rank": Interval(*(np.array(part) for part in zip(*ranks, strict=True))),
-        "algoperf": interval(lambda *times: targets.score(ratios(*times)), *steps),
-        "algoperf_clock": interval(lambda *times: targets.score(ratios(*times)), *clock),
-        "target": interval(lambda *times: targets.profile(ratios(*times), TAUS["target"]), *steps),
-    }
+    found: dict[str, Interval] = {}
+    for clock, times in (("", steps), ("_clock", timed)):
+        found[f"rank{clock}"] = ranks(clock)
+        found[f"algoperf{clock}"] = interval(lambda *times: targets.score(ratios(*times)), *times)
+        found[f"target{clock}"] = interval(lambda *times: targets.profile(ratios(*times), _TIMES), *times)
+    return found

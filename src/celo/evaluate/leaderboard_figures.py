@@ -13,7 +13,12 @@ from celo.evaluate.look import LIGHT, Label, place_labels, require_matplotlib
 
 _LOOK = LIGHT  # paper is white
 _WIDTH = 11.0  # inches
-_SCORES = {"ratio": "final-loss ratio", "speedup": "speedup in steps", "clock": "speedup in time"}
+_TITLES = {
+    "ratio": "loss ratio",
+    "ratio_clock": "loss ratio in time",
+    "speedup": "speedup",
+    "clock": "speedup in time",
+}
 
 
 def draw_all(board: Leaderboard) -> dict[str, bytes]:
@@ -42,9 +47,9 @@ def draw_all(board: Leaderboard) -> dict[str, bytes]:
 
 def _standings(board: Leaderboard) -> Any:
     """IQMs with their intervals, the best on top."""
-    figure, panels = _figure(3, 1.1 + 0.3 * len(board.standings), sharey=True)
+    figure, panels = _figure(len(_TITLES), 1.1 + 0.3 * len(board.standings), sharey=True)
     heights = -np.arange(len(board.standings))
-    for axes, (kind, title) in zip(panels, _SCORES.items(), strict=True):
+    for axes, (kind, title) in zip(panels, _TITLES.items(), strict=True):
         axes.axvline(1, color=_LOOK.soft, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         for height, (one, colour) in zip(heights, _coloured(board), strict=True):
             value, low, high = one.scores[f"{kind}_iqm"]

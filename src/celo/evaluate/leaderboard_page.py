@@ -10,7 +10,7 @@ import numpy as np
 
 from celo.evaluate import metrics
 from celo.evaluate.entry import Entry
-from celo.evaluate.leaderboard import TAUS, Leaderboard, Standing
+from celo.evaluate.leaderboard import SCORES, TAUS, Leaderboard, Standing
 from celo.evaluate.look import DARK, LIGHT, Look
 
 _SCRIPTS = ("marks.js", "figures.js", "report.js")
@@ -80,9 +80,7 @@ def _entry(entry: Entry, smoothing: float) -> dict[str, Any]:
         "cost": _plain(entry.cost),
         "seconds": _plain(record.seconds_per_step),
         "adamSeconds": _plain(record.adam_seconds_per_step),
-        "ratio": _plain(entry.ratio, digits=8),
-        "speedup": _plain(entry.speedup, digits=8),
-        "clock": _plain(entry.clock, digits=8),
+        **{kind: _plain(getattr(entry, kind), digits=8) for kind in SCORES},
         "train": _plain(metrics.smooth(record.train_loss, smoothing)),
         "valid": _plain(metrics.smooth(record.valid_loss, smoothing)),
         "rates": record.rates.tolist(),

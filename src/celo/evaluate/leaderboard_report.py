@@ -15,7 +15,7 @@ from celo.errors import CeloError
 from celo.evaluate import archive, leaderboard_figures, leaderboard_page, metrics
 from celo.evaluate.aggregate import Interval
 from celo.evaluate.entry import LOSSES
-from celo.evaluate.leaderboard import REFERENCE, Leaderboard, Standing, leaderboard
+from celo.evaluate.leaderboard import REFERENCE, SCORES, Leaderboard, Standing, leaderboard
 from celo.evaluate.look import REFERENCE as REFERENCE_SLOT
 from celo.evaluate.look import rate_text, require_matplotlib
 from celo.weights import write_file
@@ -92,6 +92,7 @@ def caption(board: Leaderboard) -> str:
     entries = [one.entries[task] for one in board.standings for task in one.counted]
     steps = sorted({int(entry.record.steps[-1]) for entry in entries})
     seeds = sorted({entry.ratio.size for entry in entries})
+    ref = board.reference
     counted = (
         f"Aggregates are over the {_count(len(board.counted), 'task')} that all contestants have"
         if board.common
@@ -99,22 +100,29 @@ def caption(board: Leaderboard) -> str:
         "that all have"
     )
     aside = "; ".join(f"{task} ({reason})" for task, reason in board.set_aside.items())
+    early = (
+        f" Runs are short for this smoothing: more than half of {ref}'s smoothed final loss is its loss at "
+        f"the start on {', '.join(board.early)}."
+        if set(board.early) & set(board.counted)
+        else ""
+    )
     return (
         f"{counted}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
         f"{f'; set aside: {aside}' if aside else ''}. Learning rates were tuned on training losses; compared "
         f"are {LOSSES[board.loss]} losses, smoothed (moving average over the evaluations, decay "
-        f"{board.smoothing:g}). Loss ratio: {board.reference}'s final loss with the same seed / one's own. "
-        f"Speedup: all steps / steps until {board.reference}'s final loss, 0 if never; in time: each step "
-        "charged what it takes. Both are interquartile means over tasks and seeds, a diverged run counts 0. "
-        f"P(better): probability that a run ends below one of {board.reference}'s. Target score: "
-        f"AlgoPerf's, with {board.reference}'s final loss as target. Intervals are 95% stratified bootstrap."
+        f"{board.smoothing:g}).{early} Loss ratio: {ref}'s final loss with the same seed / one's own. "
+        f"Speedup: all steps / steps until {ref}'s final loss, 0 if never. In time: the same with each step "
+        f"charged what it takes, the loss being that when {ref} is done. All four are interquartile means "
+        "over tasks and seeds, a diverged run counts 0. P(better): probability that a run ends below one of "
+        f"{ref}'s. Target score: AlgoPerf's, with {ref}'s final loss as target. Intervals are 95% stratified "
+        "bootstrap: they tell of seeds, not of other tasks, nor of how exactly steps were timed."
     )
 
 
 def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of the table, as text."""
-    header = ["#", "contestant", "loss ratio", "speedup", "speedup in time", "P(better)", "rank"]
-    header += ["target score", "step cost", "diverged"]
+    header = ["#", "contestant", "loss ratio", "ratio in time", "speedup", "speedup in time"]
+    header += ["P(better)", "rank", "target score", "step cost", "diverged"]
     return header, [_row(place, one) for place, one in enumerate(board.standings, 1)]
 
 
@@ -152,12 +160,13 @@ def scores_csv(board: Leaderboard) -> str:
     """Every score, one line for each contestant, task and seed, for statistics of one's own."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["contestant", "task", "seed", "final_loss", "loss_ratio", "speedup", "step_cost"])
+    lines.writerow(
+        ["contestant", "task", "seed", "final_loss", "loss_ratio", "ratio_in_time", "speedup", "step_cost"]
+    )
     for one in board.standings:
         for task, entry in one.entries.items():
-            for seed, *scores in zip(
-                entry.seeds, entry.smoothed[:, -1], entry.ratio, entry.speedup, strict=True
-            ):
+            columns = (entry.smoothed[:, -1], entry.ratio, entry.ratio_clock, entry.speedup)
+            for seed, *scores in zip(entry.seeds, *columns, strict=True):
                 lines.writerow([one.contestant, task, seed, *(f"{x:.6g}" for x in (*scores, entry.cost))])
     return text.getvalue()
 
@@ -167,7 +176,7 @@ def show(board: Leaderboard, console: Console) -> None:
     header, rows = cells(board)
     widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
     kept = list(range(len(header)))
-    for name in ("P(better)", "rank", "target score", "speedup in time", "step cost"):
+    for name in ("P(better)", "rank", "target score", "ratio in time", "speedup in time", "step cost"):
         if sum(widths[i] for i in kept) > console.width:
             kept.remove(header.index(name))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -185,7 +194,7 @@ def _row(place: int, one: Standing) -> list[str]:
     return [
         str(place),
         one.contestant,
-        *(_cell(scores[f"{kind}_iqm"]) for kind in ("ratio", "speedup", "clock")),
+        *(_cell(scores[f"{kind}_iqm"]) for kind in SCORES),
         *(_cell(scores[name]) for name in ("improvement", "rank", "algoperf")),
         f"{one.cost:.2f}×" if math.isfinite(one.cost) else "–",
         f"{one.diverged} of {one.runs}",

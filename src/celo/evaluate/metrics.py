@@ -130,6 +130,23 @@ def relative_cost(seconds: ArrayLike, reference_seconds: ArrayLike) -> Any:
     return np.where(known, seconds / np.where(known, reference_seconds, 1.0), np.nan)[()]
 
 
+def loss_in_time(steps: ArrayLike, smoothed: ArrayLike, cost: float) -> Any:
+    """The smoothed loss when the reference's time is up, float64 [...]: the last one by step T / cost.
+
+    At T where a step costs less than the reference's: a run has no more steps than it has. A schedule made
+    for T steps has not come to its end by then. NaN where the cost is not known.
+
+    Args:
+      steps: the evaluation points [E], rising; the last is T.
+      smoothed: smoothed losses [..., E].
+      cost: `relative_cost` of a step.
+    """
+    steps, smoothed = np.asarray(steps, np.float64), np.asarray(smoothed, np.float64)
+    if np.isnan(cost):
+        return np.full(smoothed.shape[:-1], np.nan)[()]
+    return smoothed[..., np.searchsorted(steps, steps[-1] / max(cost, 1.0), side="right") - 1]
+
+
 def envelope(curves: ArrayLike) -> np.ndarray:
     """The lowest loss that any of several references has had by each evaluation: learned_optimization's.
 

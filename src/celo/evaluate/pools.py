@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ def dask(scheduler: Any) -> Iterator[Pool]:
 
     Raises:
       CeloError: without the `distributed` package, or if no scheduler answers at an address, or it has no
-        workers.
+        workers or one of several threads.
     """
     try:
         from distributed import Client
@@ -90,9 +90,19 @@ def dask(scheduler: Any) -> Iterator[Pool]:
         return len(client.scheduler_info(n_workers=-1)["workers"])
 
     with client:
-        if isinstance(scheduler, str) and not workers():
-            raise CeloError(
-                f"the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
-            )
+        if isinstance(scheduler, str):
+            _check_workers(scheduler, client.scheduler_info(n_workers=-1)["workers"])
         with client.get_executor() as executor:
             yield Pool(executor, lambda: max(LEAST_JOBS, 2 * workers()))
+
+
+def _check_workers(address: str, workers: Mapping[str, Any]) -> None:
+    start = f"`dask worker {address} --nthreads 1`"
+    if not workers:
+        raise CeloError(f"the scheduler at {address} has no workers: start some with {start}")
+    for name, worker in workers.items():
+        if worker["nthreads"] > 1:
+            raise CeloError(
+                f"the worker at {name} has {worker['nthreads']} threads, whose trials would spoil each "
+                f"other's times: start it with {start}"
+            )

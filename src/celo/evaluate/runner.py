@@ -4,6 +4,7 @@ The pool is any `concurrent.futures.Executor`: processes on this machine, or Das
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +17,7 @@ from rich.console import Console
 from celo import weights
 from celo.errors import CeloError
 from celo.evaluate import archive
+from celo.evaluate.archive import Record
 from celo.evaluate.curve import Curve
 from celo.evaluate.trials import Job, Outcome, Trial, run_trial
 
@@ -38,10 +40,11 @@ def run_jobs(
       One line for each job that failed; the others have records.
 
     Raises:
-      CeloError: the folder cannot be written, it has a record of one of the jobs with other settings, or the
-        pool's processes died.
+      CeloError: the folder cannot be written, it has a record of one of the jobs or of their tasks with other
+        settings, or the pool's processes died.
     """
     waiting = [job for job in jobs if not _has_record(job, out)]
+    _check_alike(jobs, archive.read_all(out))
     _make_folder(out / TRIALS)
     failures: list[str] = []
     outcomes: dict[int, list[Outcome]] = {}
@@ -96,11 +99,27 @@ def run_jobs(
                 f"(what has finished is kept in {out})"
             ) from error
         finally:
-            for future in running:
-                future.cancel()
+            for future, (_, trial) in running.items():
+                if not future.cancel() and future.done() and future.exception() is None:
+                    _write_trial(out, trial, future.result())
     if not any((out / TRIALS).iterdir()):
         (out / TRIALS).rmdir()
     return failures
+
+
+def _check_alike(jobs: list[Job], records: list[Record]) -> None:
+    """CeloError if the archive has records of a job's task that could not stand beside it."""
+    asked = {job.task.name: job.settings() for job in jobs}
+    for record in records:
+        for part in ("task", "protocol"):
+            theirs, ours = record.config.get(part, {}), asked.get(record.task, {}).get(part, {})
+            for name in sorted(theirs.keys() & ours.keys()):
+                if theirs[name] != ours[name]:
+                    raise CeloError(
+                        f"the archive has {record.contestant} on {record.task} with {name} {theirs[name]}, "
+                        f"asked for is {ours[name]}: ask for the same (--steps, --seeds, --suite), or choose "
+                        "another --out"
+                    )
 
 
 def _has_record(job: Job, out: Path) -> bool:
@@ -113,7 +132,7 @@ def _has_record(job: Job, out: Path) -> bool:
         if config.get(name) != value:
             raise CeloError(
                 f"{path} was made with the {name} {config.get(name)}, asked for is {value}: delete it, "
-                "call the contestant otherwise (NAME=file), or choose another --out"
+                "call the contestant otherwise (NAME= in front of it), or choose another --out"
             )
     return True
 
@@ -165,4 +184,5 @@ def _bar(console: Console) -> rich_progress.Progress:
         rich_progress.TimeRemainingColumn(),
         rich_progress.TextColumn("{task.fields[now]}"),
         console=console,
+        speed_estimate_period=math.inf,  # jobs may be minutes apart
     )

@@ -177,6 +177,7 @@ class Job:
             "task": dataclasses.asdict(self.task),
             "protocol": dataclasses.asdict(self.protocol),
             "contestant": self.contestant.facts,
+            "kernel": None if self.contestant.tuned else self.kernel,
         }
         return json.loads(json.dumps(settings))
 
@@ -190,7 +191,6 @@ class Job:
             rungs[rung, [protocol.rates.index(rate) for rate in tried]] = final_losses(outcomes[rung].curve)
         config = {
             **self.settings(),
-            "kernel": None if tuned else self.kernel,
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             **last.origin,
             "commits_of_trials": [outcome.origin["commit"] for outcome in outcomes],

@@ -2,6 +2,7 @@
 
 const SCORES = {
   ratio: { name: "Loss ratio", more: "final loss of the reference / one's own" },
+  ratio_clock: { name: "Ratio in time", more: "final loss of the reference / one's own by the time it takes" },
   speedup: { name: "Speedup", more: "all steps / steps until the reference's final loss" },
   clock: { name: "Speedup in time", more: "each step charged what it takes" },
 };
@@ -170,9 +171,11 @@ function profileFigure() {
 
 const PROFILES = {
   ratio: { what: "runs whose loss ratio is at least …", axis: "final-loss ratio" },
+  ratio_clock: { what: "runs whose loss ratio in time is at least …", axis: "loss ratio in time" },
   speedup: { what: "runs whose speedup is at least …", axis: "speedup in steps" },
   clock: { what: "runs whose speedup in time is at least …", axis: "speedup in time" },
   target: { what: "tasks on which the reference's final loss is reached within … of the shortest number of steps", axis: "multiple of the fewest steps" },
+  target_clock: { what: "tasks on which the reference's final loss is reached within … of the shortest time", axis: "multiple of the shortest time" },
 };
 
 function costFigure() {

@@ -84,7 +84,7 @@ function controls() {
     choice("log", [[true, "Log"], [false, "Linear"]], "Scale of the loss"),
     choice("time", [[false, "Steps"], [true, "Time"]], "Horizontal axis"),
   );
-  $("profiles-controls").append(choice("profile", [...SCORE_NAMES, ["target", "Time to target"]], "Profile of"));
+  $("profiles-controls").append(choice("profile", [...SCORE_NAMES, ["target", "Time to target"], ["target_clock", "in time"]], "Profile of"));
   $("tasks-controls").append(choice("heat", SCORE_NAMES, "Score"));
 }
 
@@ -149,7 +149,7 @@ function resultsTable() {
 
 function scoreText(kind, values) {
   if (values.some((x) => x === null)) return "–";
-  return kind !== "ratio" && mean(values) === 0 ? "never" : short2(mean(values));
+  return !kind.startsWith("ratio") && mean(values) === 0 ? "never" : short2(mean(values));
 }
 
 function duration(seconds) {
@@ -234,6 +234,7 @@ function openRecord(name, task) {
     "final training loss": list(entry.train.map((seed) => seed.at(-1))),
     "final validation loss": list(entry.valid.map((seed) => seed.at(-1))),
     "loss ratio": list(entry.ratio),
+    "ratio in time": list(entry.ratio_clock),
     speedup: list(entry.speedup),
     "a step": `${duration(entry.seconds)}, Adam's beside it ${duration(entry.adamSeconds)}`,
     "rates tried": entry.rates.map(rateText).join(", ") || "none",
@@ -260,6 +261,10 @@ const AGGREGATES = {
   ratio_median: "loss ratio, median",
   ratio_mean: "loss ratio, mean",
   ratio_gap: "loss ratio, gap to 1",
+  ratio_clock_iqm: "ratio in time, IQM",
+  ratio_clock_median: "ratio in time, median",
+  ratio_clock_mean: "ratio in time, mean",
+  ratio_gap_clock: "ratio in time, gap to 1",
   speedup_iqm: "speedup, IQM",
   speedup_median: "speedup, median",
   speedup_mean: "speedup, mean",
@@ -267,7 +272,9 @@ const AGGREGATES = {
   clock_median: "speedup in time, median",
   clock_mean: "speedup in time, mean",
   improvement: "P(better)",
+  improvement_clock: "P(better) in time",
   rank: "mean rank",
+  rank_clock: "mean rank in time",
   algoperf: "target score",
   algoperf_clock: "target score in time",
 };
