@@ -1,6 +1,9 @@
 """What users name by where it is, "package.module:attribute": tasks and optimizers of their own."""
 
+import hashlib
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from celo.errors import CeloError, unknown_name
@@ -32,3 +35,13 @@ def attribute_at(place: str, what: str) -> Any:
         public = [name for name in vars(module) if not name.startswith("_")]
         raise unknown_name(f"attribute of {module_name}", attribute, public)
     return getattr(module, attribute)
+
+
+def source_sha256(place: str) -> str | None:
+    """Of the file of the module at `place`, so that a changed one is noticed; None where there is no file.
+
+    What else that module imports is not looked at.
+    """
+    spec = importlib.util.find_spec(place.partition(":")[0])
+    file = None if spec is None or spec.origin is None else Path(spec.origin)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None

@@ -10,7 +10,10 @@ from celo import __version__
 
 
 def commit() -> str | None:
-    """The commit of the source, marked "+ changes" if something is changed; None outside of a checkout."""
+    """The commit of the source, marked "+ changes" if something is changed; None outside of a checkout.
+
+    An installed copy that lies inside another project's repository is none of that project's commit.
+    """
     here = str(Path(__file__).parent)
 
     def git(*words: str) -> str:
@@ -18,6 +21,7 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", __file__)
         return git("rev-parse", "HEAD") + (" + changes" if git("status", "--porcelain", here) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
@@ -34,10 +38,18 @@ def environment() -> dict[str, str]:
     """Versions and machine of this process, as text."""
     import jax
 
+    installed = {name: _version(name) for name in ("jax", "optax", "numpy", "flax")}
     return {
         "celo": __version__,
-        **{name: importlib.metadata.version(name) for name in ("jax", "optax", "numpy")},
+        **{name: version for name, version in installed.items() if version is not None},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "device": jax.devices()[0].device_kind,
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

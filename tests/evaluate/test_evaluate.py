@@ -258,7 +258,9 @@ def test_every_baseline_tells_its_settings():
 def own_module(tmp_path, monkeypatch):
     """A module on the path with an optimizer of one's own."""
     text = (
-        "import optax\n\ndef make(rate, num_steps):\n    return optax.sgd(rate, momentum=0.5)\n\nnumber = 3\n"
+        "import optax\n\nnumber = 3\n\n"
+        "def make(rate, num_steps):\n    return optax.sgd(rate, momentum=0.5)\n\n"
+        "def asks(rate, num_steps):\n    return optax.adam(rate if rate > 0 else 0.0)\n"
     )
     (tmp_path / "own_optimizers.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
@@ -272,8 +274,26 @@ def test_an_optimizer_of_ones_own_is_tuned_like_any_other(tmp_path, own_module):
     one, two = archive.read_all(out)
     assert (one.contestant, two.contestant) == ("make", "mine")
     assert one.rate in PROTOCOL.rates
-    assert one.config["contestant"] == {"optimizer": "own_optimizers:make"}
+    assert one.config["contestant"]["optimizer"] == "own_optimizers:make"
     np.testing.assert_array_equal(one.train_loss, two.train_loss)
+
+
+def test_an_optimizer_that_asks_for_the_value_of_its_rate(tmp_path, own_module):
+    (line,) = run([job(f"{own_module}:asks")], tmp_path, Here())
+    assert "asks for the value of its learning rate, which is traced; write a schedule as a factor" in line
+
+
+def test_code_of_ones_own_that_has_changed_is_not_taken_for_what_ran(tmp_path, own_module):
+    with pytest.raises(KeyboardInterrupt):
+        run([job(f"{own_module}:make")], tmp_path / "out", Here(fail=2))
+    file = tmp_path / "own_optimizers.py"
+    file.write_text(file.read_text() + "\n# changed\n")
+    pool = Here()
+    assert run([job(f"{own_module}:make")], tmp_path / "out", pool) == []
+    assert len(pool.trials) == 3  # none of the two that had run before
+    file.write_text(file.read_text() + "\n# again\n")
+    with pytest.raises(CeloError, match="made with the contestant"):
+        run([job(f"{own_module}:make")], tmp_path / "out", Here())
 
 
 @pytest.mark.parametrize(

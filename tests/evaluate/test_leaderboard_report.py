@@ -101,7 +101,8 @@ def test_figures_are_what_their_names_say(written):
 def test_markdown_and_terminal_show_the_same_table(written, board):
     folder, printed = written
     text = (folder / "leaderboard.md").read_text()
-    assert text == markdown(board)
+    assert text.startswith(markdown(board))
+    assert re.search(r"Made by celo \S+.* from \S+first and \S+second\.", text)
     header, rows = cells(board)
     for row in (header, *rows):
         assert f"| {' | '.join(row)} |" in text
@@ -211,6 +212,19 @@ def test_a_name_cannot_break_the_page(small):
     text = page(board, headline(board), caption(board))
     assert "alert(1)</script>" not in text
     assert text.count("</script>") == 2
+
+
+def test_nor_can_one_that_opens_a_comment_or_is_a_placeholder(small):
+    names = {"muon": "<!--<script>", "celo": "@@DATA@@"}
+    records = [
+        dataclasses.replace(one, contestant=names.get(one.contestant, one.contestant)) for one in small
+    ]
+    board = leaderboard(records)
+    text = page(board, "@@DATA@@", caption(board))
+    assert "<!--" not in text
+    assert "<h1>@@DATA@@</h1>" in text
+    [found] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert json.loads(found) == as_json(board)
 
 
 @needs_matplotlib

@@ -21,13 +21,19 @@ SEEDS = (0, 0, 1)
 
 # The loss of who knows nothing but how often each class is met, or the mean.
 GUESSING = {
-    **dict.fromkeys([name for name in NAMES if name.startswith(("cifar10", "fashion_mnist"))], math.log(10)),
+    **dict.fromkeys(
+        [
+            name
+            for name in NAMES
+            if name.startswith(("cifar10", "fashion_mnist")) and "autoencoder" not in name
+        ],
+        math.log(10),
+    ),
     **dict.fromkeys([name for name in NAMES if name.startswith("kjv")], math.log(63)),
     "breast_cancer_mlp": math.log(2),
     "diabetes_mlp": 1.0,
     "mnist_vae": math.log(2),
 }
-del GUESSING["cifar10_autoencoder"]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +132,7 @@ def test_deterministic_in_the_key(studied):
 def test_only_what_trains_changes_the_model_state(studied):
     name, _, found = studied
     (_, before), (_, after) = found["start"], found["end"]
-    assert bool(jax.tree.leaves(before)) == (name == "cifar10_conv_batchnorm")
+    assert bool(jax.tree.leaves(before)) == ("batchnorm" in name)
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         assert (a != b).any(axis=1).all()  # `evaluate` returns none, and so cannot
 

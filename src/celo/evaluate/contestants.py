@@ -15,7 +15,7 @@ from celo.evaluate.curve import Answer
 from celo.optimizers.binding import load_theta
 from celo.optimizers.celo import Celo, celo
 from celo.optimizers.celo_adam import CeloAdam, celo_adam
-from celo.places import attribute_at
+from celo.places import attribute_at, source_sha256
 from celo.types import Theta
 
 ALL_BASELINES = "baselines"  # on the command line: every one of them
@@ -75,8 +75,12 @@ class Contestant:
 def own_optimizer(place: str) -> MakeBaseline:
     """What makes an optimizer of one's own: (learning rate, number of steps) -> transformation.
 
+    It is called with a traced learning rate, all rates being one compiled program: what asks for its value,
+    as some of optax's schedules do of their peak, belongs into a factor (`optax.scale_by_schedule`).
+
     Raises:
-      CeloError: if there is nothing at `place`, or it is no function.
+      CeloError: if there is nothing at `place`, or it is no function; what it returns raises one where the
+        rate's value is asked for.
     """
     found = attribute_at(place, "optimizer")
     if not callable(found):
@@ -84,7 +88,17 @@ def own_optimizer(place: str) -> MakeBaseline:
             f"optimizer {place!r} is a {type(found).__name__}: name a function of a learning rate and a "
             "number of steps that returns an optax transformation"
         )
-    return cast(MakeBaseline, found)
+
+    def make(rate: Any, num_steps: int) -> optax.GradientTransformation:
+        try:
+            return cast(MakeBaseline, found)(rate, num_steps)
+        except jax.errors.ConcretizationTypeError as error:
+            raise CeloError(
+                f"optimizer {place!r} asks for the value of its learning rate, which is traced; write a "
+                "schedule as a factor: optax.chain(optax.adam(rate), optax.scale_by_schedule(factor))"
+            ) from error
+
+    return make
 
 
 def contestant(text: str) -> Contestant:
@@ -105,7 +119,8 @@ def contestant(text: str) -> Contestant:
         return Contestant(name, facts=definition(path), baseline=path)
     if own:
         own_optimizer(path)  # a slip in the name shows at once
-        return Contestant(name, facts={"optimizer": path}, place=path)
+        facts = {"optimizer": path, "source_sha256": source_sha256(path) or "none"}
+        return Contestant(name, facts=facts, place=path)
     found = weights.load(path)
     architecture = found.metadata["architecture"]
     if architecture not in LEARNED:

@@ -3,6 +3,7 @@
 import html
 import json
 import math
+import re
 from importlib import resources
 from typing import Any
 
@@ -26,18 +27,17 @@ def page(board: Leaderboard, headline: str, caption: str) -> str:
       caption: what the numbers are, plain text.
     """
     data = json.dumps(as_json(board), allow_nan=False, separators=(",", ":"))
+    data = data.replace("<", "\\u003c")  # a name cannot end the script, nor begin a comment
     parts = {
         "COLOURS": _colours(),
         "CSS": _asset("report.css"),
         "HEADLINE": html.escape(headline),
         "CAPTION": html.escape(caption),
         "SCRIPT": '"use strict";\n' + "\n".join(_asset(name) for name in _SCRIPTS),
-        "DATA": data.replace("</", "<\\/"),  # a name cannot end the script
+        "DATA": data,
     }
-    text = _asset("report.html")
-    for name, part in parts.items():
-        text = text.replace(f"@@{name}@@", part)
-    return text
+    # In one go: what was put in is not looked at again.
+    return re.sub("@@([A-Z]+)@@", lambda found: parts[found[1]], _asset("report.html"))
 
 
 def as_json(board: Leaderboard) -> dict[str, Any]:

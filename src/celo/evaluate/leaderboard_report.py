@@ -11,13 +11,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from celo import __version__
 from celo.errors import CeloError
 from celo.evaluate import archive, leaderboard_figures, leaderboard_page, metrics
-from celo.evaluate.aggregate import Interval
+from celo.evaluate.aggregate import RESAMPLES, Interval
 from celo.evaluate.entry import LOSSES
 from celo.evaluate.leaderboard import REFERENCE, SCORES, Leaderboard, Standing, leaderboard
 from celo.evaluate.look import REFERENCE as REFERENCE_SLOT
 from celo.evaluate.look import rate_text, require_matplotlib
+from celo.provenance import commit
 from celo.weights import write_file
 
 
@@ -65,13 +67,24 @@ def write_report(
         loss=loss,
     )
     show(board, console)
-    files = {"leaderboard.md": markdown(board).encode(), "scores.csv": scores_csv(board).encode()}
+    made = _made(archives)
+    files = {
+        "leaderboard.md": f"{markdown(board)}\n{made}\n".encode(),
+        "scores.csv": scores_csv(board).encode(),
+    }
     files |= {f"figures/{name}": data for name, data in leaderboard_figures.draw_all(board).items()}
-    files["report.html"] = leaderboard_page.page(board, headline(board), caption(board)).encode()
+    files["report.html"] = leaderboard_page.page(board, headline(board), f"{caption(board)} {made}").encode()
     for name, data in files.items():
         _write(out / name, data)
     console.print(f"report:  {out / 'report.html'}", highlight=False)
     return board
+
+
+def _made(archives: Sequence[Path]) -> str:
+    """What made a report, and of what."""
+    source = commit()
+    version = f"celo {__version__}{f', commit {source}' if source else ''}"
+    return f"Made by {version} from {' and '.join(map(str, archives))}."
 
 
 def headline(board: Leaderboard) -> str:
@@ -115,7 +128,8 @@ def caption(board: Leaderboard) -> str:
         f"charged what it takes, the loss being that when {ref} is done. All four are interquartile means "
         "over tasks and seeds, a diverged run counts 0. P(better): probability that a run ends below one of "
         f"{ref}'s. Target score: AlgoPerf's, with {ref}'s final loss as target. Intervals are 95% stratified "
-        "bootstrap: they tell of seeds, not of other tasks, nor of how exactly steps were timed."
+        f"bootstrap ({RESAMPLES:,} resamples, seed 0): they tell of seeds, not of other tasks, nor of how "
+        "exactly steps were timed."
     )
 
 

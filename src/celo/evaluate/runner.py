@@ -17,7 +17,6 @@ from rich.console import Console
 from celo import weights
 from celo.errors import CeloError
 from celo.evaluate import archive
-from celo.evaluate.archive import Record
 from celo.evaluate.curve import Curve
 from celo.evaluate.trials import Job, Outcome, Trial, run_trial
 
@@ -44,7 +43,7 @@ def run_jobs(
         settings, or the pool's processes died.
     """
     waiting = [job for job in jobs if not _has_record(job, out)]
-    _check_alike(jobs, archive.read_all(out))
+    _check_alike(jobs, out)
     _make_folder(out / TRIALS)
     failures: list[str] = []
     outcomes: dict[int, list[Outcome]] = {}
@@ -95,8 +94,9 @@ def run_jobs(
                     go_on(number)
         except BrokenProcessPool as error:
             raise CeloError(
-                f"a worker process died, perhaps for want of memory; go on with --resume and fewer --workers "
-                f"(what has finished is kept in {out})"
+                "a worker process died, for want of memory perhaps, or since a script that calls `evaluate` "
+                'lacks its `if __name__ == "__main__":`; go on with --resume and fewer --workers (what has '
+                f"finished is kept in {out})"
             ) from error
         finally:
             for future, (_, trial) in running.items():
@@ -107,16 +107,16 @@ def run_jobs(
     return failures
 
 
-def _check_alike(jobs: list[Job], records: list[Record]) -> None:
+def _check_alike(jobs: list[Job], out: Path) -> None:
     """CeloError if the archive has records of a job's task that could not stand beside it."""
     asked = {job.task.name: job.settings() for job in jobs}
-    for record in records:
+    for record in archive.read_all(out):
         for part in ("task", "protocol"):
             theirs, ours = record.config.get(part, {}), asked.get(record.task, {}).get(part, {})
             for name in sorted(theirs.keys() & ours.keys()):
                 if theirs[name] != ours[name]:
                     raise CeloError(
-                        f"the archive has {record.contestant} on {record.task} with {name} {theirs[name]}, "
+                        f"{out} has {record.contestant} on {record.task} with {name} {theirs[name]}, "
                         f"asked for is {ours[name]}: ask for the same (--steps, --seeds, --suite), or choose "
                         "another --out"
                     )

@@ -28,6 +28,7 @@ from celo.evaluate.contestants import Contestant
 from celo.evaluate.curve import Curve, CurveProgram, curve_at, seconds_per_step
 from celo.evaluate.metrics import best_rate, smooth
 from celo.evaluate.suite import SuiteTask, load_task
+from celo.places import source_sha256
 from celo.provenance import commit, cores, environment
 from celo.tasks import TaskFamily
 
@@ -86,6 +87,7 @@ class Trial:
         """A name for the trial that changes when anything it depends on does."""
         facts = dataclasses.asdict(self)
         facts["contestant"] = (self.contestant.name, sorted(self.contestant.facts.items()))
+        facts["task"] |= _source(self.task)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -174,7 +176,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """What a record of the job must agree in; plain JSON."""
         settings = {
-            "task": dataclasses.asdict(self.task),
+            "task": dataclasses.asdict(self.task) | _source(self.task),
             "protocol": dataclasses.asdict(self.protocol),
             "contestant": self.contestant.facts,
             "kernel": None if self.contestant.tuned else self.kernel,
@@ -224,6 +226,13 @@ class Job:
 
     def _best_rate(self, outcomes: list[Outcome]) -> float:
         return self._second_rates(outcomes)[best_rate(smooth(outcomes[1].curve.train_loss)[..., -1])]
+
+
+def _source(task: SuiteTask) -> dict[str, str]:
+    """What tells one state of a task of one's own from another; nothing for those of the package."""
+    if ":" not in task.name or task.name.startswith("celo."):
+        return {}
+    return {"source_sha256": source_sha256(task.name) or "none"}
 
 
 def final_losses(curve: Curve) -> np.ndarray:

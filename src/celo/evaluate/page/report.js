@@ -189,7 +189,7 @@ function divergedList() {
     Object.entries(one.entries).flatMap(([task, entry]) => {
       const seeds = entry.train.map((seed, i) => [entry.seeds[i], seed.findIndex((y) => !isNumber(y))]).filter(([, i]) => i >= 0);
       if (!seeds.length) return [];
-      const where = seeds.map(([seed, i]) => `seed ${seed} by step ${data.steps[task][i].toLocaleString("en")}`).join(", ");
+      const where = seeds.map(([seed, i]) => `seed ${esc(seed)} by step ${data.steps[task][i].toLocaleString("en")}`).join(", ");
       return [`<tr><td class="name">${who(one)}</td><td class="name">${esc(task)}</td><td>${rateText(entry.rate)}</td><td class="name">${where}</td><td><button type="button" class="link" data-open="${esc(one.name)}" data-task="${esc(task)}">record</button></td></tr>`];
     }),
   );
