@@ -208,7 +208,14 @@ def test_what_has_nothing_to_tune_may_have_been_given_other_rates(known):
     assert scores(leaderboard([known[0], learned], smoothing=0.0), "learned", "ratio_iqm") > 1
 
 
+def test_some_tasks_alone(known):
+    board = leaderboard(known, tasks=["two"])
+    assert (board.tasks, board.counted, board.set_aside) == (("two",), ("two",), {})
+
+
 def test_names_are_checked(known):
+    with pytest.raises(CeloError, match=r"unknown task 'tow'.*nearest first: two"):
+        leaderboard(known, tasks=["tow"])
     with pytest.raises(CeloError, match=r"unknown contestant 'adan'.*nearest first: adam"):
         leaderboard(known, reference="adan")
     with pytest.raises(CeloError, match=r"unknown contestant 'twise'.*nearest first: twice"):

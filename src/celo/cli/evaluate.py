@@ -129,6 +129,7 @@ def add_report(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--contestants", nargs="+", default=[], metavar="NAME", help="who is shown (default: all)"
     )
+    parser.add_argument("--task", nargs="+", default=[], metavar="TASK", help="which tasks (default: all)")
     parser.add_argument(
         "--all-tasks", action="store_true", help="aggregate over all tasks that each has, not the common ones"
     )
@@ -153,6 +154,7 @@ def _report(options: argparse.Namespace) -> int:
         console=Console(),
         reference=options.reference,
         contestants=options.contestants,
+        tasks=options.task,
         common=not options.all_tasks,
         smoothing=options.smoothing,
         loss=options.loss,

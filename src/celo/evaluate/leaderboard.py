@@ -106,6 +106,7 @@ def leaderboard(
     *,
     reference: str = REFERENCE,
     contestants: Sequence[str] = (),
+    tasks: Sequence[str] = (),
     common: bool = True,
     smoothing: float = metrics.SMOOTHING,
     loss: str = "train",
@@ -116,6 +117,7 @@ def leaderboard(
       records: one for each contestant and task.
       reference: contestant that all are scored beside.
       contestants: who is shown, besides the reference; empty for all.
+      tasks: on which; empty for all.
       common: aggregate over the tasks that all of them have, not over all that each has.
       smoothing: decay of the curves' moving average; `metrics.SMOOTHING_VELO` is another in use.
       loss: what is compared, one of `LOSSES`; rates were tuned on the training loss in any case.
@@ -126,18 +128,23 @@ def leaderboard(
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
+    known = list(dict.fromkeys(record.task for record in records))
+    for task in tasks:
+        if task not in known:
+            raise unknown_name("task", task, known)
+    records = [record for record in records if not tasks or record.task in tasks]
     table = _table(records)
     names = list(dict.fromkeys(record.contestant for record in records))
     for name in (reference, *contestants):
         if name not in names:
             raise unknown_name("contestant", name, names)
     shown = [name for name in names if name in (reference, *contestants)] if contestants else names
-    tasks = tuple(sorted({task for task, name in table if name == reference}))
-    elsewhere = sorted({task for task, name in table if name in shown} - set(tasks))
+    here = tuple(sorted({task for task, name in table if name == reference}))
+    elsewhere = sorted({task for task, name in table if name in shown} - set(here))
     entries = {
         name: {
             task: beside(table[task, name], table[task, reference], smoothing, loss)
-            for task in tasks
+            for task in here
             if (task, name) in table
         }
         for name in shown
@@ -145,11 +152,11 @@ def leaderboard(
     set_aside = dict.fromkeys(elsewhere, f"no record of {reference}")
     useless, early = _useless(reference, entries[reference], smoothing)
     set_aside |= useless
-    for task in tasks:
+    for task in here:
         missing = [name for name in shown if task not in entries[name]]
         if missing and task not in set_aside:
             set_aside[task] = f"no record of {', '.join(missing)}"
-    counted = tuple(task for task in tasks if task not in set_aside)
+    counted = tuple(task for task in here if task not in set_aside)
     if not counted:
         reasons = "; ".join(f"{task}: {reason}" for task, reason in set_aside.items())
         raise CeloError(f"no task can be compared on ({reasons}); name fewer with --contestants")
@@ -159,7 +166,7 @@ def leaderboard(
     }
     standings = _standings(entries, reference, own, counted)
     order = sorted(standings, key=lambda one: -one.scores["ratio_iqm"].value)
-    return Leaderboard(reference, tasks, counted, set_aside, early, tuple(order), common, smoothing, loss)
+    return Leaderboard(reference, here, counted, set_aside, early, tuple(order), common, smoothing, loss)
 
 
 def _useless(

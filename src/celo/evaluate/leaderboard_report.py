@@ -30,6 +30,7 @@ def write_report(
     console: Console,
     reference: str = REFERENCE,
     contestants: Sequence[str] = (),
+    tasks: Sequence[str] = (),
     common: bool = True,
     smoothing: float = metrics.SMOOTHING,
     loss: str = "train",
@@ -43,6 +44,7 @@ def write_report(
       console: where the table goes.
       reference: as in `leaderboard`, like what follows.
       contestants: who is shown; empty for all.
+      tasks: on which; empty for all.
       common: aggregate over the tasks that all have.
       smoothing: decay of the curves' moving average.
       loss: "train" or "valid", what is compared.
@@ -62,6 +64,7 @@ def write_report(
         list(records.values()),
         reference=reference,
         contestants=contestants,
+        tasks=tasks,
         common=common,
         smoothing=smoothing,
         loss=loss,
