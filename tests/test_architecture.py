@@ -43,7 +43,7 @@ LAYERS = {
             "meta.report",
             "meta.measure",
         ),
-        *("evaluate.contestants", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
+        *("evaluate.contestants", "evaluate.outcome", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
         "evaluate.evaluation",
         "evaluate.inner_training",
         *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),

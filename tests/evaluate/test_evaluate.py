@@ -19,6 +19,7 @@ from celo.errors import CeloError
 from celo.evaluate import archive, runner, trials
 from celo.evaluate.baselines import BASELINES
 from celo.evaluate.contestants import Contestant, contestant, contestants
+from celo.evaluate.curve import CurveProgram
 from celo.evaluate.evaluation import evaluate
 from celo.evaluate.leaderboard import leaderboard
 from celo.evaluate.leaderboard_report import cells
@@ -139,6 +140,28 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_trial(tmp_path, whole, 
     assert survived + len(pool.trials) == 4
     for a, b in zip(archive.read_all(whole), archive.read_all(tmp_path), strict=True):
         same(a, b)
+
+
+@pytest.mark.parametrize("survived", [0, 1, 3, 7])
+def test_an_interrupted_trial_goes_on_with_its_next_run(tmp_path, whole, survived, monkeypatch):
+    """Tuning of Adam is 4 short runs, then 2 long ones; 2 seeds are reported."""
+    left, curves, runs = [survived], CurveProgram.curves, []
+
+    def counted(self, rates, seeds, stop=None):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        runs.append((rates, seeds, stop))
+        return curves(self, rates, seeds, stop)
+
+    monkeypatch.setattr(CurveProgram, "curves", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run([job("adam")], tmp_path, Here())
+    left[0] = 100
+    assert run([job("adam")], tmp_path, Here()) == []
+    assert len(runs) == len(set(runs)) == 4 + 2 + 2
+    same(archive.read_all(whole)[0], archive.read_all(tmp_path)[0])
+    assert not (tmp_path / runner.TRIALS).exists()
 
 
 def test_a_damaged_trial_is_run_again(tmp_path, whole):

@@ -94,12 +94,12 @@ class CurveProgram:
     ):
         self._family, self._member = family, member
         self._num_steps, self._eval_every = num_steps, eval_every
-        self._side_by_side = jax.default_backend() != "cpu" if side_by_side is None else side_by_side
+        self.side_by_side = jax.default_backend() != "cpu" if side_by_side is None else side_by_side
 
         def run(rate: Array, start: _Start, stop: Array) -> dict[str, Any]:
             return _train(family, make_tx(rate), num_steps, eval_every, start, answer, stop)
 
-        if self._side_by_side:
+        if self.side_by_side:
             run = jax.vmap(jax.vmap(run, in_axes=(None, 0, None)), in_axes=(0, None, None))
         self._run = jax.jit(run)
 
@@ -119,7 +119,7 @@ class CurveProgram:
             raise CeloError(f"stop must be from 1 to num_steps, {self._num_steps}, got {stop}")
         starts = [_start(self._family, self._member, jnp.asarray(seed, jnp.uint32)) for seed in seeds]
         last = jnp.asarray(stop, jnp.int32)
-        if self._side_by_side:
+        if self.side_by_side:
             stacked = jax.tree.map(lambda *x: jnp.stack(x), *starts)
             reports = jax.device_get(self._run(jnp.asarray(rates, jnp.float32), stacked, last))
         else:

@@ -3,22 +3,19 @@
 The pool is any `concurrent.futures.Executor`: processes on this machine, or Dask's client for a cluster.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import numpy as np
 from rich import progress as rich_progress
 from rich.console import Console
 
-from celo import weights
 from celo.errors import CeloError
-from celo.evaluate import archive
-from celo.evaluate.curve import Curve
-from celo.evaluate.trials import Job, Outcome, Trial, run_trial
+from celo.evaluate import archive, outcome
+from celo.evaluate.outcome import Outcome
+from celo.evaluate.trials import Job, Trial, run_trial
 
 TRIALS = "trials"  # folder of trials whose job has no record yet
 
@@ -56,9 +53,9 @@ def run_jobs(
             """Submit the job's next trial that is not kept already, or write its record."""
             job, found = waiting[number], outcomes.setdefault(number, [])
             while (trial := job.next_trial(found)) is not None:
-                kept = _read_trial(out, trial)
+                kept = outcome.read(_trial_path(out, trial))
                 if kept is None:
-                    running[pool.submit(run_trial, trial)] = (number, trial)
+                    running[pool.submit(run_trial, trial, str(_trial_path(out, trial)))] = (number, trial)
                     return
                 found.append(kept)
             archive.write(out, job.record(found))
@@ -82,15 +79,15 @@ def run_jobs(
                 for future in wait(running, timeout=1.0, return_when=FIRST_COMPLETED).done:
                     number, trial = running.pop(future)
                     try:
-                        outcome = future.result()
+                        found = future.result()
                     except BrokenProcessPool:
                         raise
                     except Exception as error:
                         failures.append(f"{trial.contestant.name} on {trial.task.name}: {error}")
                         end(number)
                         continue
-                    _write_trial(out, trial, outcome)
-                    outcomes[number].append(outcome)
+                    _keep(out, trial, found)
+                    outcomes[number].append(found)
                     go_on(number)
         except BrokenProcessPool as error:
             raise CeloError(
@@ -101,7 +98,7 @@ def run_jobs(
         finally:
             for future, (_, trial) in running.items():
                 if not future.cancel() and future.done() and future.exception() is None:
-                    _write_trial(out, trial, future.result())
+                    _keep(out, trial, future.result())
     if not any((out / TRIALS).iterdir()):
         (out / TRIALS).rmdir()
     return failures
@@ -153,26 +150,12 @@ def _trial_path(out: Path, trial: Trial) -> Path:
     return out / TRIALS / f"{trial.digest()}.trial"
 
 
-def _write_trial(out: Path, trial: Trial, outcome: Outcome) -> None:
-    arrays = outcome.curve._asdict()
-    metrics = arrays.pop("metrics")
-    origin = np.array(json.dumps(outcome.origin))
-    data = archive.pack(metrics, seconds=np.array(outcome.seconds), origin=origin, **arrays)
-    weights.write_file(_trial_path(out, trial), data)
-
-
-def _read_trial(out: Path, trial: Trial) -> Outcome | None:
-    """The outcome of a trial that has been run, if it is there and whole: one that is not is run again."""
+def _keep(out: Path, trial: Trial, found: Outcome) -> None:
+    """Writes the outcome of a trial in the place of those of its runs."""
     path = _trial_path(out, trial)
-    if not path.exists():
-        return None
-    try:
-        arrays, metrics = archive.unpack(path.read_bytes())
-        seconds, origin = arrays.pop("seconds").tolist(), json.loads(str(arrays.pop("origin")))
-        return Outcome(Curve(**arrays, metrics=metrics), tuple(seconds), origin)
-    except Exception:
-        path.unlink()
-        return None
+    outcome.write(path, found)
+    for run in path.parent.glob(f"{path.stem}-*"):
+        run.unlink(missing_ok=True)
 
 
 def _bar(console: Console) -> rich_progress.Progress:

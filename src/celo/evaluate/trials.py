@@ -14,19 +14,21 @@ import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
 from celo.errors import CeloError
+from celo.evaluate import outcome
 from celo.evaluate.archive import Record
 from celo.evaluate.baselines import PAPER_LEARNING_RATES
 from celo.evaluate.contestants import Contestant
 from celo.evaluate.curve import Curve, CurveProgram, curve_at, seconds_per_step
 from celo.evaluate.metrics import best_rate, smooth
+from celo.evaluate.outcome import Outcome
 from celo.evaluate.suite import SuiteTask, load_task
 from celo.places import source_sha256
 from celo.provenance import commit, cores, environment
@@ -91,36 +93,49 @@ class Trial:
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
-class Outcome(NamedTuple):
-    """What a trial found.
-
-    Attributes:
-      curve: arrays [rates, seeds, E].
-      seconds: of a step, this contestant's and Adam's; NaN if not timed.
-      origin: commit, versions and machine of the process that ran it.
-    """
-
-    curve: Curve
-    seconds: tuple[float, float]
-    origin: Mapping[str, str | None]
-
-
-def run_trial(trial: Trial) -> Outcome:
+def run_trial(trial: Trial, kept: str | None = None) -> Outcome:
     """Run a trial in this process.
+
+    Args:
+      trial: which.
+      kept: path of its file to be. Where runs go one after another each is kept beside it when it has ended,
+        and not run again, if this machine sees that folder.
 
     Raises:
       CeloError: if the task's data or packages, or the kernel, cannot be had, or it is several tasks.
     """
     program, make_tx, family = _program(trial)
-    curve = program.curves(trial.rates, trial.seeds, trial.stop)
+    if kept is None or program.side_by_side or not Path(kept).parent.is_dir():
+        found = Outcome(program.curves(trial.rates, trial.seeds, trial.stop), _NOT_TIMED, _origin())
+    else:
+        found = _one_by_one(trial, program, Path(kept))
     if not trial.timed:
-        return Outcome(curve, (float("nan"), float("nan")), _origin())
+        return found
     # In a process bound to one core the processor's time is the step's, undisturbed by other programs.
     alone = jax.default_backend() == "cpu" and cores() == 1
     clock = time.process_time if alone else time.perf_counter
     both = (make_tx(trial.rates[0]), optax.adam(1e-3))
     times = [seconds_per_step(family, 0, tx, repeats=8, clock=clock) for tx in both]
-    return Outcome(curve, (times[0], times[1]), _origin())
+    return found._replace(seconds=(times[0], times[1]))
+
+
+def _one_by_one(trial: Trial, program: CurveProgram, path: Path) -> Outcome:
+    """All runs of a trial, each kept beside `path` as soon as it has ended."""
+
+    def run(rate: float, seed: int) -> Outcome:
+        mine = path.with_name(f"{path.stem}-{rate!r}-{seed}.run")
+        found = outcome.read(mine)
+        if found is None:
+            found = Outcome(program.curves((rate,), (seed,), trial.stop), _NOT_TIMED, _origin())
+            outcome.write(mine, found)
+        return found
+
+    runs = [run(rate, seed) for rate in trial.rates for seed in trial.seeds]
+    grid = (len(trial.rates), len(trial.seeds), -1)
+    arrays = jax.tree.map(lambda *x: np.concatenate(x).reshape(grid), *(one.curve[1:] for one in runs))
+    commits = " and ".join(dict.fromkeys(str(one.origin["commit"]) for one in runs))
+    origin = _origin() if commits == str(_origin()["commit"]) else {**_origin(), "commit": commits}
+    return Outcome(Curve(runs[0].curve.steps, *arrays), _NOT_TIMED, origin)
 
 
 @functools.cache
@@ -128,6 +143,7 @@ def _origin() -> dict[str, str | None]:
     return {"commit": commit(), **environment()}
 
 
+_NOT_TIMED = (float("nan"), float("nan"))
 _kept: dict[tuple[Any, ...], Any] = {}  # the last program: a worker mostly gets all trials of a job
 
 
