@@ -1,4 +1,4 @@
-"""What runs found, and its file until the record is made, so that nothing is run again after an interruption."""
+"""What runs found, and its file until the record is made: after an interruption nothing is run again."""
 
 import json
 from collections.abc import Mapping
