@@ -188,7 +188,7 @@ function costFigure() {
   const top = Math.max(1.2, x[1], ...points.map((one) => (isNumber(one.gain[2]) ? one.gain[2] : one.gain[0])));
   const marks = (X, Y, box) => {
     let text = `<line class="level" x1="${X(x[0])}" y1="${Y(x[0])}" x2="${X(x[1])}" y2="${Y(x[1])}"/>`;
-    text += `<text x="${box.right - 4}" y="${Y(x[1]) - 10}" text-anchor="end">above the line: faster in time than ${esc(data.reference)}</text>`;
+    text += `<text x="${box.right - 4}" y="${Y(0) - 10}" text-anchor="end">above the line: faster in time than ${esc(data.reference)}</text>`;
     for (const { name, cost, gain } of points) {
       const [value, from, to] = gain;
       if (isNumber(from) && isNumber(to)) text += line(name, `M${X(cost)} ${Y(from)}V${Y(to)}`, 5, 0.35);
@@ -198,8 +198,8 @@ function costFigure() {
     const pen = document.createElement("canvas").getContext("2d");
     pen.font = "550 12px system-ui, sans-serif"; // as .plot .end
     const taken = points.map(({ cost, gain }) => [X(cost) - 6, X(cost) + 6, Y(gain[0]) - 6, Y(gain[0]) + 6]);
-    taken.push([box.right - 290, box.right, Y(x[1]) - 22, Y(x[1]) - 6]);
-    const free = (a) => a[0] >= box.left && a[1] <= box.right && taken.every((b) => a[1] < b[0] || a[0] > b[1] || a[3] < b[2] || a[2] > b[3]);
+    taken.push([box.right - 290, box.right, Y(0) - 22, Y(0) - 6]);
+    const free = (a) => a[0] >= box.left && a[1] <= box.right && a[3] <= Y(0) + 6 && taken.every((b) => a[1] < b[0] || a[0] > b[1] || a[3] < b[2] || a[2] > b[3]);
     for (const { name, cost, gain } of [...points].reverse()) {
       const width = 3 + pen.measureText(name).width;
       const places = [0, -14, 14, -28, 28, -42, 42, -56, 56].flatMap((down) => [1, -1].map((side) => ({ side, y: Y(gain[0]) + down })));

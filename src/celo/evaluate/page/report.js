@@ -84,7 +84,7 @@ function controls() {
     choice("log", [[true, "Log"], [false, "Linear"]], "Scale of the loss"),
     choice("time", [[false, "Steps"], [true, "Time"]], "Horizontal axis"),
   );
-  $("profiles-controls").append(choice("profile", [...SCORE_NAMES, ["target", "Time to target"], ["target_clock", "in time"]], "Profile of"));
+  $("profiles-controls").append(choice("profile", [...SCORE_NAMES, ["target", "Target"], ["target_clock", "Target in time"]], "Profile of"));
   $("tasks-controls").append(choice("heat", SCORE_NAMES, "Score"));
 }
 
