@@ -55,7 +55,8 @@ def run_jobs(
             while (trial := job.next_trial(found)) is not None:
                 kept = outcome.read(_trial_path(out, trial))
                 if kept is None:
-                    running[pool.submit(run_trial, trial, str(_trial_path(out, trial)))] = (number, trial)
+                    place = str(_trial_path(out, trial).absolute())
+                    running[pool.submit(run_trial, trial, place)] = (number, trial)
                     return
                 found.append(kept)
             archive.write(out, job.record(found))
