@@ -39,8 +39,8 @@ def run_jobs(
       CeloError: the folder cannot be written, it has a record of one of the jobs or of their tasks with other
         settings, or the pool's processes died.
     """
-    waiting = [job for job in jobs if not _has_record(job, out)]
     _check_alike(jobs, out)
+    waiting = [job for job in jobs if not _has_record(job, out)]
     _make_folder(out / TRIALS)
     failures: list[str] = []
     outcomes: dict[int, list[Outcome]] = {}
