@@ -38,10 +38,13 @@ def attribute_at(place: str, what: str) -> Any:
 
 
 def source_sha256(place: str) -> str | None:
-    """Of the file of the module at `place`, so that a changed one is noticed; None where there is no file.
+    """Of the file of the module at `place`, so that a changed one is noticed; None where there is none.
 
     What else that module imports is not looked at.
     """
-    spec = importlib.util.find_spec(place.partition(":")[0])
+    try:
+        spec = importlib.util.find_spec(place.partition(":")[0])
+    except ImportError:  # of the package it is in
+        return None
     file = None if spec is None or spec.origin is None else Path(spec.origin)
     return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None

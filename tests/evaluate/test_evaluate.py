@@ -306,6 +306,13 @@ def test_an_optimizer_that_asks_for_the_value_of_its_rate(tmp_path, own_module):
     assert "asks for the value of its learning rate, which is traced; write a schedule as a factor" in line
 
 
+def test_a_task_of_ones_own_that_is_not_there_fails_alone(tmp_path):
+    bad = [job("celo", SuiteTask(place, 10)) for place in ("no_such.module:task", "no_such_module:task")]
+    lines = run([*bad, job("celo")], tmp_path, Here())
+    assert ["there is no module 'no_such" in line for line in lines] == [True, True]
+    assert [record.task for record in archive.read_all(tmp_path)] == ["quadratic"]
+
+
 def test_code_of_ones_own_that_has_changed_is_not_taken_for_what_ran(tmp_path, own_module):
     with pytest.raises(KeyboardInterrupt):
         run([job(f"{own_module}:make")], tmp_path / "out", Here(fail=2))

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 RESAMPLES = 2000
 LEVEL = 0.95
+SEED = 0  # of the resampling
 
 Scores = Sequence[ArrayLike] | np.ndarray
 Statistic = Callable[..., Any]
@@ -92,7 +93,7 @@ def interval(
     *samples: Scores,
     resamples: int = RESAMPLES,
     level: float = LEVEL,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Interval:
     """A statistic with its stratified percentile bootstrap interval.
 

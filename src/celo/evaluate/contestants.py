@@ -42,31 +42,29 @@ class Contestant:
       theta: weights of a learned optimizer; None for one whose learning rate is tuned.
       facts: what it is, for the record: where weights come from, or an optimizer's settings.
       architecture: of a learned optimizer, one of `LEARNED`.
-      baseline: of a hand-made optimizer, which of `BASELINES`.
-      place: "package.module:attribute" of an optimizer of one's own.
+      optimizer: of one that is tuned, which of `BASELINES`, or "package.module:attribute" of one's own.
     """
 
     name: str
     theta: Theta | None = None
     facts: dict[str, str] = dataclasses.field(default_factory=dict)
     architecture: str = "celo"
-    baseline: str | None = None
-    place: str | None = None
+    optimizer: str | None = None
 
     @property
     def tuned(self) -> bool:
         """Whether it has a learning rate to be tuned."""
-        return self.theta is None
+        return self.optimizer is not None
 
     @property
     def answer(self) -> Answer | None:
         """As `CurveProgram` takes it."""
-        return None if self.baseline is None else ANSWERS.get(self.baseline)
+        return ANSWERS.get(self.optimizer or "")
 
     def transform(self, horizon: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
         """Learning rate -> transformation for `horizon` steps; a learned one is multiplied by it."""
-        if self.baseline is not None or self.place is not None:
-            make_tuned = BASELINES[self.baseline] if self.baseline else own_optimizer(cast(str, self.place))
+        if self.optimizer is not None:
+            make_tuned = BASELINES.get(self.optimizer) or own_optimizer(self.optimizer)
             return lambda rate: make_tuned(rate, horizon)
         _, make = LEARNED[self.architecture]
         return lambda rate: make(self.theta, horizon, rate, kernel)
@@ -116,11 +114,11 @@ def contestant(text: str) -> Contestant:
     if (name in BASELINES and name != path) or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
     if path in BASELINES:
-        return Contestant(name, facts=definition(path), baseline=path)
+        return Contestant(name, facts=definition(path), optimizer=path)
     if own:
         own_optimizer(path)  # a slip in the name shows at once
         facts = {"optimizer": path, "source_sha256": source_sha256(path) or "none"}
-        return Contestant(name, facts=facts, place=path)
+        return Contestant(name, facts=facts, optimizer=path)
     found = weights.load(path)
     architecture = found.metadata["architecture"]
     if architecture not in LEARNED:

@@ -79,6 +79,9 @@ class CurveProgram:
       answer: (optimizer state, parameters) -> the parameters to evaluate, where an optimizer's answer is not
         the point at which it takes gradients.
       side_by_side: whether runs are vmapped; None: wherever it is faster.
+
+    Attributes:
+      side_by_side: whether they are.
     """
 
     def __init__(

@@ -21,7 +21,9 @@ class Entry:
     Attributes:
       record: what was measured.
       smoothed: [S, E] the loss that is compared, float64.
-      final_clock: [S] `metrics.loss_in_time`, the smoothed loss when the reference's time is up.
+      final: [S] the smoothed loss at the end, inf for a run that has diverged by then.
+      final_clock: [S] the same when the reference's time is up, `metrics.loss_in_time`; NaN where a step's
+        cost was not measured.
       ratio: [S] `metrics.final_loss_ratio`.
       ratio_clock: [S] the same of `final_clock`.
       speedup: [S] `metrics.speedup`.
@@ -31,6 +33,7 @@ class Entry:
 
     record: Record
     smoothed: np.ndarray
+    final: np.ndarray
     final_clock: np.ndarray
     ratio: np.ndarray
     ratio_clock: np.ndarray
@@ -87,17 +90,24 @@ def beside(record: Record, reference: Record, smoothing: float, loss: str) -> En
             "leave it out"
         )
     cost = float(metrics.relative_cost(_adams(record), _adams(reference)))
-    in_time = np.asarray(metrics.loss_in_time(record.steps, smoothed, cost))
+    final = _or_lost(smoothed[:, -1])
+    final_clock = _or_lost(metrics.loss_in_time(record.steps, smoothed, cost))
+    unknown = np.full(len(final), np.nan)
     return Entry(
         record=record,
         smoothed=smoothed,
-        final_clock=in_time,
-        ratio=np.asarray(metrics.final_loss_ratio(smoothed[:, -1], target)),
-        ratio_clock=np.where(np.isnan(cost), np.nan, metrics.final_loss_ratio(in_time, target)),
+        final=final,
+        final_clock=unknown if np.isnan(cost) else final_clock,
+        ratio=np.asarray(metrics.final_loss_ratio(final, target)),
+        ratio_clock=unknown if np.isnan(cost) else np.asarray(metrics.final_loss_ratio(final_clock, target)),
         speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
         cost=cost,
         times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
     )
+
+
+def _or_lost(losses: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(losses), losses, np.inf)
 
 
 def _protocol(record: Record) -> dict[str, Any]:

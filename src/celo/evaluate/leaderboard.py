@@ -219,11 +219,11 @@ def _standings(
             for kind in rows
             for label, statistic in _AGGREGATES.items()
         }
-        theirs = [_lowness(entries[reference][task], "") for task in tasks]
+        theirs = [-entries[reference][task].final for task in tasks]  # a lower loss is a higher score
         for clock in ("", "_clock"):
             scores[f"ratio_gap{clock}"] = interval(aggregate.optimality_gap, rows[f"ratio{clock}"])
-            lowness = [_lowness(mine[task], clock) for task in tasks]
-            scores[f"improvement{clock}"] = interval(aggregate.improvement, lowness, theirs)
+            ours = [-getattr(mine[task], f"final{clock}") for task in tasks]
+            scores[f"improvement{clock}"] = interval(aggregate.improvement, ours, theirs)
         profiles = {kind: _profile(rows[kind], TAUS[kind]) for kind in rows}
         for label, many in together.items():
             one = Interval(*(part[i] for part in many))
@@ -241,18 +241,6 @@ _AGGREGATES: dict[str, Callable] = {
 }
 
 
-def _lowness(entry: Entry, clock: str) -> np.ndarray:
-    """[S] a score of the final loss alone, higher for lower; a run that diverged is below all others.
-
-    With "_clock" that of the loss when the reference's time is up, NaN if a step's cost is not known.
-    """
-    if not clock:
-        final = entry.smoothed[:, -1]
-        return np.where(np.isfinite(final), -final, -np.inf)
-    final = entry.final_clock
-    return np.where(np.isnan(entry.cost), np.nan, np.where(np.isfinite(final), -final, -np.inf))
-
-
 def _profile(rows: list[np.ndarray], taus: np.ndarray) -> Interval:
     return interval(lambda scores: aggregate.profile(scores, taus), rows)
 
@@ -264,7 +252,9 @@ def _compared(entries: Mapping[str, Mapping[str, Entry]], tasks: tuple[str, ...]
     timed = [[one[task].times * one[task].cost for task in tasks] for one in everyone]
 
     def ranks(clock: str) -> Interval:
-        placed = [aggregate.ranks([_lowness(one[task], clock) for one in everyone]) for task in tasks]
+        placed = [
+            aggregate.ranks([-getattr(one[task], f"final{clock}") for one in everyone]) for task in tasks
+        ]
         each = [interval(aggregate.mean, [place[i] for place in placed]) for i in range(len(everyone))]
         return Interval(*(np.array(part) for part in zip(*each, strict=True)))
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from celo import __version__
 from celo.errors import CeloError
 from celo.evaluate import archive, leaderboard_figures, leaderboard_page, metrics
-from celo.evaluate.aggregate import RESAMPLES, Interval
+from celo.evaluate.aggregate import RESAMPLES, SEED, Interval
 from celo.evaluate.entry import LOSSES
 from celo.evaluate.leaderboard import REFERENCE, SCORES, Leaderboard, Standing, leaderboard
 from celo.evaluate.look import REFERENCE as REFERENCE_SLOT
@@ -131,8 +131,8 @@ def caption(board: Leaderboard) -> str:
         f"charged what it takes, the loss being that when {ref} is done. All four are interquartile means "
         "over tasks and seeds, a diverged run counts 0. P(better): probability that a run ends below one of "
         f"{ref}'s. Target score: AlgoPerf's, with {ref}'s final loss as target. Intervals are 95% stratified "
-        f"bootstrap ({RESAMPLES:,} resamples, seed 0): they tell of seeds, not of other tasks, nor of how "
-        "exactly steps were timed."
+        f"bootstrap ({RESAMPLES:,} resamples, seed {SEED}): they tell of seeds, not of other tasks, nor of "
+        "how exactly steps were timed."
     )
 
 

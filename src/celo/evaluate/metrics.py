@@ -52,9 +52,8 @@ def trailing_mean(curve: ArrayLike, window: int = WINDOW) -> np.ndarray:
 def best_rate(final: ArrayLike, *, per_seed: bool = False) -> Any:
     """Index of the learning rate that ends lowest: int64, [] by the mean of the seeds, [S] for each of them.
 
-    What is not finite counts as high beyond all measure; of equals the first wins. Both ways are in
-    use for the reference: learned_optimization has one rate for all seeds, a harness of Celo's protocol one
-    for each.
+    What is not finite counts as high beyond all measure; of equals the first wins. Both ways are in use for
+    the reference: learned_optimization has one rate for all, a harness of Celo's protocol one for each seed.
 
     Args:
       final: last smoothed losses [rates, S].
