@@ -5,7 +5,7 @@
 
 Phase 1 on Celo's tasks. All runs take the same number of inner steps, however their estimators spend them.
 What counts in the end is measured on problems of its own without perturbations, whatever the run lowered
-(`celo.meta.measure`): the mean log-loss of the finished rule, late steps weighing more, as recipe `laptop`
+(`celo.meta._measure`): the mean log-loss of the finished rule, late steps weighing more, as recipe `laptop`
 has it. Finished runs are kept and not run again.
 """
 
@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from celo import native, weights
-from celo.evaluate import pools
+from celo import weights
+from celo._kernels import native
+from celo.evaluate._run import executors as pools
 
 PAIRS, TRUNCATION = 4, 50  # of a run whose estimator works by truncations
 PLAIN: dict[str, Any] = {
@@ -85,10 +86,10 @@ def train(run: Run) -> dict[str, Any]:
     """Meta-trains until the budget of inner steps is spent; the curve and the measured end."""
     import jax
 
-    from celo.meta.first_theta import first_theta
-    from celo.meta.measure import measure
-    from celo.meta.outer import PhaseProgram, phases, task_families
-    from celo.meta.recipes import make_recipe
+    from celo.meta._first_theta import first_theta
+    from celo.meta._measure import measure
+    from celo.meta._outer_step import PhaseProgram, phases, task_families
+    from celo.meta._recipes import make_recipe
 
     kinds = 4
     budget = 2.0 * PAIRS * kinds * TRUNCATION * run.steps

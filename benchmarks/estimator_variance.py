@@ -39,15 +39,16 @@ from jax.sharding import Mesh, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from celo import native, weights
-from celo.cli.settings import one_device_per_core
+from celo import weights
+from celo._kernels import native
+from celo._types import Array, Key, Theta
+from celo.cli._settings import one_device_per_core
 from celo.meta import ESTIMATORS, PES, GradientEstimator
-from celo.meta.outer import PARTICLES, Phase, phases, task_families
-from celo.meta.recipes import RECIPES, Recipe, make_recipe
-from celo.meta.unroll import Unroll
+from celo.meta._outer_step import PARTICLES, Phase, phases, task_families
+from celo.meta._recipes import RECIPES, Recipe, make_recipe
+from celo.meta._unroll import Unroll
 from celo.optimizers import OPTIMIZERS, Celo
 from celo.tasks import TaskFamily
-from celo.types import Array, Key, Theta
 
 REFERENCE, UNBIASED = "pes", "nres"
 CONTESTANTS = {**ESTIMATORS, "gpes_4": partial(PES, noise_truncations=4)}

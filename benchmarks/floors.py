@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 import celo
-from celo import native
-from celo.evaluate.curve import CurveProgram
+from celo._kernels import native
+from celo.evaluate._run.training import CurveProgram
 from celo.tasks import make_task
 
 FLOORS = (0.0, 0.01, 0.03, 0.1)

@@ -13,7 +13,7 @@ import optax
 
 import celo
 from celo.tasks import make_task
-from celo.tasks.base import value_and_grad
+from celo.tasks._base import value_and_grad
 
 HORIZONS = (3, 10, 30, 100, 300, 1_000, 2_000, 6_000, 20_000, 60_000)
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -26,14 +26,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rich.console import Console
 from rich.table import Table
 
-from celo import native
-from celo.cli.settings import one_device_per_core
-from celo.meta.outer import PARTICLES, PhaseProgram, kinds_of, phases, task_families
-from celo.meta.recipes import RECIPES, Recipe, make_recipe
+from celo._kernels import native
+from celo._types import Array
+from celo.cli._settings import one_device_per_core
+from celo.meta._outer_step import PARTICLES, PhaseProgram, kinds_of, phases, task_families
+from celo.meta._recipes import RECIPES, Recipe, make_recipe
 from celo.optimizers import Celo
 from celo.tasks import TaskFamily
-from celo.tasks.base import value_and_grad
-from celo.types import Array
+from celo.tasks._base import value_and_grad
 
 OUTER_STEPS = 10  # in one timed call
 

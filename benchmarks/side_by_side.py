@@ -12,9 +12,9 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from celo.evaluate.baselines import PAPER_LEARNING_RATES
-from celo.evaluate.curve import CurveProgram
-from celo.evaluate.suite import SUITES, load_task
+from celo.evaluate._run.baselines import PAPER_LEARNING_RATES
+from celo.evaluate._run.suites import SUITES, load_task
+from celo.evaluate._run.training import CurveProgram
 
 
 def main() -> None:

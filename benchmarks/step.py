@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import celo
-from celo import native
+from celo._kernels import native
 
 Shapes = dict[str, tuple[int, ...]]
 

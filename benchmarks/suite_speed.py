@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 from rich.console import Console
 
-from celo.evaluate.curve import seconds_per_step, train_curve
-from celo.evaluate.suite import SUITES, SuiteTask, load_task
+from celo.evaluate._run.suites import SUITES, SuiteTask, load_task
+from celo.evaluate._run.training import seconds_per_step, train_curve
 
 ADAM = 1e-3
 

@@ -160,17 +160,17 @@ def test_how_imports_are_read():
     source = """
 import os, numpy.linalg
 import celo
-import celo.tasks.base as base
+import celo.tasks._base as base
 from celo import weights, __version__
 from celo.optimizers import as_optax as bind
 from . import unroll
 from .estimator import Estimate
 if TYPE_CHECKING:
-    from celo.evaluate import race
+    from celo.evaluate import _race as race
 def f():
     import jax
     celo.celo(1)
-    return celo.features
+    return celo._kernels.statistics
 """
     inner, from_root, outer = imports(source, "meta.pes")
     assert inner == {

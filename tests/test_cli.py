@@ -10,8 +10,8 @@ import pytest
 
 from celo import weights
 from celo.cli import main
-from celo.evaluate.race import RaceConfig
-from celo.meta.recipes import RECIPES, Recipe
+from celo.evaluate._race import RaceConfig
+from celo.meta._recipes import RECIPES, Recipe
 from celo.optimizers import Celo
 
 
@@ -78,7 +78,7 @@ def test_every_field_is_an_option_with_help(command, config, capsys):
 
 
 def test_overrides_reach_the_recipe(tmp_path, monkeypatch):
-    from celo.meta import train
+    from celo.meta import _run as train
 
     seen = {}
 

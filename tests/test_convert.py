@@ -7,8 +7,8 @@ import pytest
 
 from celo import convert as converter
 from celo import weights
+from celo._errors import CeloError
 from celo.convert import convert, read_official, to_official
-from celo.errors import CeloError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WIDTHS = [1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.features import (
+from celo._kernels.statistics import (
     FACTORED_FLOOR,
     factored_axes,
     finite_gradient,

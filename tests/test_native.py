@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo import native
-from celo.errors import CeloError
-from celo.features import init_stats
-from celo.optimizers import Celo, UpdateRule, update_rule
+from celo._errors import CeloError
+from celo._kernels import native
+from celo._kernels.statistics import init_stats
+from celo.optimizers import Celo, UpdateRule
+from celo.optimizers import _update_rule as update_rule
 
 needs_compiler = pytest.mark.skipif(not native.available(), reason="there is no C++ compiler here")
 

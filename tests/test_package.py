@@ -18,12 +18,12 @@ FRAMEWORKS = ("jax", "jaxlib", "optax", "torch", "tensorflow")
     "module",
     [
         "celo",
-        "celo.errors",
+        "celo._errors",
         "celo.weights",
         "celo.convert",
         "celo.data",
-        "celo.evaluate.metrics",
-        "celo.evaluate.aggregate",
+        "celo.evaluate._score.metrics",
+        "celo.evaluate._score.aggregate",
     ],
 )
 def test_import_loads_no_framework(module):
@@ -35,7 +35,7 @@ def test_import_loads_no_framework(module):
 
 
 def test_tasks_load_flax_only_when_one_needs_it():
-    code = "import sys, celo.tasks, celo.evaluate.suite; print('flax' in sys.modules)"
+    code = "import sys, celo.tasks, celo.evaluate._run.suites; print('flax' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )

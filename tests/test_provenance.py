@@ -1,7 +1,7 @@
 import subprocess
 from pathlib import Path
 
-from celo import provenance
+from celo import _provenance as provenance
 
 
 def git(folder, *words):

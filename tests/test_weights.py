@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from celo import weights
-from celo.errors import CeloError
+from celo._errors import CeloError
 
 METADATA = {"architecture": "celo", "note": "θ of a test"}
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from celo.errors import CeloError, OutOfRangeWarning
-    from celo.evaluate.explain import explain
-    from celo.evaluate.explain_figure import draw_explanation
+    from celo._errors import CeloError, OutOfRangeWarning
+    from celo._explain.explanation import explain
+    from celo._explain.figure import draw_explanation
     from celo.optimizers import (
         LearnedOptimizer,
         accumulate,
@@ -55,10 +55,10 @@ __all__ = [
 ]
 
 _HOMES = {  # of the names that are not optimizers
-    "CeloError": "celo.errors",
-    "OutOfRangeWarning": "celo.errors",
-    "explain": "celo.evaluate.explain",
-    "draw_explanation": "celo.evaluate.explain_figure",
+    "CeloError": "celo._errors",
+    "OutOfRangeWarning": "celo._errors",
+    "explain": "celo._explain.explanation",
+    "draw_explanation": "celo._explain.figure",
 }
 
 

@@ -16,7 +16,7 @@ import msgpack
 import numpy as np
 
 from celo import weights
-from celo.errors import CeloError
+from celo._errors import CeloError
 
 STATE_SUFFIX = ".state"
 

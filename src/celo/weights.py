@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 
-from celo.errors import CeloError, unknown_name
+from celo._errors import CeloError, unknown_name
 
 FORMAT = "celo-theta/1"
 SUFFIX = ".safetensors"

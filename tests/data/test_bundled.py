@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.data import TABLES, load_photograph, load_table
-from celo.errors import CeloError
 
 SIZES = {"breast_cancer": (569, 30, 2), "diabetes": (442, 10, 0), "wine": (178, 13, 3)}
 

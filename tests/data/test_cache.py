@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.data import DATASETS, data_dir, fetch, is_cached, load_images
-from celo.data.cache import DamagedCacheError, read_arrays, write_arrays
-from celo.errors import CeloError
+from celo.data._cache import DamagedCacheError, read_arrays, write_arrays
 
 SHAPES = {"text": (3,)}
 ARRAYS = {"text": np.array([1, 2, 3], np.uint8)}

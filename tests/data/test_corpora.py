@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.cli import main
 from celo.data import load_tokens
-from celo.errors import CeloError
-from celo.evaluate.suite import load_task
+from celo.evaluate._run.suites import load_task
 from celo.tasks import TASKS
 
 

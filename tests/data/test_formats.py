@@ -7,11 +7,11 @@ import struct
 import numpy as np
 import pytest
 
-from celo.data import formats
-from celo.data.compose import digits_over_photographs
-from celo.data.lzw import decompress
-from celo.data.splits import every_line, split_lines, verses
-from celo.errors import CeloError
+from celo._errors import CeloError
+from celo.data import _formats as formats
+from celo.data._compose import digits_over_photographs
+from celo.data._lzw import decompress
+from celo.data._splits import every_line, split_lines, verses
 
 RANDOM = np.random.default_rng(1)
 

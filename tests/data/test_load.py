@@ -6,11 +6,11 @@ from functools import partial
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.data import DATASETS, fetch, is_cached, load_images, load_text
-from celo.data.formats import array_files, check_md5, cifar_files, idx_files, read_idx_set
-from celo.data.providers import LocalFolder, SystemPackage
-from celo.data.splits import fixed_permutation
-from celo.errors import CeloError
+from celo.data._formats import array_files, check_md5, cifar_files, idx_files, read_idx_set
+from celo.data._providers import LocalFolder, SystemPackage
+from celo.data._splits import fixed_permutation
 
 RANDOM = np.random.default_rng(2)
 
@@ -79,7 +79,7 @@ def test_the_permutation_never_changes():
 def test_images_are_converted_once_and_cached(data_folder, monkeypatch):
     load_images("digits", size=4)
     assert (data_folder / "digits-4x4.npz").is_file()
-    monkeypatch.setattr("celo.data.load.resize_images", None)
+    monkeypatch.setattr("celo.data._load.resize_images", None)
     assert load_images("digits", size=4).valid.x.shape == (179, 4, 4, 1)
 
 

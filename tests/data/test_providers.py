@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from celo.data.formats import read_idx_set
-from celo.data.providers import DebianPackage, Hub, NpmPackage
-from celo.errors import CeloError
+from celo._errors import CeloError
+from celo.data._formats import read_idx_set
+from celo.data._providers import DebianPackage, Hub, NpmPackage
 
 
 class FakeClients:
@@ -39,7 +39,7 @@ def test_a_failing_client_is_quoted_on_one_line(monkeypatch, tmp_path):
 
 def test_pillow_is_asked_for_before_the_download(monkeypatch, tmp_path):
     clients = FakeClients(monkeypatch)
-    monkeypatch.setattr("celo.data.providers.find_spec", lambda name: None)
+    monkeypatch.setattr("celo.data._providers.find_spec", lambda name: None)
     with pytest.raises(CeloError, match="pillow is not installed"):
         NpmPackage(read_idx_set, "x@1", "pin", needs_pillow=True).arrays(tmp_path, print)
     assert clients.commands == []

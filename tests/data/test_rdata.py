@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.data import DATASETS, load_text
-from celo.data.formats import read_austen
-from celo.data.rdata import lazy_objects, unserialize
-from celo.errors import CeloError
+from celo.data._formats import read_austen
+from celo.data._rdata import lazy_objects, unserialize
 
 UTF8, LATIN1, ASCII = 1 << 15, 1 << 14, 1 << 18
 ATTRIBUTES, TAG, LAST = 0x200, 0x400, struct.pack(">i", 254)

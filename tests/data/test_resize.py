@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from celo.data.resize import LUMA, area_weights, resize_images
+from celo.data._resize import LUMA, area_weights, resize_images
 
 RANDOM = np.random.default_rng(0)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from celo.evaluate import archive
-from celo.evaluate.archive import Record
+from celo.evaluate import _records as archive
+from celo.evaluate._records import Record
 
 TASKS = ("cifar10_conv", "digits_vit", "kjv_lstm", "mnist_autoencoder", "quadratic", "wine_mlp")
 STARTS = {"cifar10_conv": 2.30, "digits_vit": 2.34, "kjv_lstm": 4.4, "mnist_autoencoder": 0.23}

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celo.evaluate import aggregate
+from celo.evaluate._score import aggregate
 
 stats = pytest.importorskip("scipy.stats")
 

@@ -6,9 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from celo.errors import CeloError
-from celo.evaluate.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES, PAPER_LEARNING_RATES
-from celo.evaluate.curve import CurveProgram, curve_at, seconds_per_step, train_curve
+from celo._errors import CeloError
+from celo.evaluate._run.baselines import BASELINES, DEFAULT_RATES, LEARNING_RATES, PAPER_LEARNING_RATES
+from celo.evaluate._run.training import CurveProgram, curve_at, seconds_per_step, train_curve
 from celo.optimizers import celo
 from celo.tasks import Quadratics, Task, TaskFamily, make_task
 

@@ -15,16 +15,18 @@ import pytest
 from rich.console import Console
 
 from celo import cli, weights
-from celo.errors import CeloError
-from celo.evaluate import archive, runner, trials
-from celo.evaluate.baselines import BASELINES
-from celo.evaluate.contestants import Contestant, contestant, contestants
-from celo.evaluate.curve import CurveProgram
-from celo.evaluate.evaluation import evaluate
-from celo.evaluate.leaderboard import leaderboard
-from celo.evaluate.leaderboard_report import cells
-from celo.evaluate.suite import SuiteTask
-from celo.evaluate.trials import Job, Protocol, run_trial
+from celo._errors import CeloError
+from celo.evaluate import _records as archive
+from celo.evaluate._report.tables import cells
+from celo.evaluate._run import runner
+from celo.evaluate._run import tuning as trials
+from celo.evaluate._run.baselines import BASELINES
+from celo.evaluate._run.contestants import Contestant, contestant, contestants
+from celo.evaluate._run.evaluation import evaluate
+from celo.evaluate._run.suites import SuiteTask
+from celo.evaluate._run.training import CurveProgram
+from celo.evaluate._run.tuning import Job, Protocol, run_trial
+from celo.evaluate._score.leaderboard import leaderboard
 from celo.tasks import Quadratics
 
 TASK = SuiteTask("quadratic", num_steps=40, eval_every=5)
@@ -235,7 +237,7 @@ def test_an_archive_that_is_a_file(tmp_path):
 
 
 def test_workers_of_several_threads_are_refused():
-    from celo.evaluate import pools
+    from celo.evaluate._run import executors as pools
 
     pools._check_workers("tcp://here:1", {"tcp://there:2": {"nthreads": 1}})
     with pytest.raises(CeloError, match=r"there:2 has 4 threads.*dask worker tcp://here:1 --nthreads 1"):
@@ -341,7 +343,7 @@ def test_slips_in_naming_an_optimizer_of_ones_own(own_module, place, words):
 
 
 def test_an_accelerator_takes_one_process(monkeypatch):
-    from celo.evaluate import pools
+    from celo.evaluate._run import executors as pools
 
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     with pools.local() as pool:
@@ -397,7 +399,7 @@ def test_the_command_refuses_to_mix_with_an_older_archive(tmp_path, whole, capsy
 
 @pytest.mark.slow
 def test_processes_give_the_same_records(tmp_path, whole):
-    from celo.evaluate import pools
+    from celo.evaluate._run import executors as pools
 
     with pools.local(2) as pool:
         jobs = [job("adam"), job("celo")]
@@ -437,7 +439,7 @@ def cluster(tmp_path):
 def test_a_killed_worker_changes_nothing(tmp_path, whole, cluster):
     from distributed import Client
 
-    from celo.evaluate import pools
+    from celo.evaluate._run import executors as pools
 
     address, workers = cluster
     deadline = time.monotonic() + 120

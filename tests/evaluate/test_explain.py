@@ -9,11 +9,11 @@ import optax
 import pytest
 
 import celo
+from celo._errors import CeloError
+from celo._explain.rule_map import AXIS, rule_map
+from celo._kernels.statistics import init_stats, rms
 from celo.cli import main
-from celo.errors import CeloError
-from celo.evaluate.rule_map import AXIS, rule_map
-from celo.features import init_stats, rms
-from celo.optimizers import update_rule
+from celo.optimizers import _update_rule as update_rule
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="figures need Matplotlib"
@@ -158,7 +158,7 @@ def test_without_matplotlib_it_says_what_to_install(seen, tmp_path, monkeypatch)
 def test_the_command_draws_the_task_of_ours(tmp_path, monkeypatch, capsys):
     explain = celo.explain
     monkeypatch.setattr(
-        "celo.evaluate.explain.explain", lambda weights: explain(num_steps=2, weights=weights)
+        "celo._explain.explanation.explain", lambda weights: explain(num_steps=2, weights=weights)
     )
     assert main(["info", "celo", "--explain", "--out", str(tmp_path / "new" / "folder")]) == 0
     assert "explain.png" in capsys.readouterr().out

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import synthetic
 
-from celo.errors import CeloError
-from celo.evaluate import aggregate, archive, metrics
-from celo.evaluate.archive import Record
-from celo.evaluate.leaderboard import TAUS, leaderboard
-from celo.evaluate.look import LIGHT, REFERENCE, slots
+from celo._errors import CeloError
+from celo._plotting import LIGHT, REFERENCE, slots
+from celo.evaluate import _records as archive
+from celo.evaluate._records import Record
+from celo.evaluate._score import aggregate, metrics
+from celo.evaluate._score.leaderboard import TAUS, leaderboard
 
 
 def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, **protocol):

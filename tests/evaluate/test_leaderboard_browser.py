@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import synthetic
 
-from celo.evaluate.leaderboard import leaderboard
-from celo.evaluate.leaderboard_page import page
-from celo.evaluate.leaderboard_report import caption, cells, headline
+from celo.evaluate._report.page import page
+from celo.evaluate._report.tables import caption, cells, headline
+from celo.evaluate._score.leaderboard import leaderboard
 
 pytestmark = pytest.mark.slow
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

@@ -11,13 +11,12 @@ import pytest
 import synthetic
 from rich.console import Console
 
+from celo._errors import CeloError
 from celo.cli import main
-from celo.errors import CeloError
-from celo.evaluate import archive, metrics
-from celo.evaluate.leaderboard import leaderboard
-from celo.evaluate.leaderboard_figures import FIGURES
-from celo.evaluate.leaderboard_page import as_json, page
-from celo.evaluate.leaderboard_report import (
+from celo.evaluate import _records as archive
+from celo.evaluate._report.figures import FIGURES
+from celo.evaluate._report.page import as_json, page
+from celo.evaluate._report.tables import (
     caption,
     cells,
     headline,
@@ -27,6 +26,8 @@ from celo.evaluate.leaderboard_report import (
     task_cells,
     write_report,
 )
+from celo.evaluate._score import metrics
+from celo.evaluate._score.leaderboard import leaderboard
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="figures need Matplotlib"
@@ -229,7 +230,7 @@ def test_nor_can_one_that_opens_a_comment_or_is_a_placeholder(small):
 
 @needs_matplotlib
 def test_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("celo.evaluate.leaderboard_figures.draw_all", lambda board: {"one.png": b"drawn"})
+    monkeypatch.setattr("celo.evaluate._report.figures.draw_all", lambda board: {"one.png": b"drawn"})
     for name in ("adam", "celo"):
         archive.write(tmp_path / "records", synthetic.record("wine_mlp", name, num_steps=100))
     out = tmp_path / "out"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celo.evaluate import metrics
+from celo.evaluate._score import metrics
 
 STEPS = [0, 10, 20, 30, 40]
 

@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from celo import weights
-from celo.errors import CeloError
-from celo.evaluate.baselines import LEARNING_RATES
-from celo.evaluate.race import RaceConfig, run_race
+from celo._errors import CeloError
+from celo.evaluate._race import RaceConfig, run_race
+from celo.evaluate._run.baselines import LEARNING_RATES
 
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="figures need Matplotlib"
@@ -147,8 +147,8 @@ def test_bad_settings_are_refused_by_value(setting, message):
 )
 @needs_matplotlib
 def test_what_cannot_be_had_is_refused_before_training(setting, message, weights_file, monkeypatch):
-    monkeypatch.setattr("celo.evaluate.race.CurveProgram", None)
-    monkeypatch.setattr("celo.evaluate.race.make_task", _small_family)
+    monkeypatch.setattr("celo.evaluate._race.CurveProgram", None)
+    monkeypatch.setattr("celo.evaluate._race.make_task", _small_family)
     with pytest.raises(CeloError, match=message):
         run_race(RaceConfig(**{"weights": weights_file, **setting}), console=Console(quiet=True))
 

@@ -3,9 +3,9 @@ import numpy as np
 import optax
 import pytest
 
-from celo.errors import CeloError
-from celo.evaluate.curve import train_curve
-from celo.evaluate.suite import SUITES, load_task, suite_tasks
+from celo._errors import CeloError
+from celo.evaluate._run.suites import SUITES, load_task, suite_tasks
+from celo.evaluate._run.training import train_curve
 from celo.tasks import TASKS, Quadratics
 
 

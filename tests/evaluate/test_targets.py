@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from celo.evaluate import targets
+from celo.evaluate._score import time_to_target as targets
 
 TIMES = [[10.0, 30.0, np.inf], [20.0, 10.0, np.inf], [50.0, np.inf, np.inf]]  # contestants x tasks
 

@@ -9,17 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from celo import convert, native
-from celo.optimizers import (
-    Celo,
-    CeloAdam,
-    UpdateRule,
-    as_optax,
-    celo,
-    celo_adam,
-    scale_by_celo_rule,
-    scheduler,
-)
+from celo import convert
+from celo._kernels import native
+from celo.optimizers import Celo, CeloAdam, UpdateRule, as_optax, celo, celo_adam, scale_by_celo_rule
+from celo.optimizers import _schedule as scheduler
 
 TOLERANCE = 1e-3  # of a tensor's total movement
 STILL = 1e-7  # absolute, for a tensor that does not move

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.meta.unroll import Unroll
-from celo.optimizers.base import LearnedOptimizer
+from celo.meta._unroll import Unroll
+from celo.optimizers._base import LearnedOptimizer
 from celo.tasks import Quadratics
 
 

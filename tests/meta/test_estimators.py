@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from celo.errors import CeloError
-from celo.meta import ESTIMATORS, FullES, TruncatedES, train
-from celo.meta.outer import PhaseProgram, phases, task_families
-from celo.meta.recipes import Recipe, make_recipe
-from celo.meta.unroll import Unroll
+from celo._errors import CeloError
+from celo.meta import ESTIMATORS, FullES, TruncatedES
+from celo.meta import _run as train
+from celo.meta._outer_step import PhaseProgram, phases, task_families
+from celo.meta._recipes import Recipe, make_recipe
+from celo.meta._unroll import Unroll
 from celo.optimizers import Celo
 
 PARTICLES = 2048

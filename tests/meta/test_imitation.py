@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from celo.meta import checkpoint, imitation, train
-from celo.meta.first_theta import first_theta
-from celo.meta.recipes import Recipe
-from celo.optimizers import Celo, DecayedRule, UpdateRule, scheduler
-from celo.optimizers.decayed import HORIZON_POWER, linear_decay
+from celo.meta import _checkpoint as checkpoint
+from celo.meta import _imitation as imitation
+from celo.meta import _run as train
+from celo.meta._first_theta import first_theta
+from celo.meta._recipes import Recipe
+from celo.optimizers import Celo, DecayedRule, UpdateRule
+from celo.optimizers import _schedule as scheduler
+from celo.optimizers._decayed import HORIZON_POWER, linear_decay
 from celo.tasks import Quadratics
 
 TINY = {

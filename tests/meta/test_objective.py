@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
-from celo.meta.objective import SCALES, Objective
+from celo._errors import CeloError
+from celo.meta._objective import SCALES, Objective
 
 LOSSES = jnp.array([0.0, 0.1, 1.0, 3.0])
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
-from celo.meta.pes import PES, WHOLE_LIFE, pes_gradient
+from celo._errors import CeloError
+from celo.meta._estimators.pes import PES, WHOLE_LIFE, pes_gradient
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pes_grad.npz"
 

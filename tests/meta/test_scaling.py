@@ -19,10 +19,13 @@ import pytest
 from rich.console import Console
 
 from celo import weights
+from celo._errors import CeloError
 from celo.cli import main
-from celo.errors import CeloError
-from celo.meta import checkpoint, hosts, outer, train
-from celo.meta.recipes import Recipe
+from celo.meta import _checkpoint as checkpoint
+from celo.meta import _hosts as hosts
+from celo.meta import _outer_step as outer
+from celo.meta import _run as train
+from celo.meta._recipes import Recipe
 from celo.optimizers import Celo
 
 # Largest difference between two θ, as a part of how far θ has moved; 5e-7 is the most that was met.

@@ -14,11 +14,13 @@ import optax
 import pytest
 from rich.console import Console
 
-from celo import native, weights
-from celo.errors import CeloError
-from celo.meta import checkpoint, train
-from celo.meta.outer import PhaseProgram, kinds_of, phases, task_families
-from celo.meta.recipes import Recipe, make_recipe
+from celo import weights
+from celo._errors import CeloError
+from celo._kernels import native
+from celo.meta import _checkpoint as checkpoint
+from celo.meta import _run as train
+from celo.meta._outer_step import PhaseProgram, kinds_of, phases, task_families
+from celo.meta._recipes import Recipe, make_recipe
 from celo.optimizers import Celo
 
 KERNEL = "native" if native.available() else "xla"  # what the command line takes

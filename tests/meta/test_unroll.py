@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
-from celo.meta.pes import PES
-from celo.meta.unroll import Unroll
+from celo._errors import CeloError
+from celo.meta._estimators.pes import PES
+from celo.meta._unroll import Unroll
 from celo.optimizers import UpdateRule
 from celo.tasks import Quadratics
-from celo.tasks.quadratic import Quadratic
+from celo.tasks._models.quadratic import Quadratic
 
 K = 5
 

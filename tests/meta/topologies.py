@@ -12,11 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from celo.meta import checkpoint, outer
-from celo.meta.recipes import Recipe
+from celo.meta import _checkpoint as checkpoint
+from celo.meta import _outer_step as outer
+from celo.meta._recipes import Recipe
 from celo.optimizers import Celo
 from celo.tasks import Task, TaskFamily
-from celo.tasks.quadratic import Quadratic, Quadratics
+from celo.tasks._models.quadratic import Quadratic, Quadratics
 
 STEPS = 10  # to the middle, and from there to the end
 RECIPE = Recipe(

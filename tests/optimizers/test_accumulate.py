@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from celo import native
-from celo.errors import CeloError
+from celo._errors import CeloError
+from celo._kernels import native
 from celo.optimizers import accumulate, celo, celo_rule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from celo._kernels.stacking import alike, over_stack
 from celo.optimizers import UpdateRule
-from celo.optimizers.alike import alike, over_stack
 
 
 def layers(count, dtype=jnp.float32):

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from celo import weights as weights_files
+from celo._errors import CeloError
 from celo.convert import convert
-from celo.errors import CeloError
 from celo.optimizers import Celo, UpdateRule, as_optax, celo, scale_by_celo_rule, scale_by_celo_schedule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo import native
-from celo.errors import CeloError
+from celo._errors import CeloError
+from celo._kernels import native
 from celo.optimizers import celo, scale_by_celo_rule
-from celo.optimizers.compact import round_at_random
+from celo.transforms._low_precision_state import round_at_random
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -6,16 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from celo.errors import CeloError
-from celo.optimizers import (
-    accumulate,
-    celo,
-    celo_rule,
-    cool_down,
-    scale_by_celo_schedule,
-    scheduler,
-    with_horizon,
-)
+from celo._errors import CeloError
+from celo.optimizers import _schedule as scheduler
+from celo.optimizers import accumulate, celo, celo_rule, cool_down, scale_by_celo_schedule, with_horizon
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo.errors import CeloError
+from celo._errors import CeloError
 from celo.optimizers import celo, partition, plan
 
 

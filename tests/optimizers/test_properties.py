@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from celo import native
-from celo.optimizers import celo, nonfinite, scale_by_celo_rule
+from celo._kernels import native
+from celo.optimizers import celo, scale_by_celo_rule
+from celo.transforms import _nonfinite as nonfinite
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

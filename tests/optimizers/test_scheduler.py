@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.nn import lstm_step
-from celo.optimizers import scheduler
+from celo._nn import lstm_step
+from celo.optimizers import _schedule as scheduler
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

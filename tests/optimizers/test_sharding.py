@@ -17,9 +17,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from celo.errors import CeloError
+from celo._errors import CeloError
 from celo.optimizers import accumulate, celo, celo_rule, state_sharding
-from celo.optimizers.update_rule import RuleState
+from celo.optimizers._update_rule import RuleState
 
 # After 20 steps: 6e-6 of the distance that parameters have moved and 1.0e-5 of a statistic's norm were met.
 TOLERANCE = 1e-4

@@ -10,8 +10,8 @@ import pytest
 
 import celo
 from celo import weights as weights_files
-from celo.optimizers import trained_range
-from celo.optimizers.trained_range import LARGER, LONGER, SHORTER
+from celo.optimizers import _trained_range as trained_range
+from celo.optimizers._trained_range import LARGER, LONGER, SHORTER
 
 METADATA = {
     "architecture": "celo",

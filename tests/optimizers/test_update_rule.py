@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
-from celo.optimizers import UpdateRule, rule_network
-from celo.optimizers.mirrored import mirrored
-from celo.optimizers.update_rule import GROUP
+from celo._errors import CeloError
+from celo._kernels import rule_network
+from celo.optimizers import UpdateRule
+from celo.optimizers._mirrored import mirrored
+from celo.optimizers._update_rule import GROUP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

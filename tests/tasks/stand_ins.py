@@ -46,7 +46,7 @@ def _triples():
 
 def install(patch):
     """Make every task read these; `patch` is a MonkeyPatch."""
-    patch.setattr("celo.tasks.sources.load_images", images)
-    patch.setattr("celo.tasks.image_sets.load_images", images)
-    patch.setattr("celo.tasks.sources.load_text", text)
-    patch.setattr("celo.tasks.sources.load_tokens", tokens)
+    patch.setattr("celo.tasks._sources.load_images", images)
+    patch.setattr("celo.tasks._image_sets.load_images", images)
+    patch.setattr("celo.tasks._sources.load_text", text)
+    patch.setattr("celo.tasks._sources.load_tokens", tokens)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
+from celo._errors import CeloError
 from celo.tasks import Quadratics, Reparametrisation
-from celo.tasks.augment import LEVELS, Reparametrised
-from celo.tasks.base import value_and_grad
-from celo.tasks.vision import ImageMLP
+from celo.tasks._augment import LEVELS, Reparametrised
+from celo.tasks._base import value_and_grad
+from celo.tasks._models.image_mlps import ImageMLP
 
 value_and_grad = jax.jit(value_and_grad)
 pytestmark = pytest.mark.usefixtures("quick_compilation")

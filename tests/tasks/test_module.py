@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
+from celo._errors import CeloError
 from celo.tasks import Quadratics, Reparametrisation, task_at
-from celo.tasks.augment import Reparametrised
-from celo.tasks.convnets import ConvNet
-from celo.tasks.coordinates import Siren
-from celo.tasks.module import ModuleTask
-from celo.tasks.objectives import (
+from celo.tasks._augment import Reparametrised
+from celo.tasks._models.convnets import ConvNet
+from celo.tasks._models.coordinates import Siren
+from celo.tasks._models.patches import convolve, split_patches
+from celo.tasks._models.perceptrons import Perceptron
+from celo.tasks._module import ModuleTask
+from celo.tasks._objectives import (
     colour_error,
     cross_entropy,
     negative_elbo,
@@ -23,8 +25,6 @@ from celo.tasks.objectives import (
     reconstruction_error,
     squared_error,
 )
-from celo.tasks.patches import convolve, split_patches
-from celo.tasks.perceptrons import Perceptron
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -180,10 +180,10 @@ def test_no_task_there(place, attribute, message):
 
 def test_missing_flax_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "flax", None)
-    monkeypatch.delitem(sys.modules, "celo.tasks.mixer", raising=False)
+    monkeypatch.delitem(sys.modules, "celo.tasks._models.mixer", raising=False)
     monkeypatch.delitem(sys.modules, "flax.linen")
     with pytest.raises(CeloError, match=r"needs flax: pip install 'celo\[suite\]'"):
-        task_at("celo.tasks.mixer:classifier", "digits")
+        task_at("celo.tasks._models.mixer:classifier", "digits")
 
 
 def test_an_error_inside_the_users_module_is_shown_as_it_is(tmp_path, monkeypatch):

@@ -10,11 +10,11 @@ import optax
 import pytest
 import stand_ins
 
-from celo.evaluate.curve import train_curve
-from celo.evaluate.inner_training import InnerTrainings
-from celo.evaluate.suite import CELO_TASKS, SUITES, load_task
-from celo.tasks.convnets import ConvNet
-from celo.tasks.published import LanguageLSTM, LanguageTransformer, TokenTransformer
+from celo.evaluate._run.learned_optimizer_task import InnerTrainings
+from celo.evaluate._run.suites import CELO_TASKS, SUITES, load_task
+from celo.evaluate._run.training import train_curve
+from celo.tasks._models.convnets import ConvNet
+from celo.tasks._models.published import LanguageLSTM, LanguageTransformer, TokenTransformer
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,7 +63,7 @@ EXPECTED = {
     "lm1b_lstm256": ((128, 32), 0.0, 12_753_252),
     "wikipedia_lstm256": ((128, 32), 0.0, 12_753_252),
     # Celo's rule for AdaFac-MLP: 30-4-4-2, 124 + 20 + 10; fifty steps of 128 pictures of 8 x 8
-    "celo.evaluate.inner_training:fashion_mnist": ((50, 128, 64), 0.0, 154),
+    "celo.evaluate._run.learned_optimizer_task:fashion_mnist": ((50, 128, 64), 0.0, 154),
 }
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo.errors import CeloError
+from celo._errors import CeloError
 from celo.tasks import Quadratics
-from celo.tasks.base import SPLITS, value_and_grad
-from celo.tasks.quadratic import Quadratic
+from celo.tasks._base import SPLITS, value_and_grad
+from celo.tasks._models.quadratic import Quadratic
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

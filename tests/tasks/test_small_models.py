@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from celo.tasks import Augmented, Reparametrisation
-from celo.tasks.base import value_and_grad
-from celo.tasks.small_models import autoencoders, deep_perceptrons, recurrent, transformers
+from celo.tasks._base import value_and_grad
+from celo.tasks._models.small_models import autoencoders, deep_perceptrons, recurrent, transformers
 
 MAKERS = {make.__name__: make for make in (autoencoders, deep_perceptrons, recurrent, transformers)}
 

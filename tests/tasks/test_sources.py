@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.data import Split, Text
-from celo.errors import CeloError
-from celo.tasks.base import SPLITS
-from celo.tasks.sources import Examples, Windows, text_windows, uniform_index
+from celo.tasks._base import SPLITS
+from celo.tasks._sources import Examples, Windows, text_windows, uniform_index
 
 
 def draws(source, count=1, seed=0):
@@ -44,7 +44,7 @@ def test_windows_are_stretches_of_their_split_and_their_next_characters():
 
 def test_a_part_no_longer_than_a_window_is_named(monkeypatch):
     text = Text(np.zeros(90, np.uint8), np.arange(5, dtype=np.uint8), np.zeros(6, np.uint8), "abcdef")
-    monkeypatch.setattr("celo.tasks.sources.load_text", lambda name: text)
+    monkeypatch.setattr("celo.tasks._sources.load_text", lambda name: text)
     with pytest.raises(CeloError, match=r"the valid part of 'kjv' has 5 tokens.* a window of 5 and"):
         text_windows("kjv", length=5, batch_size=2)
     source = text_windows("kjv", length=4, batch_size=2)

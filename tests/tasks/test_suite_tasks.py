@@ -10,8 +10,8 @@ import optax
 import pytest
 import stand_ins
 
-from celo.evaluate.suite import SUITES, load_task
-from celo.tasks.base import SPLITS, value_and_grad
+from celo.evaluate._run.suites import SUITES, load_task
+from celo.tasks._base import SPLITS, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

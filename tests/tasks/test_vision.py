@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from celo._errors import CeloError
 from celo.data import Images, Split, Text, Tokens, load_images
-from celo.errors import CeloError
 from celo.tasks import (
     CELO_DATASETS,
     TASKS,
@@ -19,8 +19,8 @@ from celo.tasks import (
     TaskFamily,
     make_task,
 )
-from celo.tasks.base import SPLITS, value_and_grad
-from celo.tasks.vision import ImageMLP
+from celo.tasks._base import SPLITS, value_and_grad
+from celo.tasks._models.image_mlps import ImageMLP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -47,7 +47,7 @@ def made_up(name, *, size=None, grey=False):
 
 @pytest.fixture
 def sets(monkeypatch):
-    monkeypatch.setattr("celo.tasks.image_sets.load_images", made_up)
+    monkeypatch.setattr("celo.tasks._image_sets.load_images", made_up)
     return tuple(SETS)
 
 
@@ -264,7 +264,7 @@ def test_sets_that_do_not_fit_together(monkeypatch):
         images = made_up("dark", size=size, grey=grey)
         return images._replace(num_classes=26) if name == "letters" else images
 
-    monkeypatch.setattr("celo.tasks.image_sets.load_images", load)
+    monkeypatch.setattr("celo.tasks._image_sets.load_images", load)
     with pytest.raises(CeloError, match=r"classes \[10, 26\] and inputs \[16\] for dark, letters"):
         ImageMLPs(("dark", "letters"), size=4)
 
@@ -279,11 +279,11 @@ def test_registered_tasks_are_callable_and_named_after_their_settings(sets, monk
         seen.append((name, size, grey))
         return made_up("dark", size=size or 28, grey=grey)
 
-    monkeypatch.setattr("celo.tasks.image_sets.load_images", load)
-    monkeypatch.setattr("celo.tasks.sources.load_images", load)
+    monkeypatch.setattr("celo.tasks._image_sets.load_images", load)
+    monkeypatch.setattr("celo.tasks._sources.load_images", load)
     text = np.arange(100, dtype=np.uint8) % 2
-    monkeypatch.setattr("celo.tasks.sources.load_text", lambda name: Text(text, text, text, "ab"))
-    monkeypatch.setattr("celo.tasks.sources.load_tokens", lambda name: Tokens(text, text, text, 2))
+    monkeypatch.setattr("celo.tasks._sources.load_text", lambda name: Text(text, text, text, "ab"))
+    monkeypatch.setattr("celo.tasks._sources.load_tokens", lambda name: Tokens(text, text, text, 2))
     for name, factory in TASKS.items():
         assert callable(factory)
         seen.clear()

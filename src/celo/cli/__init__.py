@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from celo import __version__
-from celo.cli.evaluate import add_evaluate, add_race, add_report
-from celo.cli.files import add_convert, add_data, add_info
-from celo.cli.settings import INTERRUPTED
-from celo.cli.train import add_train
-from celo.errors import CeloError, unknown_name
+from celo._errors import CeloError, unknown_name
+from celo.cli._evaluate import add_evaluate, add_race, add_report
+from celo.cli._files import add_convert, add_data, add_info
+from celo.cli._settings import INTERRUPTED
+from celo.cli._train import add_train
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,13 +4,13 @@ The handwritten `digits` ship inside scikit-learn and never need the network. Ne
 what is cached; scikit-learn, pillow and scipy are imported by the one reader that wants them.
 """
 
-from celo.data.bundled import TABLES, load_photograph, load_table
-from celo.data.cache import data_dir, raw_dir
-from celo.data.corpora import CORPORA, PIECES, Tokens, load_tokens
-from celo.data.info import DatasetInfo
-from celo.data.load import fetch, is_cached, load_images, load_text
-from celo.data.registry import DATASETS
-from celo.data.splits import Images, Split, Table, Text
+from celo.data._bundled import TABLES, load_photograph, load_table
+from celo.data._cache import data_dir, raw_dir
+from celo.data._corpora import CORPORA, PIECES, Tokens, load_tokens
+from celo.data._info import DatasetInfo
+from celo.data._load import fetch, is_cached, load_images, load_text
+from celo.data._registry import DATASETS
+from celo.data._splits import Images, Split, Table, Text
 
 __all__ = [
     "CORPORA",

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from functools import partial
 
-from celo.meta.estimator import GradientEstimator
-from celo.meta.full_es import FullES
-from celo.meta.pes import PES, WHOLE_LIFE
-from celo.meta.truncated_es import TruncatedES
+from celo.meta._estimators.base import GradientEstimator
+from celo.meta._estimators.full_es import FullES
+from celo.meta._estimators.pes import PES, WHOLE_LIFE
+from celo.meta._estimators.truncated_es import TruncatedES
 
 # Called with an unrolled problem, the truncation length and the deviation of the perturbations.
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {

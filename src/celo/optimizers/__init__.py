@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 
-from celo.optimizers.accumulate import accumulate
-from celo.optimizers.base import LearnedOptimizer, as_optax
-from celo.optimizers.celo import Celo, celo, celo_rule
-from celo.optimizers.celo_adam import CeloAdam, celo_adam
-from celo.optimizers.decayed import DecayedRule
-from celo.optimizers.halves import scale_by_celo_rule, scale_by_celo_schedule
-from celo.optimizers.horizon import cool_down, with_horizon
-from celo.optimizers.nonfinite import guard_nonfinite
-from celo.optimizers.partition import partition, plan
-from celo.optimizers.sharding import state_sharding
-from celo.optimizers.update_rule import UpdateRule
+from celo.optimizers._base import LearnedOptimizer, as_optax
+from celo.optimizers._celo import Celo, celo, celo_rule
+from celo.optimizers._celo_adam import CeloAdam, celo_adam
+from celo.optimizers._decayed import DecayedRule
+from celo.optimizers._halves import scale_by_celo_rule, scale_by_celo_schedule
+from celo.optimizers._horizon import cool_down, with_horizon
+from celo.optimizers._update_rule import UpdateRule
+from celo.transforms._accumulate import accumulate
+from celo.transforms._nonfinite import guard_nonfinite
+from celo.transforms._param_labels import partition, plan
+from celo.transforms._sharding import state_sharding
 
 OPTIMIZERS: dict[str, Callable[..., LearnedOptimizer]] = {
     "celo": Celo,

@@ -5,18 +5,18 @@ from functools import partial
 
 import jax
 
-from celo.errors import unknown_name
-from celo.tasks.augment import Augmented, Reparametrisation
-from celo.tasks.base import Task, TaskFamily
-from celo.tasks.elsewhere import task_at
-from celo.tasks.image_sets import CELO_DATASETS
-from celo.tasks.quadratic import Quadratics
-from celo.tasks.vision import ImageMLPs
+from celo._errors import unknown_name
+from celo.tasks._augment import Augmented, Reparametrisation
+from celo.tasks._base import Task, TaskFamily
+from celo.tasks._image_sets import CELO_DATASETS
+from celo.tasks._models.image_mlps import ImageMLPs
+from celo.tasks._models.quadratic import Quadratics
+from celo.tasks._task_at import task_at
 
 
 def _suite(place: str, *args, **settings) -> Callable[..., TaskFamily]:
     """A factory in a module that needs Flax and is imported when its task is made."""
-    return partial(task_at, f"celo.tasks.{place}", *args, **settings)
+    return partial(task_at, f"celo.tasks._models.{place}", *args, **settings)
 
 
 TASKS: dict[str, Callable[..., TaskFamily]] = {
@@ -33,7 +33,7 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "small_transformers": _suite("small_models:transformers"),
     "small_recurrent": _suite("small_models:recurrent"),
     "small_autoencoders": _suite("small_models:autoencoders"),
-    # The evaluation suite: `celo.evaluate.suite` says which of these make it up.
+    # The evaluation suite: `celo.evaluate._run.suites` says which of these make it up.
     "fashion_mnist_mlp_relu": _suite("perceptrons:classifier", "fashion_mnist", hidden=(128, 128)),
     "cifar10_mlp_layernorm": _suite(
         "perceptrons:classifier", "cifar10", size=16, hidden=(128, 128, 128), layer_norm=True

@@ -1,0 +1,50 @@
+"""What users name by where it is, "package.module:attribute": tasks and optimizers of their own."""
+
+import hashlib
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from celo._errors import CeloError, unknown_name
+
+
+def attribute_at(place: str, what: str) -> Any:
+    """The attribute at `place`, its module imported only now.
+
+    Args:
+      place: "package.module:attribute".
+      what: "task" or the like, for messages.
+
+    Raises:
+      CeloError: if the place is not written so, or there is no such module or attribute.
+    """
+    module_name, colon, attribute = place.partition(":")
+    if not (module_name and colon and attribute):
+        raise CeloError(f"{what} {place!r}: write one of your own as package.module:attribute")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing.partition(".")[0] == "flax":
+            raise CeloError(f"{what} {place!r} needs flax: pip install 'celo[suite]'") from error
+        if f"{module_name}.".startswith(f"{missing}."):
+            raise CeloError(f"{what} {place!r}: there is no module {missing!r} on the Python path") from error
+        raise
+    if not hasattr(module, attribute):
+        public = [name for name in vars(module) if not name.startswith("_")]
+        raise unknown_name(f"attribute of {module_name}", attribute, public)
+    return getattr(module, attribute)
+
+
+def source_sha256(place: str) -> str | None:
+    """Of the file of the module at `place`, so that a changed one is noticed; None where there is none.
+
+    What else that module imports is not looked at.
+    """
+    try:
+        spec = importlib.util.find_spec(place.partition(":")[0])
+    except ImportError:  # of the package it is in
+        return None
+    file = None if spec is None or spec.origin is None else Path(spec.origin)
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file is not None and file.is_file() else None

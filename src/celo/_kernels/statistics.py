@@ -1,0 +1,118 @@
+"""Gradient statistics shared by all learned rules: momenta, second moments, factored second moments.
+
+Everything here is for one tensor. Statistics are float32 whatever the tensor's dtype.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from celo._types import Array
+
+GRADIENT_LIMIT = 1000.0  # what every published rule clips gradients to
+FACTORED_FLOOR = 1e-30  # added to g² inside the factored moments, so that they are never zero
+
+
+class TensorStats(NamedTuple):
+    """Running statistics of one tensor of shape S; nothing is bias-corrected.
+
+    `row` and `col` are the two factors of the second moment of Adafactor (Shazeer & Stern 2018), one
+    for each decay: S with the largest axis, or the second largest, averaged away to size 1. A tensor
+    with fewer than two axes keeps the whole second moment in `row`, and `col` is an unused scalar.
+    """
+
+    momenta: tuple[Array, ...]  # EMA(g), one for each momentum decay, shape S each
+    second_moment: Array  # EMA(g²), shape S
+    row: tuple[Array, ...]
+    col: tuple[Array, ...]
+
+
+def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The axes (largest, second largest) that a factored second moment averages over.
+
+    Among equal sizes the later axis counts as larger. None for fewer than two axes.
+    """
+    if len(shape) < 2:
+        return None
+    order = sorted(range(len(shape)), key=lambda axis: shape[axis])
+    return order[-1], order[-2]
+
+
+def init_stats(param: Array, num_momenta: int, num_factored: int) -> TensorStats:
+    """Zero statistics for a tensor like `param` (any shape, any floating dtype)."""
+
+    def zeros(shape: tuple[int, ...]) -> Array:
+        return jnp.zeros(shape, jnp.float32)
+
+    shape = tuple(param.shape)
+    axes = factored_axes(shape)
+    if axes is None:
+        row_shape, col_shape = shape, ()
+    else:
+        row_shape = tuple(1 if axis == axes[0] else size for axis, size in enumerate(shape))
+        col_shape = tuple(1 if axis == axes[1] else size for axis, size in enumerate(shape))
+    return TensorStats(
+        momenta=tuple(zeros(shape) for _ in range(num_momenta)),
+        second_moment=zeros(shape),
+        row=tuple(zeros(row_shape) for _ in range(num_factored)),
+        col=tuple(zeros(col_shape) for _ in range(num_factored)),
+    )
+
+
+def update_stats(
+    stats: TensorStats,
+    grad: Array,
+    *,
+    momentum_decays: tuple[float, ...],
+    second_moment_decay: float,
+    factored_decays: tuple[float, ...],
+) -> TensorStats:
+    """The statistics after seeing `grad`, float32 and of the tensor's shape."""
+    square = grad * grad
+    axes = factored_axes(grad.shape)
+    floored = square + FACTORED_FLOOR
+    if axes is None:
+        row_now, col_now = floored, jnp.zeros((), jnp.float32)
+    else:
+        row_now = jnp.mean(floored, axis=axes[0], keepdims=True)
+        col_now = jnp.mean(floored, axis=axes[1], keepdims=True)
+    return TensorStats(
+        momenta=tuple(ema(m, grad, d) for m, d in zip(stats.momenta, momentum_decays, strict=True)),
+        second_moment=ema(stats.second_moment, square, second_moment_decay),
+        row=tuple(ema(r, row_now, d) for r, d in zip(stats.row, factored_decays, strict=True)),
+        col=tuple(ema(c, col_now, d) for c, d in zip(stats.col, factored_decays, strict=True)),
+    )
+
+
+def ema(average: Array, value: Array, decay: float) -> Array:
+    """One step of an exponential moving average."""
+    return decay * average + (1.0 - decay) * value
+
+
+def rms(x: Array, floor: float) -> Array:
+    """sqrt(mean(x²) + floor) over the whole tensor; a scalar."""
+    return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
+
+
+def finite_gradient(grad: Array, limit: float = GRADIENT_LIMIT) -> Array:
+    """The gradient as float32, clipped to ±limit, with NaN taken as zero so that it cannot enter a state."""
+    grad = grad.astype(jnp.float32)
+    return jnp.clip(jnp.where(jnp.isnan(grad), 0.0, grad), -limit, limit)
+
+
+def inverse_factors(row: Array, col: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Adafactor's preconditioner 1/sqrt(second moment) of a tensor with two or more axes, in two factors.
+
+    Args:
+      row: second moment averaged over the largest axis, as in `TensorStats`.
+      col: second moment averaged over the second largest axis.
+      shape: the tensor's shape.
+
+    Returns:
+      (row factor, column factor); both broadcast to `shape`.
+    """
+    axes = factored_axes(shape)
+    assert axes is not None, f"a tensor of shape {shape} has no factored second moment"
+    row_share = row / (jnp.mean(row, axis=axes[1], keepdims=True) + 1e-9)
+    return jax.lax.rsqrt(jnp.maximum(row_share, 1e-9)), jax.lax.rsqrt(jnp.maximum(col, 1e-9))

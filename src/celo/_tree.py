@@ -1,0 +1,30 @@
+"""Arithmetic on pytrees, leaf by leaf."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from celo._types import Array, Key
+
+Tree = Any
+
+
+def where(condition: Array, yes: Tree, no: Tree) -> Tree:
+    """`yes` where a scalar condition holds, else `no`; both of one structure."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def norm(tree: Tree) -> Array:
+    """Euclidean norm over all leaves; a float32 scalar."""
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.zeros(())))
+
+
+def normal_like(key: Key, tree: Tree, std: float) -> Tree:
+    """Independent normals of deviation `std`, shaped like the leaves; float32."""
+    leaves, treedef = jax.tree.flatten(tree)
+    keys = jax.random.split(key, len(leaves))
+    noise = [
+        std * jax.random.normal(k, leaf.shape, jnp.float32) for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, noise)

@@ -1,0 +1,156 @@
+"""Load data sets: from the cache, or from the first provider that has the published data."""
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from celo._errors import CeloError, unknown_name
+from celo.data._cache import DamagedCacheError, data_dir, raw_dir, read_arrays, write_arrays
+from celo.data._formats import Arrays
+from celo.data._info import DatasetInfo
+from celo.data._providers import Report
+from celo.data._registry import DATASETS
+from celo.data._resize import resize_images
+from celo.data._splits import Images, Split, Text, split_lines, split_off
+
+
+def load_images(name: str, *, size: int | None = None, grey: bool = False) -> Images:
+    """Load an image data set, fetched first if it is not cached (progress goes to stderr).
+
+    Test is the official test set; valid is the end of the official train set under a fixed permutation,
+    train the rest of it. A resized or grey version is computed once and cached as well.
+
+    Args:
+      name: a key of `DATASETS` of the kind "images".
+      size: height and width in pixels, averaged over areas; None keeps the native size.
+      grey: turn colour into one channel of ITU-R BT.601 luma.
+
+    Returns:
+      Splits of x uint8 [N, H, W, C] and y int32 [N].
+
+    Raises:
+      CeloError: the name is unknown or no image set, the size no positive integer, or no provider has it.
+    """
+    info = _info(name, "images")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise CeloError(f"size {size!r} of {name!r}: give a positive number of pixels, or None")
+    height, _, channels = info.shape
+    to_grey = grey and channels > 1
+    if size in (None, height) and not to_grey:
+        arrays = _raw(info, _to_stderr)
+    else:
+        arrays = _resized(info, size or height, to_grey)
+    train, valid = split_off(arrays["train_x"], arrays["train_y"], info.valid_examples)
+    test = Split(arrays["test_x"], arrays["test_y"].astype(np.int32))
+    return Images(train, valid, test, info.num_classes)
+
+
+def load_text(name: str = "kjv") -> Text:
+    """Load a text as character tokens, fetched first if it is not cached (progress goes to stderr).
+
+    Nine tenths of its lines in their order are train, the next twentieth valid, the last test; of "kjv" a
+    line is a verse.
+
+    Raises:
+      CeloError: the name is unknown or no text, or no provider has it.
+    """
+    info = _info(name, "text")
+    text = _raw(info, _to_stderr)["text"].tobytes().decode()
+    return split_lines(info.lines(text), info.train_examples, info.valid_examples)
+
+
+def fetch(name: str, *, report: Report | None = None) -> Path:
+    """Make sure that a data set is cached, whole and verified.
+
+    Args:
+      name: a key of `DATASETS`.
+      report: called with one line at a time of what is being done; None writes them to stderr.
+
+    Returns:
+      The cache file, an .npz of the official train and test arrays.
+
+    Raises:
+      CeloError: the name is unknown, or no provider has the set; says what was tried and what would help.
+    """
+    info = _info(name)
+    _raw(info, report or _to_stderr)
+    return _cache_file(info)
+
+
+def is_cached(name: str) -> bool:
+    """Whether a data set has a cache file, not whether that is sound: loading finds out and mends it.
+
+    Raises:
+      CeloError: the name is unknown.
+    """
+    return _cache_file(_info(name)).is_file()
+
+
+def _info(name: str, kind: str | None = None) -> DatasetInfo:
+    known = [key for key, info in DATASETS.items() if kind in (None, info.kind)]
+    if name not in known:
+        raise unknown_name(f"{kind} data set" if kind else "data set", name, known)
+    return DATASETS[name]
+
+
+def _to_stderr(line: str) -> None:
+    print(f"celo: {line}", file=sys.stderr, flush=True)
+
+
+def _cache_file(info: DatasetInfo) -> Path:
+    return data_dir() / f"{info.name}.npz"
+
+
+def _cached(
+    path: Path, shapes: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays], report: Report
+) -> Arrays:
+    """The arrays of a cache file; made and written if it is missing or damaged."""
+    if path.is_file():
+        try:
+            return read_arrays(path, shapes)
+        except DamagedCacheError as error:
+            report(f"{error}; making it again")
+    arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
+    write_arrays(path, arrays)
+    return arrays
+
+
+def _raw(info: DatasetInfo, report: Report) -> Arrays:
+    return _cached(_cache_file(info), info.array_shapes, lambda: _provide(info, report), report)
+
+
+def _resized(info: DatasetInfo, size: int, grey: bool) -> Arrays:
+    path = data_dir() / f"{info.name}-{size}x{size}{'-grey' if grey else ''}.npz"
+    image = (size, size, 1 if grey else info.shape[2])
+    shapes = {key: (s[0], *image) if key.endswith("_x") else s for key, s in info.array_shapes.items()}
+
+    def make() -> Arrays:
+        arrays = _raw(info, _to_stderr)
+        return {
+            key: resize_images(array, size, grey=grey) if key.endswith("_x") else array
+            for key, array in arrays.items()
+        }
+
+    return _cached(path, shapes, make, _to_stderr)
+
+
+def _provide(info: DatasetInfo, report: Report) -> Arrays:
+    """The arrays of the first provider whose data are the published ones."""
+    folder = raw_dir(info.name)
+    failures = []
+    for provider in info.providers:
+        try:
+            arrays = provider.arrays(folder, report)
+            for key, shape in info.array_shapes.items():
+                if arrays[key].shape != shape:
+                    raise ValueError(f"{key} has the shape {arrays[key].shape}, published is {shape}")
+            info.verify(arrays)
+        except Exception as error:  # whatever goes wrong with one provider, the next is tried
+            failures.append(f"  {provider.title}: {' '.join(str(error).split()) or type(error).__name__}")
+        else:
+            return arrays
+    remedies = [f"  {provider.remedy(folder)}" for provider in info.providers]
+    head = f"can't get the data set {info.name!r}; tried, in this order:"
+    raise CeloError("\n".join([head, *failures, "any of these would help:", *remedies]))

