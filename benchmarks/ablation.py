@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from celo import weights
+from celo._files import write_file
 from celo._kernels import native
 from celo.evaluate._run import executors as pools
 
 PAIRS, TRUNCATION = 4, 50  # of a run whose estimator works by truncations
 PLAIN: dict[str, Any] = {
-    "tasks": "celo_image_mlps",
-    "rule_tasks": "",
+    "tasks": ("celo_image_mlps",),
+    "rule_tasks": (),
     "scheduler_steps": 0,
     "refinement_steps": 0,
     "pairs_per_task": PAIRS,
@@ -86,10 +86,9 @@ def train(run: Run) -> dict[str, Any]:
     """Meta-trains until the budget of inner steps is spent; the curve and the measured end."""
     import jax
 
-    from celo.meta._first_theta import first_theta
-    from celo.meta._measure import measure
-    from celo.meta._outer_step import PhaseProgram, phases, task_families
-    from celo.meta._recipes import make_recipe
+    from celo.meta import make_recipe, measure
+    from celo.meta._outer_step import PhaseProgram
+    from celo.meta._phases import first_theta, phases, task_families
 
     kinds = 4
     budget = 2.0 * PAIRS * kinds * TRUNCATION * run.steps
@@ -144,7 +143,7 @@ def main() -> None:
         shown = bar.add_task(options.set, total=len(runs))
         for run, result in zip(runs, pool.executor.map(train, runs), strict=True):
             found.setdefault(run.variant, {})[str(run.seed)] = result
-            weights.write_file(path, (json.dumps(found) + "\n").encode())
+            write_file(path, (json.dumps(found) + "\n").encode())
             bar.update(shown, advance=1)
     Console().print(_table(options.set, found, options.steps))
     _draw(_best_rates(found) if options.set == "estimators" else found, options.out / f"{options.set}.png")

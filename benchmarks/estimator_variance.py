@@ -43,11 +43,10 @@ from celo import weights
 from celo._kernels import native
 from celo._types import Array, Key, Theta
 from celo.cli._settings import one_device_per_core
-from celo.meta import ESTIMATORS, PES, GradientEstimator
-from celo.meta._outer_step import PARTICLES, Phase, phases, task_families
-from celo.meta._recipes import RECIPES, Recipe, make_recipe
-from celo.meta._unroll import Unroll
-from celo.optimizers import OPTIMIZERS, Celo
+from celo.meta import ESTIMATORS, PES, RECIPES, GradientEstimator, Recipe, Unroll, make_recipe
+from celo.meta._outer_step import PARTICLES
+from celo.meta._phases import Phase, phases, task_families
+from celo.optimizers import Celo
 from celo.tasks import TaskFamily
 
 REFERENCE, UNBIASED = "pes", "nres"
@@ -128,7 +127,7 @@ class _Watch:
         self.kinds = len(family.members)
         self.size = recipe.pairs_per_task * self.kinds
         self.window = recipe.horizon_max // recipe.truncation_length  # truncations
-        self.optimizer = OPTIMIZERS[phase.optimizer](kernel=options.kernel)
+        self.optimizer = phase.optimizer(kernel=options.kernel)
         self.programs = {name: self._program(name) for name in CONTESTANTS}
 
     def all(self, theta: Theta) -> dict[str, Moments]:

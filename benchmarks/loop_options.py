@@ -21,7 +21,7 @@ from rich.table import Table
 import celo
 from benchmarks.step import transformer
 from celo._kernels import native
-from celo.evaluate._run.training import train_curve
+from celo.evaluate import train_curve
 from celo.tasks import make_task
 
 TASKS = ("digits_mlp128x128", "mnist_8x8_mlp32", "cifar10_8x8_mlp32", "flower_fourier")

@@ -29,8 +29,9 @@ from rich.table import Table
 from celo._kernels import native
 from celo._types import Array
 from celo.cli._settings import one_device_per_core
-from celo.meta._outer_step import PARTICLES, PhaseProgram, kinds_of, phases, task_families
-from celo.meta._recipes import RECIPES, Recipe, make_recipe
+from celo.meta import RECIPES, Recipe, make_recipe
+from celo.meta._outer_step import PARTICLES, PhaseProgram
+from celo.meta._phases import kinds_of, phases, task_families
 from celo.optimizers import Celo
 from celo.tasks import TaskFamily
 from celo.tasks._base import value_and_grad
@@ -46,7 +47,7 @@ def main() -> None:
         "--pairs", type=int, default=None, help="of each kind of task (default: as the recipe)"
     )
     parser.add_argument("--truncation", type=int, default=None, help="inner steps (default: as the recipe)")
-    parser.add_argument("--kernels", nargs="+", default=native.KERNELS, choices=native.KERNELS)
+    parser.add_argument("--kernels", nargs="+", default=("native", "xla"), choices=native.KERNELS)
     options = parser.parse_args()
     one_device_per_core()
     given = {"pairs_per_task": options.pairs, "truncation_length": options.truncation}

@@ -12,9 +12,9 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from celo.evaluate._run.baselines import PAPER_LEARNING_RATES
-from celo.evaluate._run.suites import SUITES, load_task
+from celo.evaluate import SUITES, load_task
 from celo.evaluate._run.training import CurveProgram
+from celo.evaluate._settings import PAPER_RATES
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     table = Table(
         *("task", "side by side, s", "first call", "one after another, s", "first call", "ratio"),
-        title=f"{len(PAPER_LEARNING_RATES)} rates, {options.steps} steps",
+        title=f"{len(PAPER_RATES)} rates, {options.steps} steps",
     )
     for name in options.task:
         family = load_task(name)
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _seconds(program: CurveProgram) -> float:
     begin = time.perf_counter()
-    program.curves(PAPER_LEARNING_RATES, (1000,))
+    program.curves(PAPER_RATES, (1000,))
     return time.perf_counter() - begin
 
 

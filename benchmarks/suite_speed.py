@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from rich.console import Console
 
-from celo.evaluate._run.suites import SUITES, SuiteTask, load_task
+from celo.evaluate import SUITES, TaskSettings, load_task
 from celo.evaluate._run.training import seconds_per_step, train_curve
 
 ADAM = 1e-3
@@ -45,7 +45,7 @@ def main() -> None:
     )
 
 
-def _measure(task: SuiteTask, whole: bool) -> tuple[float, str]:
+def _measure(task: TaskSettings, whole: bool) -> tuple[float, str]:
     """Seconds of training, and a line about the task."""
     family = load_task(task.name)
     sampled = family.sample(jax.random.key(0), jnp.zeros((), jnp.int32))

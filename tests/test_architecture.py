@@ -1,101 +1,76 @@
-"""The picture of the design, kept true: who may import whom, and how large a file may be."""
+"""The rooms of the library, kept true: who may import whom, what is public, and how large a file may be.
+
+The same table stands in CONTRIBUTING.md; `test_contributing_shows_these_layers` compares them.
+"""
 
 import ast
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).resolve().parents[1] / "src" / "celo"
-MAX_LINES = 300
+ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src" / "celo"
+MAX_LINES = 450
 
-# Modules below celo by layer; "x.*" is the whole package x. An import may stay in its layer or point down.
-LAYERS = {
-    0: [
-        "types",
-        "errors",
-        "folders",
-        "tree",
-        "nn",
-        "native",
-        "places",
-        "provenance",
-        "weights",
-        "convert",
-        "data.*",
+# Rooms by layer, lowest first. An import may point down, or stay in its room. A room is a module or a folder.
+LAYERS = [
+    [
+        *("_errors", "_types", "_tree", "_nn", "_files", "_import_path", "_plotting", "_provenance"),
+        *("_arguments", "weights", "convert", "data"),
     ],
-    1: ["features"],
-    2: ["optimizers.*", "tasks.*"],
-    3: [
-        *("meta", "meta.hosts", "meta.estimator", "meta.unroll", "meta.objective"),
-        *("meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es", "meta.imitation"),
-        *("evaluate", "evaluate.curve", "evaluate.baselines", "evaluate.look", "evaluate.archive"),
-        *("evaluate.metrics", "evaluate.aggregate", "evaluate.targets"),
-    ],
-    4: [
-        *(
-            "meta.recipes",
-            "meta.first_theta",
-            "meta.outer",
-            "meta.train",
-            "meta.checkpoint",
-            "meta.report",
-            "meta.measure",
-        ),
-        *("evaluate.contestants", "evaluate.outcome", "evaluate.trials", "evaluate.runner", "evaluate.pools"),
-        "evaluate.evaluation",
-        "evaluate.inner_training",
-        *("evaluate.race", "evaluate.suite", "evaluate.report", "evaluate.figure"),
-        *("evaluate.explain", "evaluate.rule_map", "evaluate.explain_figure"),
-        *("evaluate.entry", "evaluate.leaderboard", "evaluate.leaderboard_report"),
-        *("evaluate.leaderboard_figures", "evaluate.leaderboard_page"),
-    ],
-    5: ["cli.*"],
-}
+    ["_kernels"],
+    ["transforms", "optimizers", "tasks"],
+    ["meta", "evaluate", "_explain"],
+    ["cli"],
+]
+# Rooms of one layer do not import each other, but for these (importer, imported).
+NEIGHBOURS = {("optimizers", "transforms")}
 
-# Besides: (importer, never imports), each with all that is below it.
-NEVER = [
-    ("optimizers", "tasks"),
-    ("tasks", "optimizers"),
-    ("meta", "evaluate"),
-    ("evaluate", "meta"),
+# Inside a room: (these, never import those); a folder stands for all that is in it.
+STRANGERS = [
     # An estimator knows an unrolled problem, not what is unrolled.
-    *(
-        (estimator, kind)
-        for estimator in (
-            *("meta.estimator", "meta.antithetic", "meta.pes", "meta.truncated_es", "meta.full_es"),
-        )
-        for kind in ("optimizers", "tasks")
-    ),
-    # Weights are for every framework, and scores for every machine.
-    *(("weights", module) for module in ("types", "tree", "nn", "features", "data", "convert")),
+    ("meta._estimators", ("meta._unroll", "meta._run", "meta._outer_step", "optimizers", "tasks")),
+    # Scores know records, not how they came to be; and what runs knows no scores' reports.
+    ("evaluate._score", ("evaluate._run", "evaluate._report")),
+    ("evaluate._run", ("evaluate._report",)),
+    # Nothing of the library knows the command line or its printing.
+    *((room, ("cli",)) for layer in LAYERS[:-1] for room in layer),
 ]
 
 # All that these take from outside the standard library; frameworks cost seconds and gigabytes.
 THIRD_PARTIES = {
-    "errors": set(),
+    "_errors": set(),
+    "_files": set(),
     "weights": {"numpy", "safetensors"},
     "convert": {"numpy", "msgpack"},
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
-    "evaluate.metrics": {"numpy"},
-    "evaluate.aggregate": {"numpy"},
-    "evaluate.targets": {"numpy"},
+    "evaluate._score.metrics": {"numpy"},
+    "evaluate._score.aggregate": {"numpy"},
+    "evaluate._score.time_to_target": {"numpy"},
 }
+# What users may import; everything else begins with an underscore.
+PUBLIC = {"", "cli", "convert", "data", "evaluate", "meta", "optimizers", "tasks", "transforms", "weights"}
 
 FILES = sorted(SRC.rglob("*.py"))
 
 
 def name_of(path):
-    """src/celo/meta/pes.py -> "meta.pes"; the package itself is ""."""
+    """src/celo/meta/_estimators/pes.py -> "meta._estimators.pes"; the package itself is ""."""
     return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix("__init__").removesuffix(".")
 
 
 MODULES = {name_of(path): path for path in FILES}
+INNER_MODULES = [module for module in MODULES if module]
 
 
 def imports(source, module, is_package=False):
-    """(modules below celo, names taken from celo itself, third parties), at any depth of the source."""
+    """(modules below celo, names taken from celo itself, third parties), at any depth of the source.
+
+    A name imported from a package that is no module counts as the package.
+    """
     inner, from_root, outer = set(), set(), set()
     tree = ast.parse(source)
     package = ["celo", *(module.split(".") if module else [])]
@@ -141,19 +116,19 @@ def imports_of(module):
     return imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
 
 
-def layer_of(module):
-    for layer, entries in LAYERS.items():
-        for entry in entries:
-            if module == entry or (is_below(module, entry.removesuffix(".*")) and entry.endswith(".*")):
-                return layer
-    pytest.fail(f"celo.{module} is in no layer: add it to LAYERS in {Path(__file__).name}")
-
-
 def is_below(module, package):
     return module == package or module.startswith(f"{package}.")
 
 
-INNER_MODULES = [module for module in MODULES if module]
+def room_of(module):
+    return module.split(".")[0]
+
+
+def layer_of(room):
+    for number, layer in enumerate(LAYERS):
+        if room in layer:
+            return number
+    pytest.fail(f"celo.{room} is in no layer: add it to LAYERS in {Path(__file__).name}")
 
 
 def test_how_imports_are_read():
@@ -163,40 +138,79 @@ import celo
 import celo.tasks._base as base
 from celo import weights, __version__
 from celo.optimizers import as_optax as bind
-from . import unroll
-from .estimator import Estimate
+from . import pes
+from .base import Estimate
 if TYPE_CHECKING:
-    from celo.evaluate import _race as race
+    from celo.evaluate._run import suites
 def f():
     import jax
     celo.celo(1)
-    return celo._kernels.statistics
+    return celo.convert
 """
-    inner, from_root, outer = imports(source, "meta.pes")
+    inner, from_root, outer = imports(source, "meta._estimators.full_es")
     assert inner == {
-        *("tasks.base", "weights", "optimizers", "meta.unroll", "meta.estimator", "evaluate.race", "features")
+        *("tasks._base", "weights", "optimizers", "convert"),
+        *("meta._estimators.pes", "meta._estimators.base", "evaluate._run.suites"),
     }
     assert from_root == {"__version__", "celo"}
     assert outer == {"numpy", "jax"}
-    assert imports("from . import pes\nfrom .pes import PES", "meta", is_package=True)[0] == {"meta.pes"}
 
 
 @pytest.mark.parametrize("module", INNER_MODULES)
 def test_imports_point_down(module):
     inner, from_root, _ = imports_of(module)
-    own = layer_of(module)
-    up = {target: layer_of(target) for target in inner if layer_of(target) > own}
-    assert not up, f"celo.{module} (layer {own}) imports from above: {up}"
+    mine = room_of(module)
+    for target in inner:
+        theirs = room_of(target)
+        down = layer_of(theirs) < layer_of(mine)
+        # The lowest layer is of single files, which may use each other as long as there is no circle.
+        beside = layer_of(mine) == layer_of(theirs) == 0 or (mine, theirs) in NEIGHBOURS
+        assert mine == theirs or down or beside, f"celo.{module} imports celo.{target}"
     # celo itself hands out names of any layer; the version alone is harmless.
     assert from_root <= {"__version__"}, f"celo.{module} takes {from_root} from celo: import their module"
 
 
-@pytest.mark.parametrize(("importer", "other"), NEVER)
-def test_strangers(importer, other):
-    for module in INNER_MODULES:
-        if is_below(module, importer):
-            inner, _, _ = imports_of(module)
-            assert not {target for target in inner if is_below(target, other)}, f"celo.{module}"
+@pytest.mark.parametrize(("room", "others"), STRANGERS)
+def test_strangers(room, others):
+    mine = [module for module in INNER_MODULES if is_below(module, room)]
+    assert mine, f"celo.{room} is gone: take it out of STRANGERS"
+    for module in mine:
+        inner, _, _ = imports_of(module)
+        assert not {t for t in inner for other in others if is_below(t, other)}, f"celo.{module}"
+
+
+def circles(graph):
+    """The strongly connected groups of more than one node, by Tarjan's algorithm."""
+    index, low, stack, found = {}, {}, [], []
+
+    def visit(node):
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for target in graph[node]:
+            if target not in index:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], index[target])
+        if low[node] == index[node]:
+            group = set()
+            while node not in group:
+                group.add(stack.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_there_are_no_circles():
+    """Imports inside functions and for type checkers count, too: a circle that is hidden is one."""
+    assert circles({"a": ["b"], "b": ["c"], "c": ["b"], "d": []}) == [["b", "c"]]
+    graph = {m: [t for t in imports_of(m)[0] if t in MODULES and t != m] for m in INNER_MODULES}
+    # A package's `__init__` gathers its modules; a module that imports its own package is a circle.
+    assert circles(graph) == []
 
 
 @pytest.mark.parametrize("package", THIRD_PARTIES)
@@ -208,6 +222,22 @@ def test_third_parties(package):
         assert outer <= THIRD_PARTIES[package], f"celo.{module}"
 
 
+def test_only_the_command_line_prints():
+    for module, path in MODULES.items():
+        if is_below(module, "cli"):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        names = {call.id for call in calls if isinstance(call, ast.Name)}
+        names |= {
+            f"{call.value.id}.{call.attr}"
+            for call in calls
+            if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name)
+        }
+        assert not names & {"print", "signal.signal"}, f"celo.{module}"
+        assert "rich" not in imports_of(module)[2], f"celo.{module}"
+
+
 def test_the_package_imports_nothing_when_it_is_imported():
     """The names it hands out are imported when first used; the ones in its source are for type checkers."""
     tree = ast.parse(MODULES[""].read_text(encoding="utf-8"))
@@ -217,17 +247,47 @@ def test_the_package_imports_nothing_when_it_is_imported():
     assert {name.partition(".")[0] for name in names} <= set(sys.stdlib_module_names)
 
 
+def test_what_is_public_is_what_we_say():
+    visible = {m for m in MODULES if not any(part.startswith("_") for part in m.split("."))}
+    assert visible == PUBLIC
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC - {"cli"}))
+def test_public_names_exist_and_no_function_shadows_its_module(module):
+    face = importlib.import_module(f"celo.{module}" if module else "celo")
+    for name in getattr(face, "__all__", []):
+        assert getattr(face, name) is not None
+        shadowed = f"{module}.{name}".removeprefix(".")
+        assert shadowed not in MODULES or shadowed in PUBLIC, f"celo.{shadowed} is a module and a name"
+    if MODULES[module].name == "__init__.py":
+        assert face.__all__, "a face says what it shows"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
 def test_files(path):
     source = path.read_text(encoding="utf-8")
     lines = source.count("\n")
-    assert lines <= MAX_LINES, f"{lines} lines, over {MAX_LINES}: split it along its parts"
+    assert lines <= MAX_LINES, f"{lines} lines, over {MAX_LINES}: is it one concept?"
     docstring = ast.get_docstring(ast.parse(source))
     assert docstring, "a module says in its first line what it is for"
     assert path.stem not in ("util", "utils", "helpers", "common", "misc"), "name it after what is in it"
 
 
-def test_layers_name_each_module_once():
-    entries = [entry for layer in LAYERS.values() for entry in layer]
-    assert len(set(entries)) == len(entries)
+@pytest.mark.parametrize("path", [p for p in FILES if p.name == "__init__.py"], ids=name_of)
+def test_each_folder_says_what_lives_there(path):
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert len(docstring.splitlines()) >= 3, "say what lives here, what elsewhere, what outsiders may import"
+
+
+def test_layers_name_each_room_once():
+    rooms = [room for layer in LAYERS for room in layer]
+    assert len(set(rooms)) == len(rooms)
+    assert {room_of(module) for module in INNER_MODULES} == set(rooms)
     assert importlib.util.find_spec("celo").origin == str(SRC / "__init__.py"), "another celo is being tested"
+
+
+def test_contributing_shows_these_layers():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    block = page.split("```text\n")[1].split("```")[0]
+    shown = [line.split(maxsplit=1)[1].split() for line in block.strip().splitlines()]
+    assert shown == LAYERS[::-1]

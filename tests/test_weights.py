@@ -12,7 +12,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from celo import weights
+from celo import _files, weights
 from celo._errors import CeloError
 
 METADATA = {"architecture": "celo", "note": "θ of a test"}
@@ -176,7 +176,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_draft(saved, monkeypatch, step
         fail()
 
     if step == "write":
-        monkeypatch.setattr(weights, "open", open_that_fails_to_write, raising=False)
+        monkeypatch.setattr(_files, "open", open_that_fails_to_write, raising=False)
     else:
         monkeypatch.setattr(os, step, fail)
     with pytest.raises(CeloError, match="No space left on device"):
@@ -211,7 +211,7 @@ def test_saved_file_has_the_usual_permissions(saved):
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(CeloError, match=r"x\.safetensors: no such file; check the path"):
         weights.load(tmp_path / "x.safetensors")
-    with pytest.raises(CeloError, match="is a folder; name the weights file"):
+    with pytest.raises(CeloError, match="is a folder; name the file inside it"):
         weights.load(tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_unreadable_file(saved, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(weights, "open", refuse, raising=False)
+    monkeypatch.setattr(_files, "open", refuse, raising=False)
     with pytest.raises(CeloError, match=r"cannot be read \(Permission denied\)"):
         weights.load(saved)
 
@@ -228,7 +228,7 @@ def test_huge_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "huge.safetensors"
     with path.open("wb") as file:
         file.truncate(weights.MAX_BYTES + 1)  # sparse: takes no space
-    with pytest.raises(CeloError, match="over 1 GiB"):
+    with pytest.raises(CeloError, match="1,073,741,825 bytes, more than the 1,073,741,824 allowed"):
         weights.load(path)
 
 
@@ -333,15 +333,15 @@ def test_facts_are_metadata_and_card(shelf, tmp_path):
         weights.save(path, make_theta(), metadata=metadata)
     (shelf / "celo.json").write_text('{"note": "of the card", "largest_model": 7}')
     known = {**METADATA, "format": weights.FORMAT, "recipe": {"horizon_max": 9}}
-    assert weights.facts(tmp_path / "own.safetensors") == known
-    assert weights.facts("celo") == {**known, "note": "of the card", "largest_model": 7}
+    assert weights.load(tmp_path / "own.safetensors").facts == known
+    assert weights.load("celo").facts == {**known, "note": "of the card", "largest_model": 7}
 
 
 @pytest.mark.parametrize("recipe", [{}, {"recipe": "of my own"}])
 def test_facts_without_a_recipe_of_ours(tmp_path, recipe):
     path = tmp_path / "own.safetensors"
     weights.save(path, make_theta(), metadata=METADATA | recipe)
-    assert weights.facts(path) == METADATA | recipe | {"format": weights.FORMAT}
+    assert weights.load(path).facts == METADATA | recipe | {"format": weights.FORMAT}
 
 
 # check_theta

@@ -3,8 +3,11 @@
     tx = celo.celo(num_steps=10_000)                          # was: optax.adamw(1e-3)
     updates, state = tx.update(grads, state, params, value=loss)
 
-The names below are imported when first used, so that a part of the package does not load a framework it
-does not need.
+Here: every name that a training loop needs. `celo.tasks`, `celo.evaluate` and `celo.meta` hold the rest for
+those who measure and meta-train, `celo.optimizers` and `celo.transforms` the parts for those who extend;
+`celo.weights` and `celo.data` read files. Modules that begin with an underscore are private and may change.
+
+All are imported when first used, so that a part of the package does not load a framework it does not need.
 """
 
 import importlib
@@ -18,20 +21,38 @@ if TYPE_CHECKING:
     from celo._explain.figure import draw_explanation
     from celo.optimizers import (
         LearnedOptimizer,
-        accumulate,
         as_optax,
         celo,
         celo_adam,
         celo_rule,
         cool_down,
-        guard_nonfinite,
-        partition,
-        plan,
         scale_by_celo_rule,
         scale_by_celo_schedule,
-        state_sharding,
         with_horizon,
     )
+    from celo.transforms import accumulate, guard_nonfinite, label_params, plan, state_sharding
+
+_HOMES = {
+    "CeloError": "celo._errors",
+    "LearnedOptimizer": "celo.optimizers",
+    "OutOfRangeWarning": "celo._errors",
+    "accumulate": "celo.transforms",
+    "as_optax": "celo.optimizers",
+    "celo": "celo.optimizers",
+    "celo_adam": "celo.optimizers",
+    "celo_rule": "celo.optimizers",
+    "cool_down": "celo.optimizers",
+    "draw_explanation": "celo._explain.figure",
+    "explain": "celo._explain.explanation",
+    "guard_nonfinite": "celo.transforms",
+    "label_params": "celo.transforms",
+    "plan": "celo.transforms",
+    "scale_by_celo_rule": "celo.optimizers",
+    "scale_by_celo_schedule": "celo.optimizers",
+    "state_sharding": "celo.transforms",
+    "with_horizon": "celo.optimizers",
+}
+_FACES = ("convert", "data", "evaluate", "meta", "optimizers", "tasks", "transforms", "weights")
 
 __all__ = [
     "CeloError",
@@ -46,7 +67,7 @@ __all__ = [
     "draw_explanation",
     "explain",
     "guard_nonfinite",
-    "partition",
+    "label_params",
     "plan",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
@@ -54,19 +75,14 @@ __all__ = [
     "with_horizon",
 ]
 
-_HOMES = {  # of the names that are not optimizers
-    "CeloError": "celo._errors",
-    "OutOfRangeWarning": "celo._errors",
-    "explain": "celo._explain.explanation",
-    "draw_explanation": "celo._explain.figure",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name in _FACES:
+        return importlib.import_module(f"celo.{name}")
+    if name not in _HOMES:
         raise AttributeError(f"module 'celo' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, "celo.optimizers")), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, *_FACES])

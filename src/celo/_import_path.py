@@ -3,10 +3,26 @@
 import hashlib
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from celo._errors import CeloError, unknown_name
+
+
+def import_modules(names: Sequence[str]) -> None:
+    """Imports modules that register optimizers, tasks or estimators of one's own.
+
+    Raises:
+      CeloError: if there is no such module on the Python path.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and imports one that is not
+            raise CeloError(f"there is no module {name!r} on the Python path; start where it is") from error
 
 
 def attribute_at(place: str, what: str) -> Any:

@@ -1,5 +1,6 @@
 """How figures and pages look: colours, type, labels at the ends of lines."""
 
+import enum
 import importlib.util
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,21 @@ import numpy as np
 
 from celo._errors import CeloError
 
-REFERENCE = -1  # its slot
+
+class Slot(enum.StrEnum):
+    """What the colour of a contestant stands for; the values also name the colours of a page."""
+
+    REFERENCE = "reference"  # ink
+    LEARNED = "learned"  # Celo's own colour: the best learned optimizer
+    OTHER_1 = "other1"
+    OTHER_2 = "other2"
+    OTHER_3 = "other3"
+    OTHER_4 = "other4"
+    OTHER_5 = "other5"
+    BACKGROUND = "background"  # grey: one of the many
+
+
+OTHERS = (Slot.OTHER_1, Slot.OTHER_2, Slot.OTHER_3, Slot.OTHER_4, Slot.OTHER_5)
 
 
 class Look(NamedTuple):
@@ -19,13 +34,17 @@ class Look(NamedTuple):
     soft: str
     grid: str
     celo: str
-    others: tuple[str, ...]
+    others: tuple[str, str, str, str, str]
 
-    def line(self, slot: int | None) -> str:
-        """Colour of a line in one of `slots`."""
-        if slot is None:
-            return self.grid
-        return self.ink if slot == REFERENCE else (self.celo, *self.others)[slot]
+    def line(self, slot: Slot) -> str:
+        """Colour of a line."""
+        named = {Slot.REFERENCE: self.ink, Slot.LEARNED: self.celo, Slot.BACKGROUND: self.grid}
+        return {**named, **dict(zip(OTHERS, self.others, strict=True))}[slot]
+
+    def cycle(self, count: int) -> list[str]:
+        """Colours of `count` lines of equal rank, from the start again when they run out."""
+        colours = (self.others[0], self.celo, *self.others[1:])
+        return [colours[i % len(colours)] for i in range(count)]
 
     def style(self) -> dict[Any, Any]:
         """Settings for Matplotlib's `rc_context`."""
@@ -49,7 +68,7 @@ class Look(NamedTuple):
 LIGHT = Look(
     paper="#ffffff",
     ink="#1f2328",
-    soft="#6b737d",
+    soft="#626a74",
     grid="#c3c8cf",
     celo="#d55e00",
     others=("#0072b2", "#009e73", "#cc79a7", "#b8860b", "#56b4e9"),
@@ -64,19 +83,19 @@ DARK = Look(
 )
 
 
-def slots(names: Sequence[str], *, reference: str, learned: Collection[str] = ()) -> dict[str, int | None]:
-    """Which colour stands for whom: the reference is in ink, the first learned one in Celo's colour.
+def slots(names: Sequence[str], *, reference: str, learned: Collection[str] = ()) -> dict[str, Slot]:
+    """Which colour stands for which contestant.
 
-    The others take what colours are left, the learned ones first, then in the order of `names`; None is the
-    grey of who stands in the background.
+    The reference is in ink, the first learned one in Celo's colour. The others take the colours that are
+    left, the learned ones first, then in the order of `names`; the rest stays in the background.
     """
     first = next((name for name in names if name in learned and name != reference), None)
     rest = [name for name in names if name not in (reference, first)]
     rest.sort(key=lambda name: name not in learned)
-    free = iter(range(1, 1 + len(LIGHT.others)))
-    found: dict[str | None, int | None] = {reference: REFERENCE, first: 0}
-    found |= {name: next(free, None) for name in rest}
-    return {name: found[name] for name in names}
+    free = iter(OTHERS)
+    taken: dict[str | None, Slot] = {reference: Slot.REFERENCE, first: Slot.LEARNED}
+    taken |= {name: next(free, Slot.BACKGROUND) for name in rest}
+    return {name: taken[name] for name in names}
 
 
 class Label(NamedTuple):

@@ -28,3 +28,8 @@ def normal_like(key: Key, tree: Tree, std: float) -> Tree:
         std * jax.random.normal(k, leaf.shape, jnp.float32) for k, leaf in zip(keys, leaves, strict=True)
     ]
     return jax.tree.unflatten(treedef, noise)
+
+
+def scaled(tree: Tree, factor: Array) -> Tree:
+    """Every leaf times a float32 scalar, in the leaf's own dtype."""
+    return jax.tree.map(lambda x: (factor * x.astype(jnp.float32)).astype(x.dtype), tree)

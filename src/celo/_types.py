@@ -1,5 +1,6 @@
 """Every type alias of the library, with one line of meaning."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,3 +13,6 @@ Theta = dict[str, dict[str, Array]]  # weights of a learned optimizer; flat name
 OptState = Any  # pytree of arrays: what an optimizer remembers between steps
 ModelState = Any  # pytree of arrays a model changes in its forward pass (batch statistics); () if none
 Batch = Any  # pytree of arrays: one mini-batch of data
+
+# What a long function tells of its progress: (what is going on, done, total, a note); None tells nobody.
+Progress = Callable[[str, int, int, str], None]

@@ -1,14 +1,14 @@
 """The published weights (official theta.state, flax msgpack) to our files and back.
 
 One table places every number of the official file; both directions follow it. The numbers that
-the published code never uses (see `_LAYOUTS`) are kept beside θ, so that the way back restores
+the published code never uses (see `LAYOUTS`) are kept beside θ, so that the way back restores
 the official file byte for byte.
 """
 
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from celo import weights
 from celo._errors import CeloError
+from celo._files import read_file, write_file
 
 STATE_SUFFIX = ".state"
 
@@ -36,7 +37,7 @@ _GROUP_WIDTHS = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)  # the 30 inputs of t
 class _Piece(NamedTuple):
     """A part of an official array and its place in one of ours."""
 
-    keys: tuple[str, str, str] | tuple[str, str]
+    keys: tuple[str, ...]  # at most three: groups, then the name
     shape: tuple[int, ...]  # of the official array
     part: Any  # index of the piece in it
     name: str  # of our array, in θ or, if it starts with "official/", unused
@@ -87,16 +88,25 @@ _STEP_SIZE = [
 ]
 # In the order of the official files. Their first mixing layer's output is overwritten, their
 # control head is a softmax over one number, and the third output of their update rule is never read.
-_LAYOUTS = {
+LAYOUTS: dict[str, list[_Piece]] = {
     "celo": [*_UPDATE_RULE, *_STATE_AND_LSTM, *_CONTROLS, *_STEP_SIZE],
     "celo_adam": [*_STATE_AND_LSTM, *_STEP_SIZE],
 }
 
 
+def plain_layout(shapes: Mapping[str, tuple[int, ...]]) -> list[_Piece]:
+    """A layout for `LAYOUTS` in which every array has its own name: for an optimizer of your own.
+
+    Args:
+      shapes: flat name ("group/name") -> shape of every weight.
+    """
+    return [_Piece(tuple(name.split("/")), shape, ..., name) for name, shape in shapes.items()]
+
+
 def read_official(
     path: str | os.PathLike[str],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
-    """Read an official theta.state of Celo or Celo-Adam.
+    """Read an official theta.state of an architecture in `LAYOUTS`.
 
     Returns:
       θ (nested dict of float32 arrays), the unused arrays by name, and the architecture.
@@ -104,7 +114,7 @@ def read_official(
     Raises:
       CeloError: the file is missing, damaged, or holds other names, shapes, dtypes or non-finite numbers.
     """
-    return _decode(weights.read_file(path), os.fspath(path))
+    return _decode(read_file(path, weights.MAX_BYTES), os.fspath(path))
 
 
 def to_official(
@@ -113,14 +123,14 @@ def to_official(
     """Write θ in the official form and return the SHA-256 of the file.
 
     Args:
-      theta: θ of Celo, or of Celo-Adam (without "update_rule").
+      theta: θ of an architecture in `LAYOUTS`, which is told by its names.
       unused: as `read_official` returned it, or empty: the official file then has zeros there.
       path: where to write.
 
     Raises:
       CeloError: θ or `unused` do not fit, or the file cannot be written.
     """
-    return weights.write_file(path, _encode(theta, unused, _architecture(theta, "update_rule"), "θ"))
+    return write_file(path, _encode(theta, unused, _architecture(weights.flatten(theta), _our_shapes), "θ"))
 
 
 def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> str:
@@ -140,18 +150,18 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str])
     if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise CeloError(f"{target}: source and destination are the same file; name another destination")
     if target.suffix == weights.SUFFIX:
-        data = weights.read_file(source)
+        data = read_file(source, weights.MAX_BYTES)
         theta, unused, architecture = _decode(data, os.fspath(source))
         metadata = {"architecture": architecture, "official_sha256": hashlib.sha256(data).hexdigest()}
         digest = weights.save(target, theta, metadata=metadata, extra=unused)
     elif target.suffix == STATE_SUFFIX:
         loaded = weights.load(source)
         theta, architecture = loaded.theta, loaded.metadata["architecture"]
-        if architecture not in _LAYOUTS:
-            known = " and ".join(_LAYOUTS)
+        if architecture not in LAYOUTS:
+            known = " and ".join(LAYOUTS)
             raise CeloError(f"{source}: only {known} have an official form, not {architecture!r}")
         unused = {name: array for name, array in loaded.extra.items() if name.startswith(_OFFICIAL)}
-        digest = weights.write_file(target, _encode(theta, unused, architecture, os.fspath(source)))
+        digest = write_file(target, _encode(theta, unused, architecture, os.fspath(source)))
     else:
         raise CeloError(
             f"{target}: the destination must end in {weights.SUFFIX} (official weights to celo's) "
@@ -166,13 +176,13 @@ def _decode(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, np.ndar
         tree = _unpack(data)
         if not isinstance(tree, dict):
             raise CeloError(f"it holds one {type(tree).__name__} instead of a dict of arrays")
-        architecture = _architecture(tree, "ff_mod_stack")
-        layout = _LAYOUTS[architecture]
         official = _arrays(tree)
-        if problem := weights.misfit(official, {".".join(piece.keys): piece.shape for piece in layout}):
+        architecture = _architecture(official, _official_shapes)
+        layout = LAYOUTS[architecture]
+        if problem := weights.misfit(official, _official_shapes(layout)):
             raise CeloError(f"taken for {architecture}, but {problem}")
     except CeloError as error:
-        known = " or ".join(_LAYOUTS)
+        known = " or ".join(LAYOUTS)
         raise CeloError(
             f"{source}: not an official theta.state of {known}, or a damaged one ({error}); "
             "check the path or fetch the file again"
@@ -189,7 +199,7 @@ def _decode(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, np.ndar
 def _encode(
     theta: Mapping[str, Any], unused: Mapping[str, np.ndarray], architecture: str, source: str
 ) -> bytes:
-    layout = _LAYOUTS[architecture]
+    layout = LAYOUTS[architecture]
     shapes = _our_shapes(layout)
     dead = {name: shapes.pop(name) for name in list(shapes) if name.startswith(_OFFICIAL)}
     live = weights.flatten(theta)
@@ -211,8 +221,19 @@ def _encode(
     return _pack(tree)
 
 
-def _architecture(tree: Mapping[str, Any], update_rule: str) -> str:
-    return "celo" if update_rule in tree else "celo_adam"
+def _architecture(names: Iterable[str], shapes: Callable[[list[_Piece]], Mapping[str, Any]]) -> str:
+    """The architecture whose names are the most like these: most in common, then fewest missing."""
+    names = set(names)
+
+    def likeness(architecture: str) -> tuple[int, int]:
+        expected = shapes(LAYOUTS[architecture]).keys()
+        return len(names & expected), -len(expected - names)
+
+    return max(LAYOUTS, key=likeness)
+
+
+def _official_shapes(layout: list[_Piece]) -> dict[str, tuple[int, ...]]:
+    return {".".join(piece.keys): piece.shape for piece in layout}
 
 
 def _our_shapes(layout: list[_Piece]) -> dict[str, tuple[int, ...]]:

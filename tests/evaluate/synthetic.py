@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from celo.evaluate import _records as archive
-from celo.evaluate._records import Record
+from celo.evaluate._records import Record, write_record
+from celo.evaluate._settings import (
+    PAPER_RATES,
+    ContestantFacts,
+    Protocol,
+    Provenance,
+    Settings,
+    TaskSettings,
+)
 
 TASKS = ("cifar10_conv", "digits_vit", "kjv_lstm", "mnist_autoencoder", "quadratic", "wine_mlp")
 STARTS = {"cifar10_conv": 2.30, "digits_vit": 2.34, "kjv_lstm": 4.4, "mnist_autoencoder": 0.23}
-RATES = (*(float(f"{digit}e{exponent}") for exponent in range(-7, 0) for digit in (1, 3)), 1.0)
+RATES = PAPER_RATES
 
 # name -> (speed beside Adam, cost of a step, best learning rate or None)
 CONTESTANTS = {
@@ -74,19 +81,15 @@ def record(task, contestant, *, seeds=3, num_steps=2000, eval_every=20, start=0)
         rung_losses=rungs,
         seconds_per_step=3e-4 * (1 + number) * (1 + (cost - 1) / (1 + 0.3 * number)),
         adam_seconds_per_step=3e-4 * (1 + number),
-        config={
-            "task": {"name": task, "num_steps": num_steps, "eval_every": eval_every},
-            "protocol": {
-                "rates": list(RATES),
-                "first_share": 0.15,
-                "keep": 3,
-                "tuning_seeds": [1000],
-                "seeds": list(range(start, start + seeds)),
-            },
-            "contestant": {} if tuned else {"weights_sha256": "0123456789abcdef" * 4},
-            "celo": "0.0.0",
-            "machine": "made up",
-        },
+        settings=Settings(
+            TaskSettings(task, num_steps, eval_every),
+            Protocol(RATES, seeds=tuple(range(start, start + seeds))),
+            ContestantFacts(optimizer="made up")
+            if tuned
+            else ContestantFacts(weights_sha256="0123456789abcdef" * 4),
+            kernel=None if tuned else "xla",
+        ),
+        provenance=Provenance(environment={"celo": "0.0.0", "machine": "made up"}),
     )
 
 
@@ -98,7 +101,7 @@ def records(**settings):
 def write(folder):
     """An archive of them; returns the folder."""
     for one in records():
-        archive.write(Path(folder), one)
+        write_record(Path(folder), one)
     return Path(folder)
 
 

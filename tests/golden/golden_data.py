@@ -16,8 +16,12 @@ COPIED_AS_THEY_ARE = ("pes_grad.npz", "outer_adamw.npz")
 
 OPTIMIZERS = {"celo_phase1": "celo", "celo": "celo", "celo_adam": "celo_adam"}  # and the file of its θ
 KINDS = ("init", "noisy")  # of θ
-CASES = {"n30": 30, "n1000": 1000}  # horizon
-TRAJECTORIES = [f"{o}__{kind}__{case}" for o in OPTIMIZERS for kind in KINDS for case in CASES]
+# Horizon, and what the names of the gradients and losses begin with.
+CASES = {"n30": (30, ""), "n1000": (1000, ""), "stress": (30, "stress_")}
+TRAJECTORIES = [
+    *(f"{o}__{kind}__{case}" for o in OPTIMIZERS for kind in KINDS for case in ("n30", "n1000")),
+    *(f"{o}__noisy__stress" for o in ("celo", "celo_adam")),
+]
 
 
 def collect(source: Path) -> dict[str, np.ndarray]:

@@ -28,13 +28,13 @@ NATIVE = native.available()
 # Both ways to get each optimizer: the one meta-training uses, and the one users do.
 FORMS = {
     "celo_phase1": {
-        "as_optax": lambda theta, num_steps: as_optax(UpdateRule(), theta, num_steps),
-        "chain": lambda theta, num_steps: scale_by_celo_rule(theta),
+        "as_optax": lambda theta, num_steps: as_optax(UpdateRule("xla"), theta, num_steps),
+        "chain": lambda theta, num_steps: scale_by_celo_rule(theta, kernel="xla"),
         **({"native": lambda theta, num_steps: scale_by_celo_rule(theta, kernel="native")} if NATIVE else {}),
     },
     "celo": {
-        "as_optax": lambda theta, num_steps: as_optax(Celo(), theta, num_steps),
-        "chain": lambda theta, num_steps: celo(num_steps, weights=theta),
+        "as_optax": lambda theta, num_steps: as_optax(Celo("xla"), theta, num_steps),
+        "chain": lambda theta, num_steps: celo(num_steps, weights=theta, kernel="xla"),
         **(
             {"native": lambda theta, num_steps: celo(num_steps, weights=theta, kernel="native")}
             if NATIVE
@@ -92,9 +92,10 @@ def run(name, form):
     """(final state, {tensor: [31, …]}) of our optimizer on the golden problem."""
     optimizer, kind, case = name.split("__")
     params = nest(golden_data.below(GOLDEN, "problem/params0"))
-    grads = nest(golden_data.below(GOLDEN, "problem/grads"))
-    losses = jnp.asarray(GOLDEN["problem/losses"])
-    horizon = jnp.asarray(golden_data.CASES[case], jnp.int32)
+    num_steps, prefix = golden_data.CASES[case]
+    grads = nest(golden_data.below(GOLDEN, f"problem/{prefix}grads"))
+    losses = jnp.asarray(GOLDEN[f"problem/{prefix}losses"])
+    horizon = jnp.asarray(num_steps, jnp.int32)
     state, path = compiled(optimizer, form)(THETA[optimizer, kind], horizon, params, grads, losses)
     first, path = flat(params), flat(path)
     return state, {tensor: np.concatenate([first[tensor][None], path[tensor]]) for tensor in path}
@@ -219,8 +220,9 @@ def test_scheduler_sees_and_says_the_same(name):
     """Also along the rule's trajectories: there the published scheduler runs without being used."""
     optimizer, kind, case = name.split("__")
     theirs = golden_data.below(GOLDEN, f"traj/{name}/sched")
-    horizon = jnp.asarray(golden_data.CASES[case], jnp.int32)
-    seen, said = schedule(THETA[optimizer, kind]["scheduler"], horizon, jnp.asarray(GOLDEN["problem/losses"]))
+    num_steps, prefix = golden_data.CASES[case]
+    losses = jnp.asarray(GOLDEN[f"problem/{prefix}losses"])
+    seen, said = schedule(THETA[optimizer, kind]["scheduler"], jnp.asarray(num_steps, jnp.int32), losses)
     np.testing.assert_allclose(seen[:, :9], theirs["features"][:, :9], atol=1e-5)
     # Early on a feature is a quotient of differences of nearly equal averages: float32 noise on either side.
     np.testing.assert_allclose(seen[:, 9:], theirs["features"][:, 9:], atol=5e-3)

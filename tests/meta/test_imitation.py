@@ -1,25 +1,22 @@
 """The scheduler's first lesson: it says the decay it was shown, at horizons it was not shown too."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 
 from celo.meta import _checkpoint as checkpoint
 from celo.meta import _imitation as imitation
-from celo.meta import _run as train
-from celo.meta._first_theta import first_theta
+from celo.meta import _run
+from celo.meta._phases import first_theta
 from celo.meta._recipes import Recipe
 from celo.optimizers import Celo, DecayedRule, UpdateRule
 from celo.optimizers import _schedule as scheduler
-from celo.optimizers._decayed import HORIZON_POWER, linear_decay
+from celo.optimizers._decayed_rule import HORIZON_POWER, linear_decay
 from celo.tasks import Quadratics
 
 TINY = {
-    "tasks": "quadratic",
+    "tasks": ("quadratic",),
     "estimator": "nres",
     "rule_schedule": "linear",
     "rule_steps": 10,
@@ -57,16 +54,17 @@ def recording(horizons, rows_length=60):
 
 
 def test_the_scheduler_learns_the_decay_and_carries_it_to_another_horizon(theta):
-    errors = []
+    told = []
     fitted = imitation.imitate(
         {**theta["scheduler"], "horizon_w": jnp.float32(HORIZON_POWER)},
         recording([20, 30, 60]),
         jax.random.key(1),
         steps=150,
-        tell=lambda step, error: errors.append((step, error)),
+        progress=lambda what, done, total, note: told.append((what, done, total, note)),
     )
-    assert [step for step, _ in errors] == list(range(10, 151, 10))
-    assert errors[-1][1] < 0.1 < 0.5 < errors[0][1], errors
+    assert [words[:3] for words in told] == [("imitation", done, 150) for done in range(10, 151, 10)]
+    errors = [float(words[3].removeprefix("error ")) for words in told]
+    assert errors[-1] < 0.1 < 0.5 < errors[0], errors
     state = scheduler.init(fitted, jnp.int32(45))
     advance = jax.jit(scheduler.advance)
     for step in range(40):
@@ -101,28 +99,25 @@ def test_a_recording_is_whole_trainings_in_their_order(theta):
 def test_phase_2_begins_with_the_lesson_and_only_its_beginning_does(tmp_path, monkeypatch):
     begun = []
 
-    def train_phase(self, number, theta, restored, stopped, bar):
+    def train_phase(self, number, theta, restored):
         begun.append((number, theta))
         return theta
 
-    monkeypatch.setattr(train._Run, "_train_phase", train_phase)
-    monkeypatch.setattr(train._Run, "_restore", lambda *arguments: "state")
-    monkeypatch.setattr(train.hosts, "on_first", lambda act: None)
-    with open(os.devnull, "w") as nowhere:
+    monkeypatch.setattr(_run._Run, "_train_phase", train_phase)
+    monkeypatch.setattr(_run._Run, "_restore", lambda *arguments: "state")
+    monkeypatch.setattr(_run.hosts, "on_first", lambda act: None)
 
-        def run(recipe, phase=None):
-            begun.clear()
-            saved = (
-                None if phase is None else checkpoint.pack({}, {"phase": phase, "seconds": 0.0, "rows": 0})
-            )
-            train._Run(tmp_path, Recipe(**recipe), Console(file=nowhere), 1.0, "xla").finish(saved)
-            return dict(begun)
+    def run(recipe, phase=None):
+        begun.clear()
+        saved = None if phase is None else checkpoint.pack({}, {"phase": phase, "seconds": 0.0, "rows": 0})
+        _run._Run(tmp_path, Recipe(**recipe), "xla", (), 1.0, None, None).finish(saved)
+        return dict(begun)
 
-        whole = run(TINY)
-        resumed = run(TINY, phase=0)
-        monkeypatch.setattr(imitation, "imitate", None)  # not to be called any more
-        without = run({**TINY, "imitation_steps": 0})
-        later = run(TINY, phase=1)
+    whole = run(TINY)
+    resumed = run(TINY, phase=0)
+    monkeypatch.setattr(imitation, "imitate", None)  # not to be called any more
+    without = run({**TINY, "imitation_steps": 0})
+    later = run(TINY, phase=1)
     first = first_theta(Recipe(**TINY), jax.random.split(jax.random.key(0), 3)[0])
     assert first["scheduler"]["horizon_w"] == np.float32(HORIZON_POWER)
     jax.tree.map(np.testing.assert_array_equal, without[1], first)

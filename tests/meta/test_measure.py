@@ -5,11 +5,10 @@ import math
 import jax
 import pytest
 
-from celo.meta._measure import measure
-from celo.meta._recipes import Recipe
+from celo.meta import Recipe, measure
 from celo.optimizers import Celo
 
-RECIPE = Recipe(tasks="quadratic", truncation_length=5, horizon_min=10, horizon_max=30, scheduler_steps=0)
+RECIPE = Recipe(tasks=("quadratic",), truncation_length=5, horizon_min=10, horizon_max=30, scheduler_steps=0)
 
 
 @pytest.fixture(scope="module")

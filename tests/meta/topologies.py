@@ -1,4 +1,4 @@
-"""Run by test_scaling.py on 8 devices: one recipe on 1, 2 and 8 of them, and the program's collectives.
+"""Run by test_hosts.py on 8 devices: one recipe on 1, 2 and 8 of them, and the program's collectives.
 
 Writes into the folder it is given: start-N.npz, middle-N.npz and end-N.npz, checkpoints of a run on N
 devices; resumed-N.npz, the end of the 2-device run resumed from its middle on N devices; and
@@ -14,6 +14,7 @@ import numpy as np
 
 from celo.meta import _checkpoint as checkpoint
 from celo.meta import _outer_step as outer
+from celo.meta._phases import phases
 from celo.meta._recipes import Recipe
 from celo.optimizers import Celo
 from celo.tasks import Task, TaskFamily
@@ -65,7 +66,7 @@ class ShakenQuadratics(TaskFamily):
 
 def program_on(count, recipe=RECIPE):
     outer._devices = lambda particles: jax.devices()[:count]
-    return outer.PhaseProgram(recipe, outer.phases(recipe)[0], (ShakenQuadratics(),))
+    return outer.PhaseProgram(recipe, phases(recipe)[0], (ShakenQuadratics(),), "xla")
 
 
 def main(folder):

@@ -8,7 +8,8 @@ import pytest
 
 from celo._errors import CeloError
 from celo.optimizers import _schedule as scheduler
-from celo.optimizers import accumulate, celo, celo_rule, cool_down, scale_by_celo_schedule, with_horizon
+from celo.optimizers import celo, celo_rule, cool_down, scale_by_celo_schedule, with_horizon
+from celo.transforms import accumulate
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

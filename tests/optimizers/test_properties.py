@@ -13,7 +13,7 @@ from celo.transforms import _nonfinite as nonfinite
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-KERNEL = "native" if native.available() else "xla"
+KERNEL = native.resolve("auto")
 SHAPES = [(), (1,), (4,), (3, 2), (2, 1, 3), (0,)]
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
 few = settings(max_examples=8, deadline=None, derandomize=True)

@@ -8,8 +8,7 @@ import pytest
 from celo._errors import CeloError
 from celo._kernels import rule_network
 from celo.optimizers import UpdateRule
-from celo.optimizers._mirrored import mirrored
-from celo.optimizers._update_rule import GROUP
+from celo.optimizers._update_rule import GROUP, mirrored
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

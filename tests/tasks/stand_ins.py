@@ -4,7 +4,10 @@ import numpy as np
 
 from celo.data import Images, Split, Text, Tokens
 
-SHAPES = {"mnist": (28, 1), "fashion_mnist": (28, 1), "cifar10": (32, 3), "cifar100": (32, 3)}
+SHAPES = {
+    **{"digits": (8, 1), "mnist": (28, 1), "fashion_mnist": (28, 1), "mnist_on_cifar10": (28, 1)},
+    **{"cifar10": (32, 3), "cifar100": (32, 3), "svhn": (32, 3)},
+}
 CLASSES = {"cifar100": 100}  # of others 10
 CHARACTERS = {"kjv": 63, "austen": 81}
 
@@ -47,6 +50,5 @@ def _triples():
 def install(patch):
     """Make every task read these; `patch` is a MonkeyPatch."""
     patch.setattr("celo.tasks._sources.load_images", images)
-    patch.setattr("celo.tasks._image_sets.load_images", images)
     patch.setattr("celo.tasks._sources.load_text", text)
     patch.setattr("celo.tasks._sources.load_tokens", tokens)

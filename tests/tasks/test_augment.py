@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from celo._errors import CeloError
-from celo.tasks import Quadratics, Reparametrisation
+from celo.tasks import ImageMLP, Quadratics, Reparametrisation
 from celo.tasks._augment import LEVELS, Reparametrised
 from celo.tasks._base import value_and_grad
-from celo.tasks._models.image_mlps import ImageMLP
 
 value_and_grad = jax.jit(value_and_grad)
 pytestmark = pytest.mark.usefixtures("quick_compilation")

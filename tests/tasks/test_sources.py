@@ -7,8 +7,8 @@ import pytest
 
 from celo._errors import CeloError
 from celo.data import Split, Text
-from celo.tasks._base import SPLITS
-from celo.tasks._sources import Examples, Windows, text_windows, uniform_index
+from celo.tasks import SPLITS, Examples, Windows, make_task, text_windows
+from celo.tasks._sources import uniform_index
 
 
 def draws(source, count=1, seed=0):
@@ -67,3 +67,41 @@ def test_draws_are_of_many_batches_and_of_their_key():
     assert len(np.unique(many)) == 12
     np.testing.assert_array_equal(many, draws(source, 3))
     assert np.all(many != draws(source, 3, seed=1))
+
+
+def test_several_sets_in_one_source():
+    """Each member draws from its own examples, with its own shift and scale, also under vmap."""
+    sizes = {"train": (3, 5), "valid": (1, 2), "test": (4, 1)}
+    splits = {}
+    for i, split in enumerate(SPLITS):
+        x = np.concatenate([100 * i + 50 * member + np.arange(n) for member, n in enumerate(sizes[split])])
+        splits[split] = Split(x.astype(np.uint8)[:, None], x.astype(np.int32))
+    shift, scale = np.asarray([0.0, 10.0]), np.asarray([1.0, 0.5])
+    source = Examples(splits, classes=400, batch_size=100, shift=shift, scale=scale, sizes=sizes)
+    draw = draws(source)[0]
+    for i, split in enumerate(SPLITS):
+        both = jax.vmap(lambda member, split=split: source.batch(split, draw, member))(jnp.arange(2))
+        for member in range(2):
+            x, y = source.batch(split, draw, jnp.int32(member))
+            expected = 100 * i + 50 * member + np.arange(sizes[split][member])
+            assert set(y.tolist()) == set(expected.tolist())
+            np.testing.assert_array_equal(x[:, 0], (np.asarray(y) - shift[member]) * scale[member])
+            np.testing.assert_array_equal(both[0][member], x)
+            np.testing.assert_array_equal(both[1][member], y)
+
+
+def test_tasks_on_a_corpus_read_the_users_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("CELO_DATA_DIR", str(tmp_path))
+    folder = tmp_path / "raw" / "lm1b"
+    folder.mkdir(parents=True)
+    for part in ("train", "valid", "test"):
+        np.save(folder / f"{part}.npy", np.arange(31_990, dtype=np.int64))
+    family = make_task("lm1b_transformer_lm5")
+    assert family.members == ("lm1b",)
+    task = family.sample(jax.random.key(0), jnp.int32(0))
+    inputs, targets = family.batch(task, "valid", family.draw(jax.random.key(0), 1)[0])
+    assert inputs.shape == targets.shape == (8, 32)
+    np.testing.assert_array_equal(targets, inputs + 1)
+    assert inputs.max() > 255
+    with pytest.raises(CeloError, match="'wikipedia'"):
+        make_task("wikipedia_lstm256")

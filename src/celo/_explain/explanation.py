@@ -15,16 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celo._arguments import check_num_steps
 from celo._errors import CeloError
 from celo._explain.rule_map import AXIS, RuleMap, rule_map
+from celo._kernels.rule_network import RMS_FLOOR
 from celo._kernels.statistics import rms
 from celo._types import Array, Batch, Params, Theta
-from celo.optimizers import Celo, UpdateRule
-from celo.optimizers import _schedule as scheduler
-from celo.optimizers import _update_rule as update_rule
-from celo.optimizers._base import check_num_steps, scaled
-from celo.optimizers._bind import Weights, load_theta
-from celo.optimizers._celo import CeloState
+from celo.optimizers import _schedule, _update_rule
+from celo.optimizers._bind import WeightsLike, bind
+from celo.optimizers._celo import Celo, CeloState
 from celo.tasks import make_task
 
 TASK = "digits_mlp128x128"  # its images come with scikit-learn
@@ -60,7 +59,7 @@ def explain(
     batches: Iterable[Batch] | None = None,
     *,
     num_steps: int = 300,
-    weights: Weights = "celo",
+    weights: WeightsLike = "celo",
 ) -> Explanation:
     """Trains with Celo and keeps what it did at each step; `celo.draw_explanation` makes a picture of it.
 
@@ -85,7 +84,7 @@ def explain(
         batches end too soon.
     """
     num_steps = check_num_steps(num_steps)
-    theta = load_theta(weights, Celo.theta_groups)
+    theta = bind(weights, Celo()).theta
     if loss is None and params is None and batches is None:
         loss, params, batches = _digits(num_steps)
     if loss is None or params is None or batches is None:
@@ -162,20 +161,19 @@ def _train(
 
 
 def _step(loss: Loss, theta: Theta, run: _Run, batch: Batch) -> tuple[_Run, _Report, Params]:
-    """One step of Celo, in its two halves so that the step size is seen; (run, report, gradient)."""
+    """One step of Celo: (run, report, gradient)."""
     value, grads = jax.value_and_grad(loss)(run.params, batch)
     value = value.astype(jnp.float32)
-    updates, rule = UpdateRule().update(theta, grads, run.state.rule, run.params, value=value)
-    step_size, schedule = scheduler.advance(theta[scheduler.GROUP], run.state.schedule, value)
-    updates = scaled(updates, step_size)
+    updates, state = Celo().update(theta, grads, run.state, run.params, value=value)
+    # What `update` multiplied the rule's step by; compiled with it, this is computed once.
+    step_size, _ = _schedule.advance(theta[_schedule.GROUP], run.state.schedule, value)
 
     def relative(update: Array, param: Array) -> Array:
-        return rms(update.astype(jnp.float32), 0.0) / rms(param.astype(jnp.float32), update_rule.RMS_FLOOR)
+        return rms(update.astype(jnp.float32), 0.0) / rms(param.astype(jnp.float32), RMS_FLOOR)
 
-    report = _Report(
-        value, step_size, jnp.stack(jax.tree.leaves(jax.tree.map(relative, updates, run.params)))
-    )
-    return _Run(jax.tree.map(jnp.add, run.params, updates), CeloState(rule, schedule)), report, grads
+    relative_steps = jnp.stack(jax.tree.leaves(jax.tree.map(relative, updates, run.params)))
+    report = _Report(value, step_size, relative_steps)
+    return _Run(jax.tree.map(jnp.add, run.params, updates), state), report, grads
 
 
 def _map_of(theta: Theta, run: _Run, grads: Params, index: int, name: str) -> RuleMap:
@@ -184,9 +182,9 @@ def _map_of(theta: Theta, run: _Run, grads: Params, index: int, name: str) -> Ru
     def tensor(tree: Params) -> Array:
         return jax.tree.leaves(tree)[index]
 
-    stats = update_rule.tensor_stats(run.state.rule, jax.tree.structure(run.params))[index]
+    stats = _update_rule.tensor_stats(run.state.rule, jax.tree.structure(run.params))[index]
     grad, param = (tensor(tree).astype(jnp.float32) for tree in (grads, run.params))
-    steps = rule_map(theta[update_rule.GROUP], stats, grad, param, run.state.schedule.step)
+    steps = rule_map(theta[_update_rule.GROUP], stats, grad, param, run.state.schedule.step)
     return RuleMap(name, AXIS, AXIS, *map(np.asarray, steps))
 
 

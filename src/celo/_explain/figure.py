@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from celo import weights
 from celo._explain.explanation import Explanation
 from celo._explain.rule_map import RuleMap
+from celo._files import write_file
 from celo._plotting import LIGHT, require_matplotlib
 
 _LOOK = LIGHT
@@ -18,6 +18,13 @@ _ROWS, _LETTERS = 24, 36  # tensors, and letters of their names, that fit beside
 
 def draw_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> Path:
     """Writes the picture, a PNG of 1920 x 1680 pixels, to `path`, which it returns.
+
+    >>> import celo, itertools, jax.numpy as jnp, tempfile
+    >>> def loss(params, batch):
+    ...     return jnp.mean((batch @ params["w"]) ** 2)
+    >>> seen = celo.explain(loss, {"w": jnp.ones((3, 2))}, itertools.repeat(jnp.eye(3)), num_steps=9)
+    >>> celo.draw_explanation(seen, tempfile.mkdtemp() + "/explain.png").name
+    'explain.png'
 
     Raises:
       CeloError: without Matplotlib, or if the file cannot be written.
@@ -38,7 +45,7 @@ def draw_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> 
         _words(figure, explanation)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-    weights.write_file(path, buffer.getvalue())
+    write_file(path, buffer.getvalue())
     return Path(path)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from celo._kernels import rule_network
 from celo._kernels.statistics import TensorStats, ema, rms, update_stats
 from celo._types import Array
-from celo.optimizers import _update_rule as update_rule
 
 ADAM_DECAYS = (0.9, 0.999)
 AXIS = np.linspace(-3.0, 3.0, 121, dtype=np.float32)  # root mean squares
@@ -49,9 +48,9 @@ def rule_map(
     after = update_stats(
         stats,
         grad,
-        momentum_decays=update_rule.MOMENTUM_DECAYS,
-        second_moment_decay=update_rule.SECOND_MOMENT_DECAY,
-        factored_decays=update_rule.FACTORED_DECAYS,
+        momentum_decays=rule_network.MOMENTUM_DECAYS,
+        second_moment_decay=rule_network.SECOND_MOMENT_DECAY,
+        factored_decays=rule_network.FACTORED_DECAYS,
     )
     z, g = jnp.meshgrid(jnp.asarray(AXIS), jnp.asarray(AXIS), indexing="ij")
     if param.ndim < 2:  # whose second moments are not factored
@@ -60,7 +59,7 @@ def rule_map(
     element = TensorStats(
         momenta=tuple(
             ema(z * rms(m, 0.0), g, decay)
-            for m, decay in zip(stats.momenta, update_rule.MOMENTUM_DECAYS, strict=True)
+            for m, decay in zip(stats.momenta, rule_network.MOMENTUM_DECAYS, strict=True)
         ),
         **{
             name: jax.tree.map(lambda x: jnp.full(z.shape, jnp.mean(x)), getattr(after, name))

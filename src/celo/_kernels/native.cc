@@ -1,6 +1,6 @@
 // Celo's update rule for one tensor, or for a batch of equal tensors that each have their own weights.
 //
-// The mathematics is that of celo/optimizers/update_rule.py, which says what each input is. What is different
+// The mathematics is that of rule_network.py beside this file, which says what each input is. What is different
 // is the order: XLA reads and writes every statistic several times, here a tensor is passed over three times:
 //
 //   observe   new momenta and second moments; sums for the normalisers that need nothing else
@@ -124,13 +124,14 @@ constexpr double kSecondMomentDecay = 0.999;
 
 inline V average(double decay, V old, V now) { return (float)decay * old + (float)(1 - decay) * now; }
 
-// Rows of the first layer, as update_rule.rule_inputs orders them; three of a kind follow each other.
+// Rows of the first layer: names and order are those of INPUTS in rule_network.py, and a test compares them. An
+// input with a value for each decay has three rows, one after another.
 enum Input {
   kGrad = 0,
-  kClipped = 1,
+  kClippedGrad = 1,
   kParam = 2,
   kMomentum = 3,
-  kSecond = 6,
+  kSecondMoment = 6,
   kMomentumOverRms = 7,
   kInverseRms = 10,
   kFactoredGrad = 11,
@@ -245,7 +246,7 @@ inline V observe(const Tensor& t, int64_t at, Load get, Store put, Mask only, V 
 
 void take_plain(const Accumulator<kPlainSums>& from, Sums& to) {
   const auto& s = from.done;
-  to[kGrad] += s[sGrad], to[kClipped] += s[sClipped], to[kParam] += s[sParam], to[kSecond] += s[sSecond];
+  to[kGrad] += s[sGrad], to[kClippedGrad] += s[sClipped], to[kParam] += s[sParam], to[kSecondMoment] += s[sSecond];
   to[kInverseRms] += s[sInverseRms], to[kGradOverRms] += s[sGradOverRms];
   for (int k = 0; k < kMomenta; k++)
     to[kMomentum + k] += s[sMomentum + k], to[kMomentumOverRms + k] += s[sMomentumOverRms + k];
@@ -268,9 +269,9 @@ inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Lo
     for (int j = 0; j < kHidden; j++) unit[j] += net.w0[k][j] * x;
   };
   take(kGrad, g);
-  take(kClipped, smaller(larger(g, all(-0.1f)), all(0.1f)));
+  take(kClippedGrad, smaller(larger(g, all(-0.1f)), all(0.1f)));
   take(kParam, p);
-  take(kSecond, v);
+  take(kSecondMoment, v);
   take(kInverseRms, inverse_rms);
   take(kGradOverRms, g * inverse_rms);
   for (int k = 0; k < 3; k++) {

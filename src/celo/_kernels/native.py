@@ -1,49 +1,90 @@
-"""The native kernel: C++ for the CPU, compiled on first use and called from XLA through its FFI.
+"""The native kernel: Celo's rule in C++ for the CPU, compiled on first use and called through XLA's FFI.
 
-It is optional. What it computes is what the JAX code computes, to rounding; it is asked for by name
-(`kernel="native"`), never used behind the user's back.
+XLA's own loops pass over a tensor's statistics many times; the kernel does so three times. It runs on CPUs,
+vmapped or not, and gives what the JAX form (`rule_network`) gives, to rounding. XLA's partitioner cannot
+split it: sharded parameters need `kernel="xla"`.
 """
 
 import ctypes
 import hashlib
 import importlib.metadata
-import os
+import math
 import platform
-import secrets
 import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from celo._errors import CeloError
-from celo._files import platform_cache
+from celo._errors import CeloError, unknown_name
+from celo._files import make_folder, platform_cache, replacing, write_file
+from celo._kernels import rule_network
+from celo._kernels.statistics import TensorStats, factored_axes
+from celo._types import Array
 
-KERNELS = ("xla", "native")
+KERNELS = ("auto", "native", "xla")
 TARGETS = ("celo_rule",)
 SOURCE = Path(__file__).with_suffix(".cc")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order the kernel reads them; then the least size
 
 
+def check_kernel(kernel: str) -> None:
+    """Refuse a kernel that does not exist, or one asked for by name that this machine cannot have.
+
+    Raises:
+      CeloError: for an unknown name; for "native" as `load`.
+    """
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if kernel == "native":
+        load()
+
+
+def resolve(kernel: str) -> str:
+    """The kernel that computes: "native" or "xla".
+
+    "auto" is the native one on a CPU with a C++ compiler, where arrays lie on one device; else XLA's. Asking
+    starts JAX's backend.
+
+    Raises:
+      CeloError: as `check_kernel`.
+    """
+    check_kernel(kernel)
+    if kernel != "auto":
+        return kernel
+    # On several devices arrays may be split, which a traced function cannot see.
+    return "native" if jax.device_count() == 1 and available() else "xla"
+
+
+@cache
 def available() -> bool:
-    """Whether this machine has what compiling the kernel takes."""
-    return _compiler() is not None
-
-
-def _compiler() -> str | None:
-    return next(filter(None, map(shutil.which, COMPILERS)), None)
+    """Whether the native kernel works here: a CPU, and a compiler or a kernel compiled before."""
+    if jax.default_backend() != "cpu":
+        return False
+    try:
+        load()
+    except CeloError:
+        return False
+    return True
 
 
 @cache
 def load() -> None:
-    """Makes the kernel known to XLA; compiles it (some seconds) if this machine has not done so before.
+    """Make the kernel known to XLA; compile it (some seconds) if this machine has not done so before.
 
     Raises:
-      CeloError: without a C++ compiler, or if it fails.
+      CeloError: without a C++ compiler, or if compiling or loading fails.
     """
-    library = ctypes.CDLL(str(build()))
+    try:
+        library = ctypes.CDLL(str(build()))
+    except OSError as error:  # a folder from which nothing may be executed, for one
+        raise CeloError(f"the native kernel cannot be loaded ({error}); use kernel='xla'") from error
     for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
 
@@ -54,35 +95,34 @@ def build() -> Path:
     Raises:
       CeloError: as `load`.
     """
-    compiler = _compiler()
+    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if compiler is None:
         raise CeloError(
-            f"the native kernel needs a C++ compiler ({', '.join(COMPILERS)}) and none was found; "
+            f"the native kernel needs a C++ compiler ({', '.join(COMPILERS)}) and there is none; "
             "install one, or use kernel='xla'"
         )
-    folder = platform_cache() / "celo" / "native"
-    library = folder / f"{_fingerprint(compiler)}.so"
-    if library.exists():
-        return library
+    library = platform_cache() / "celo" / "native" / f"{_fingerprint(compiler)}.so"
+    checksum = library.with_suffix(".sha256")
+    if library.exists() and checksum.exists() and checksum.read_text() == _sha256(library):
+        return library  # a damaged one would end the process
+    make_folder(library.parent, "use kernel='xla'")
+    command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o"]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CeloError(
-            f"the native kernel's folder {folder} can't be made ({error.strerror}); use kernel='xla'"
-        ) from error
-    partial = folder / f".{secrets.token_hex(8)}.so"
-    command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o", str(partial)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        os.replace(partial, library)  # never there in part, whoever else is compiling
+        with replacing(library) as draft:  # never there in part, whoever else is compiling
+            subprocess.run([*command, str(draft)], check=True, capture_output=True, text=True)
+        write_file(checksum, _sha256(library).encode())
     except subprocess.CalledProcessError as error:
         raise CeloError(
-            f"the native kernel did not compile; use kernel='xla', or see why: {' '.join(command)}\n"
+            f"the native kernel did not compile; use kernel='xla', or see why: {' '.join(command)} FILE\n"
             f"{error.stderr[-2000:]}"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise CeloError(f"{library}: cannot be written ({error.strerror}); use kernel='xla'") from error
     return library
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _fingerprint(compiler: str) -> str:
@@ -100,3 +140,51 @@ def _fingerprint(compiler: str) -> str:
         flags,
     )
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:20]
+
+
+@jax.custom_jvp
+def tensor_update(
+    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, min_rms: float | Array
+) -> tuple[Array, TensorStats]:
+    """`rule_network.tensor_update` by the kernel; its derivatives are those of the JAX form."""
+    momenta, factors = len(stats.momenta), len(stats.row)
+    arrays = [*stats.momenta, stats.second_moment, *stats.row, *stats.col]
+    dims, row_along = _memory(param.shape)
+    like = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (param, *arrays)]
+    call = jax.ffi.ffi_call(
+        "celo_rule",
+        like,
+        vmap_method="broadcast_all",
+        input_output_aliases={3 + i: 1 + i for i in range(len(arrays))},  # statistics are updated in place
+    )
+    least = jnp.asarray(min_rms, jnp.float32).reshape(1)
+    packed = jnp.concatenate([*(theta[name].reshape(-1) for name in WEIGHTS), least])
+    update, *new = call(
+        packed, grad.astype(jnp.float32), param.astype(jnp.float32), *arrays, dims=dims, row_along=row_along
+    )
+    row = momenta + 1
+    return update, TensorStats(
+        momenta=tuple(new[:momenta]),
+        second_moment=new[momenta],
+        row=tuple(new[row : row + factors]),
+        col=tuple(new[row + factors :]),
+    )
+
+
+@tensor_update.defjvp
+def _tensor_update_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    return jax.jvp(rule_network.tensor_update, primals, tangents)
+
+
+def _memory(shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """(sizes, row_along): how the factored axes lie in memory.
+
+    A tensor with two or more axes is [outer, a, middle, b, inner] with a and b its factored axes; others
+    are one line, [size]. `row_along` says that the row moment is the one averaged over b.
+    """
+    axes = factored_axes(shape)
+    if axes is None:
+        return np.array([math.prod(shape)], np.int64), False
+    a, b = sorted(axes)
+    between = [shape[:a], shape[a : a + 1], shape[a + 1 : b], shape[b : b + 1], shape[b + 1 :]]
+    return np.array([math.prod(sizes) for sizes in between], np.int64), axes[0] == b

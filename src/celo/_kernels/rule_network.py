@@ -1,26 +1,105 @@
-"""The network inside Celo's update rule, for one tensor: statistics -> 30 inputs -> 4 -> 4 -> a step.
+"""Celo's update rule for one tensor: statistics -> 30 inputs -> 4 -> 4 -> a step.
 
-Each input is divided by its root mean square over the tensor. The first layer is linear, so that division
-is folded into its weights, and inputs that vary along one axis only are contracted with the weights
-before they are broadcast: no array of 30 inputs is ever made.
+Celo (arXiv 2501.12670), section 3. For a parameter p, the network's direction d and magnitude s give
+
+    update = -0.001 * d * exp(0.001 * s) * sqrt(mean(p²) + 1e-9)
+
+Each input is divided by its root mean square over the tensor. The first layer is linear, so that division is
+folded into its weights, and inputs that vary along one axis only are contracted with the weights before they
+are broadcast: no array of 30 inputs is ever made.
+
+This is the JAX form; `native.cc` computes the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
+from itertools import accumulate, chain
 from operator import add
 
 import jax
 import jax.numpy as jnp
 
-from celo._kernels.statistics import TensorStats, inverse_factors
+from celo._kernels.statistics import TensorStats, finite_gradient, inverse_factors, rms, update_stats
 from celo._types import Array
 
-NUM_INPUTS, HIDDEN, NUM_OUTPUTS = 30, 4, 2
-MAGNITUDE_SCALE = 1e-3
+MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
+SECOND_MOMENT_DECAY = 0.999
+FACTORED_DECAYS = (0.9, 0.99, 0.999)
+STEP_SCALE, MAGNITUDE_SCALE = 1e-3, 1e-3
+RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
+
+# Inputs by name, in the order of the rows of `w0`, and how many each has: one for every decay, or one.
+INPUTS = {
+    "grad": 1,
+    "clipped_grad": 1,
+    "param": 1,
+    "momentum": 3,
+    "second_moment": 1,
+    "momentum_over_rms": 3,
+    "inverse_rms": 1,
+    "factored_grad": 3,
+    "grad_over_rms": 1,
+    "row": 3,
+    "col": 3,
+    "inverse_row": 3,
+    "inverse_col": 3,
+    "factored_momentum": 3,
+}
+NUM_INPUTS, HIDDEN, NUM_OUTPUTS = sum(INPUTS.values()), 4, 2
+# Name -> the first row of `w0` that belongs to it.
+FIRST_ROW = dict(zip(INPUTS, accumulate(INPUTS.values(), initial=0), strict=False))
+
 # Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
 LARGE = 1 << 16
-# Inputs measured together, by what they share: it is kept no longer than for them.
-_TOGETHER = ((*range(7), *range(15, 27)), (7, 8, 9, 10, 14), (11, 12, 13), (27, 28, 29))
+# Inputs measured together, by the arrays they share: those are kept no longer than for them.
+_TOGETHER = (
+    (
+        "grad",
+        "clipped_grad",
+        "param",
+        "momentum",
+        "second_moment",
+        "row",
+        "col",
+        "inverse_row",
+        "inverse_col",
+    ),
+    ("momentum_over_rms", "inverse_rms", "grad_over_rms"),
+    ("factored_grad",),
+    ("factored_momentum",),
+)
+
+RuleInputs = Mapping[
+    str, Sequence[Array]
+]  # name of `INPUTS` -> that many arrays, which broadcast to one shape
+
+
+def tensor_update(
+    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, min_rms: float | Array
+) -> tuple[Array, TensorStats]:
+    """One step for one tensor of any shape with at least one element.
+
+    Args:
+      theta: the rule's weights: w0 [30, 4], b0 [4], w1 [4, 4], b1 [4], w2 [4, 2], b2 [2].
+      stats: the tensor's statistics before `grad`.
+      grad: the gradient, any floating dtype; NaN counts as zero.
+      param: the parameters, any floating dtype.
+      min_rms: a tensor counts as at least this large in the length of its step.
+
+    Returns:
+      (update float32 of the tensor's shape, to be added; new statistics).
+    """
+    grad = finite_gradient(grad)
+    param = param.astype(jnp.float32)
+    stats = update_stats(
+        stats,
+        grad,
+        momentum_decays=MOMENTUM_DECAYS,
+        second_moment_decay=SECOND_MOMENT_DECAY,
+        factored_decays=FACTORED_DECAYS,
+    )
+    step = network_step(theta, stats, grad, param)
+    return STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step, stats
 
 
 def network_step(theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array) -> Array:
@@ -29,40 +108,49 @@ def network_step(theta: dict[str, Array], stats: TensorStats, grad: Array, param
         inputs = network_inputs(stats, grad, param)
         return network(theta, inputs, normalisers(inputs))
     # XLA keeps every array that is used twice, eleven of the tensor's size, unless barriers hide that.
-    scale: dict[int, Array] = {}
-    for numbers in _TOGETHER:
+    scales: dict[str, Array] = {}
+    for names in _TOGETHER:
         inputs = network_inputs(stats, grad, param)
-        found = normalisers([inputs[i] for i in numbers])
-        stats, grad, param, found = jax.lax.optimization_barrier((stats, grad, param, found))
-        scale |= dict(zip(numbers, found, strict=True))
+        measured = {name: _inverse_rms_of(inputs[name]) for name in names}
+        stats, grad, param, measured = jax.lax.optimization_barrier((stats, grad, param, measured))
+        scales |= measured
     inputs = network_inputs(stats, grad, param)
-    return network(theta, inputs, jnp.stack([scale[i] for i in range(NUM_INPUTS)]))
+    return network(theta, inputs, jnp.concatenate([scales[name] for name in INPUTS]))
 
 
-def normalisers(inputs: Sequence[Array]) -> Array:
+def normalisers(inputs: RuleInputs) -> Array:
     """What each input of a tensor is multiplied by: one over its root mean square; [30]."""
-    return jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in inputs])
+    return _inverse_rms_of(_in_order(inputs))
 
 
-def network(theta: dict[str, Array], inputs: Sequence[Array], scale: Array) -> Array:
+def _inverse_rms_of(arrays: Sequence[Array]) -> Array:
+    return jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in arrays])
+
+
+def _in_order(inputs: RuleInputs) -> list[Array]:
+    """The 30 arrays in the order of the rows of `w0`."""
+    return list(chain.from_iterable(inputs[name] for name in INPUTS))
+
+
+def network(theta: dict[str, Array], inputs: RuleInputs, scale: Array) -> Array:
     """The rule's network: steps in units of 0.001 of the tensor's root mean square, downhill.
 
     Args:
       theta: its weights.
-      inputs: 30 arrays that broadcast to one shape, as `network_inputs` gives them.
+      inputs: as `network_inputs` gives them.
       scale: [30], as `normalisers` gives it.
 
     Returns:
       Steps of the shape that the inputs broadcast to.
     """
-    hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], inputs))
+    hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], _in_order(inputs)))
     hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
     direction, magnitude = _dense(theta["w2"], theta["b2"], hidden)
     return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
 
 
-def network_inputs(stats: TensorStats, grad: Array, param: Array) -> list[Array]:
-    """The rule's 30 inputs for one tensor, in the order of the rows of `w0`, before normalisation.
+def network_inputs(stats: TensorStats, grad: Array, param: Array) -> RuleInputs:
+    """The rule's 30 inputs for one tensor by their names in `INPUTS`, before normalisation.
 
     Row and column inputs keep their size-1 axis: they broadcast to the tensor. A tensor with fewer than
     two axes has its whole second moment in their places.
@@ -71,29 +159,29 @@ def network_inputs(stats: TensorStats, grad: Array, param: Array) -> list[Array]
     inverse_rms = jax.lax.rsqrt(stats.second_moment + 1e-6)
     if grad.ndim < 2:
         cols = rows
-        preconditioned_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
-        preconditioned_momenta = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, rows, strict=True)]
+        factored_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
+        factored_momentum = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, rows, strict=True)]
     else:
         cols = stats.col
         factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]
-        preconditioned_grad = [grad * r * c for r, c in factors]
-        preconditioned_momenta = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
-    return [
-        grad,
-        jnp.clip(grad, -0.1, 0.1),
-        param,
-        *momenta,
-        stats.second_moment,
-        *(m * inverse_rms for m in momenta),
-        inverse_rms,
-        *preconditioned_grad,
-        grad * inverse_rms,
-        *rows,
-        *cols,
-        *(jax.lax.rsqrt(x + 1e-8) for x in rows),
-        *(jax.lax.rsqrt(x + 1e-8) for x in cols),
-        *preconditioned_momenta,
-    ]
+        factored_grad = [grad * r * c for r, c in factors]
+        factored_momentum = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
+    return {
+        "grad": [grad],
+        "clipped_grad": [jnp.clip(grad, -0.1, 0.1)],
+        "param": [param],
+        "momentum": momenta,
+        "second_moment": [stats.second_moment],
+        "momentum_over_rms": [m * inverse_rms for m in momenta],
+        "inverse_rms": [inverse_rms],
+        "factored_grad": factored_grad,
+        "grad_over_rms": [grad * inverse_rms],
+        "row": rows,
+        "col": cols,
+        "inverse_row": [jax.lax.rsqrt(x + 1e-8) for x in rows],
+        "inverse_col": [jax.lax.rsqrt(x + 1e-8) for x in cols],
+        "factored_momentum": factored_momentum,
+    }
 
 
 def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array]:

@@ -1,7 +1,11 @@
-"""Tensors that play one part in every layer are computed as one stack: compile time is that of one layer.
+"""Tensors computed together: stacked layers taken apart, tensors of one part in many layers put together.
 
-A model of a hundred tensors has perhaps ten shapes. XLA compiles what it is given a hundred times over unless
-equal work is handed to it as one array with a leading axis.
+A model that scans over its layers keeps one tensor [layers, …] for all of them. The rule normalises by root
+mean squares over a tensor and factors second moments over its axes: of a stacked tensor these would mix
+layers that have nothing to do with each other, so `per_layer` treats them as that many tensors.
+
+A model that does not may have a hundred tensors of perhaps ten shapes. XLA compiles equal work a hundred
+times over unless it is handed over as one array with a leading axis: compile time is then that of one layer.
 """
 
 import re
@@ -12,15 +16,51 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
+from celo._errors import CeloError
 from celo._types import Array, Params
 
+PerLayer = Any | Callable[[Params], Any] | None  # pytree prefix of whole numbers, or a function giving one
 LARGEST = 1 << 17  # parameters of a tensor worth a copy; beyond, memory counts for more than compile time
 
 
-def alike(params: Params, others: list[Any]) -> list[list[int]]:
-    """Groups of leaves that can be stacked: numbers in the order of flattening.
+def leading_axes(per_layer: PerLayer, params: Params) -> list[int]:
+    """How many leading axes of each leaf count tensors instead of being part of one.
 
-    Alike are leaves of one shape and dtype whose paths differ in numbers only ("layer3/attention/query"),
+    Raises:
+      CeloError: if `per_layer` is no prefix of the parameters, or asks for axes that are not there.
+    """
+    leaves = jax.tree.leaves(params)
+    if per_layer is None or not leaves:  # optax finds parameters in a state by `init` of an empty tree
+        return [0] * len(leaves)
+    prefix = per_layer(params) if callable(per_layer) else per_layer
+    try:
+        full = jax.tree.map(lambda axes, part: jax.tree.map(lambda _: axes, part), prefix, params)
+    except ValueError as error:
+        raise CeloError(
+            f"per_layer must be a whole number, a pytree prefix of the parameters, or a function of them "
+            f"giving one, got {prefix!r}: {error}"
+        ) from error
+    counts = jax.tree.leaves(full)
+    for axes, leaf in zip(counts, leaves, strict=True):
+        if not isinstance(axes, int) or not 0 <= axes <= leaf.ndim:
+            raise CeloError(
+                f"per_layer must be from 0 to {leaf.ndim} for a tensor of shape {tuple(leaf.shape)}, "
+                f"got {axes!r}; give the number of leading axes that count layers"
+            )
+    return [int(axes) for axes in counts]
+
+
+def over_slices(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
+    """`function` of one tensor, mapped over that many leading axes of all its arguments and results."""
+    for _ in range(axes):
+        function = jax.vmap(function)
+    return function
+
+
+def stackable(params: Params, others: list[Any]) -> list[list[int]]:
+    """Groups of leaves that can be stacked, as indices in the order of flattening.
+
+    They are leaves of one shape and dtype whose paths differ in numbers only ("layer3/attention/query"),
     for which `others`, one value a leaf, agree, and which are split over devices in one way. Stacking those
     split differently would move whole tensors between devices; where it cannot be told (several devices, a
     mesh whose axes are not explicit) each leaf is a group of its own. So is a large one: a stack is a copy.
@@ -28,13 +68,13 @@ def alike(params: Params, others: list[Any]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
         part = re.sub(r"\d+", "#", jax.tree_util.keystr(path))
-        place = number if leaf.size > LARGEST else _place(leaf, number)
-        groups.setdefault((part, leaf.shape, leaf.dtype, place, others[number]), []).append(number)
+        location = number if leaf.size > LARGEST else _location(leaf, number)
+        groups.setdefault((part, leaf.shape, leaf.dtype, location, others[number]), []).append(number)
     return list(groups.values())
 
 
-def _place(leaf: Array, number: int) -> Any:
-    """What leaves must have in common to be known to lie in one place."""
+def _location(leaf: Array, number: int) -> Any:
+    """What leaves must have in common to be known to lie on the same devices."""
     if jax.device_count() == 1:
         return None
     sharding = jax.typeof(leaf).sharding
@@ -47,5 +87,5 @@ def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> 
     if len(tensors) == 1:
         return [function(*tensors[0])]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
-    found = jax.lax.map(lambda arguments: function(*arguments), stacked)
-    return [jax.tree.map(lambda x, i=i: x[i], found) for i in range(len(tensors))]
+    results = jax.lax.map(lambda arguments: function(*arguments), stacked)
+    return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(tensors))]

@@ -1,6 +1,12 @@
-"""The command line: celo train, race, evaluate, report, data, convert, info. A group of commands a file."""
+"""The command line: celo train, race, evaluate, report, data, convert, info.
+
+Here: options, terminal output, progress bars and signals, one group of commands a file. What the commands do
+lives in `celo.meta`, `celo.evaluate`, `celo.data`, `celo.convert` and `celo.weights`: use those from Python, and
+`main` to run a command.
+"""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -8,14 +14,20 @@ from typing import NoReturn
 
 from celo import __version__
 from celo._errors import CeloError, unknown_name
+from celo.cli._data import add_data
 from celo.cli._evaluate import add_evaluate, add_race, add_report
-from celo.cli._files import add_convert, add_data, add_info
 from celo.cli._settings import INTERRUPTED
 from celo.cli._train import add_train
+from celo.cli._weights import add_convert, add_info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status. A user's mistake is one line on stderr and status 2."""
+    log = logging.StreamHandler()  # what the library has to say, such as which data set it downloads
+    log.setFormatter(logging.Formatter("celo: %(message)s"))
+    logger = logging.getLogger("celo")
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
     try:
         options = _parse(sys.argv[1:] if arguments is None else list(arguments))
         return options.run(options)
@@ -28,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    finally:
+        logger.removeHandler(log)
 
 
 class _Parser(argparse.ArgumentParser):

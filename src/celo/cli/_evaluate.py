@@ -1,115 +1,186 @@
 """celo race, celo evaluate and celo report."""
 
 import argparse
-import os
+import shlex
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from celo._errors import CeloError
-from celo.cli._settings import add_fields, fastest_kernel, given
+from celo.cli._console import progress_bars
+from celo.cli._settings import add_import, import_own
+
+RACE_TASK, RACE_STEPS, RACE_EVALUATIONS = "digits_mlp128x128", 300, 100
+_CONTESTANT = (
+    "bundled weights, a .safetensors file, a baseline (`celo info`), baselines: all of them, "
+    "package.module:function of your own; or NAME= one of these"
+)
+# What the library's errors call an argument, and what the commands call it.
+_OPTIONS = {
+    "num_steps": "--steps",
+    "num_seeds": "--seeds",
+    "resume=True": "--resume",
+    "workers=": "--workers",
+    "another out": "another --out",
+    "out must be": "--out must be",
+}
 
 
 def add_race(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo race` to the commands."""
-    from celo.evaluate._race import RaceConfig
-
-    parser = commands.add_parser("race", help="Celo beside tuned optimizers on one task", allow_abbrev=False)
-    add_fields(parser, RaceConfig)
+    parser = commands.add_parser(
+        "race", help="Celo beside tuned optimizers on one task, in a minute", allow_abbrev=False
+    )
+    parser.add_argument(
+        "contestants",
+        nargs="*",
+        metavar="CONTESTANT",
+        help=f"{_CONTESTANT} (default: celo; adam always runs)",
+    )
+    parser.add_argument("--tasks", "--task", default=RACE_TASK, metavar="TASK", help=f"default: {RACE_TASK}")
+    parser.add_argument(
+        "--steps", type=int, default=RACE_STEPS, help=f"training steps (default: {RACE_STEPS})"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="how many are reported; rates are tuned on as many others"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("race"), help="folder of the report and its records (default: race)"
+    )
+    _add_running(parser)
     parser.set_defaults(run=_race)
     return parser
 
 
 def _race(options: argparse.Namespace) -> int:
-    from celo.evaluate._race import RaceConfig, run_race
+    from celo.evaluate._records import load_records
+    from celo.evaluate._report.figures import require_altair
+    from celo.evaluate._report.write import write_report
+    from celo.evaluate._run.contestants import resolve_contestants
+    from celo.evaluate._run.evaluation import evaluate
+    from celo.evaluate._score.leaderboard import REFERENCE
+    from celo.evaluate._settings import race_protocol
 
-    run_race(RaceConfig(**given(options, RaceConfig)), console=Console())
+    require_altair()  # before anything is run
+    import_own(options.imports)
+    console = Console()
+    who = resolve_contestants([*(options.contestants or ["celo"]), REFERENCE])
+    archive: Path = options.out / "records"
+    with _speaking_of_options(), progress_bars(console) as progress:
+        failures = evaluate(
+            who,
+            out=archive,
+            tasks=[options.tasks],
+            num_steps=options.steps,
+            num_evaluations=RACE_EVALUATIONS,
+            protocol=race_protocol(options.seeds),
+            resume=True,
+            imports=options.imports,
+            workers=options.workers,
+            kernel=options.kernel,
+            progress=progress,
+        )
+    _show_failures(failures)
+    if failures:
+        return 1
+    names = [one.name for one in who]
+    board = write_report(
+        load_records(archive),
+        options.out,
+        contestants=names,
+        tasks=[options.tasks],
+        made_from=f"`{_again(options)}`",
+    )
+    _show(board, console)
+    console.print(f"report:  {options.out / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command that repeats a race."""
+    words = ["celo", "race", *options.contestants]
+    words += [word for module in options.imports for word in ("--import", module)]
+    for name, default in (("tasks", RACE_TASK), ("steps", RACE_STEPS), ("seeds", 3), ("kernel", "auto")):
+        if getattr(options, name) != default:
+            words += [f"--{name}", str(getattr(options, name))]
+    return shlex.join(words)
 
 
 def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo evaluate` to the commands."""
     parser = commands.add_parser("evaluate", help="optimizers over a suite of tasks", allow_abbrev=False)
-    parser.add_argument(
-        "contestants",
-        nargs="+",
-        metavar="CONTESTANT",
-        help="bundled weights, a .safetensors file, a baseline (`celo info`), baselines: all of them, "
-        "package.module:function of your own; or NAME= one of these",
-    )
+    parser.add_argument("contestants", nargs="+", metavar="CONTESTANT", help=_CONTESTANT)
     parser.add_argument("--suite", default=None, help="tasks to evaluate on (default: laptop)")
     parser.add_argument(
-        "--task", nargs="+", default=[], metavar="TASK", help="single tasks, of the suite or any"
+        "--tasks", "--task", nargs="+", default=[], metavar="TASK", help="single tasks, of the suite or any"
     )
     parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
     parser.add_argument("--seeds", type=int, default=3, help="how many are reported (default: 3)")
     parser.add_argument("--out", type=Path, default=None, help="the archive (default: evaluation/SUITE)")
     parser.add_argument("--resume", action="store_true", help="add to an archive that is there")
-    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://host:port")
-    parser.add_argument("--kernel", default=None, help="of learned update rules, as in `celo train`")
+    _add_running(parser)
     parser.set_defaults(run=_evaluate)
     return parser
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    from celo.evaluate._run.contestants import contestants
-    from celo.evaluate._run.evaluation import evaluate
-    from celo.evaluate._run.tuning import Protocol
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    """The options that say how contestants are run, and not what is measured."""
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument("--kernel", default="auto", help="of learned optimizers: auto, native or xla")
+    add_import(parser)
 
-    sys.path.insert(0, os.getcwd())  # where a task or an optimizer of one's own may be
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from celo.evaluate._records import bundled_archive, load_records, with_bundled
+    from celo.evaluate._run.contestants import resolve_contestants
+    from celo.evaluate._run.evaluation import evaluate
+    from celo.evaluate._score.leaderboard import REFERENCE, leaderboard
+    from celo.evaluate._settings import Protocol
+
+    import_own(options.imports)
     console = Console()
     if options.seeds < 1:
         raise CeloError(f"--seeds must be at least 1, got {options.seeds}")
-    out: Path = options.out or Path("evaluation") / (options.suite or ("own" if options.task else "laptop"))
-    failures = evaluate(
-        options.contestants,
-        out=out,
-        suite=options.suite,
-        tasks=options.task,
-        num_steps=options.steps,
-        protocol=Protocol(seeds=tuple(range(options.seeds))),
-        resume=options.resume,
-        scheduler=options.scheduler,
-        workers=options.workers,
-        kernel=options.kernel or fastest_kernel(console),
-        console=console,
-    )
-    for line in failures:
-        print(f"celo: failed: {line}", file=sys.stderr)
-    names = [one.name for one in contestants(options.contestants)]
-    _show_standings(out, options.suite or "laptop", names, console)
-    return 1 if failures else 0
-
-
-def _show_standings(out: Path, suite: str, names: list[str], console: Console) -> None:
-    """The table of those evaluated beside Adam, whose records may be the package's own."""
-    from celo.evaluate import _records as archive
-    from celo.evaluate._report.tables import show
-    from celo.evaluate._score.leaderboard import REFERENCE, leaderboard
-
-    mine = archive.read_all(out)
-    have = {(record.task, record.contestant) for record in mine}
-    run_as = {record.task: (record.config["task"], record.config["protocol"]) for record in mine}
-    known = [
-        record
-        for record in archive.read_all(archive.bundled(suite))
-        if (record.task, record.contestant) not in have
-        and run_as.get(record.task) == (record.config["task"], record.config["protocol"])
-    ]
-    found = dict.fromkeys(record.contestant for record in mine + known)
-    shown = [name for name in names if name in found]
+    out: Path = options.out or Path("evaluation") / (options.suite or ("own" if options.tasks else "laptop"))
+    who = resolve_contestants(options.contestants)
+    with _speaking_of_options(), progress_bars(console) as progress:
+        failures = evaluate(
+            who,
+            out=out,
+            suite=options.suite,
+            tasks=options.tasks,
+            num_steps=options.steps,
+            protocol=Protocol(seeds=tuple(range(options.seeds))),
+            resume=options.resume,
+            imports=options.imports,
+            scheduler=options.scheduler,
+            workers=options.workers,
+            kernel=options.kernel,
+            progress=progress,
+        )
+    _show_failures(failures)
+    suite = options.suite or "laptop"
+    mine = load_records(out)
+    every = with_bundled(mine, suite)
+    found = {record.contestant for record in every}
+    shown = [one.name for one in who if one.name in found]
     if REFERENCE in found and shown:
-        show(leaderboard(mine + known, contestants=shown), console)
+        _show(leaderboard(every, contestants=shown), console)
     elif shown:
         console.print(
-            f"no table: scores stand beside {REFERENCE}, which has no record with these tasks, steps and "
+            f"no table: scores are relative to {REFERENCE}, which has no record with these tasks, steps and "
             f"seeds; add {REFERENCE} to the command, with --resume"
         )
-    folders = f"{out} {archive.bundled(suite)}" if known else str(out)
-    console.print(f"records: {out}; to draw them: celo report {folders}", highlight=False, soft_wrap=True)
+    archives = f"{out} {bundled_archive(suite)}" if len(every) > len(mine) else str(out)
+    console.print(f"records: {out}; to draw them: celo report {archives}", highlight=False, soft_wrap=True)
+    return 1 if failures else 0
 
 
 def add_report(commands: Any) -> argparse.ArgumentParser:
@@ -118,45 +189,112 @@ def add_report(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "archives",
         nargs="+",
-        type=Path,
-        metavar="FOLDER",
-        help="what `celo evaluate` wrote; the first to have a record counts",
+        metavar="ARCHIVE",
+        help="folders that `celo evaluate` wrote, or .zip files of them; the first to have a record counts",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("report"), help="folder of the report (default: report)"
     )
-    parser.add_argument("--reference", default="adam", help="whom all stand beside (default: adam)")
     parser.add_argument(
-        "--contestants", nargs="+", default=[], metavar="NAME", help="who is shown (default: all)"
+        "--reference", default="adam", help="the contestant that scores are relative to (default: adam)"
     )
-    parser.add_argument("--task", nargs="+", default=[], metavar="TASK", help="which tasks (default: all)")
     parser.add_argument(
-        "--all-tasks", action="store_true", help="aggregate over all tasks that each has, not the common ones"
+        "--contestants", nargs="+", default=[], metavar="NAME", help="which are shown (default: all)"
+    )
+    parser.add_argument(
+        "--tasks", "--task", nargs="+", default=[], metavar="TASK", help="which tasks (default: all)"
+    )
+    parser.add_argument(
+        "--all-tasks",
+        action="store_true",
+        help="aggregate over all tasks that each contestant has, not over the common ones",
     )
     parser.add_argument(
         "--smoothing", type=float, default=0.9, help="decay of the curves' moving average (default: 0.9)"
     )
     parser.add_argument(
-        "--loss", default="train", help="what is compared, train or valid (default: train); tuned is on train"
+        "--loss",
+        default="train",
+        help="what is compared, train or valid (default: train); rates are tuned on train",
     )
     parser.set_defaults(run=_report)
     return parser
 
 
 def _report(options: argparse.Namespace) -> int:
-    from celo.evaluate._report.tables import write_report
+    from celo.evaluate._records import load_records
+    from celo.evaluate._report.write import write_report
 
     if not 0 <= options.smoothing < 1:
         raise CeloError(f"--smoothing must be at least 0 and below 1, got {options.smoothing}")
-    write_report(
-        options.archives,
+    console = Console()
+    board = write_report(
+        load_records(*options.archives),
         options.out,
-        console=Console(),
         reference=options.reference,
         contestants=options.contestants,
-        tasks=options.task,
+        tasks=options.tasks,
         common=not options.all_tasks,
         smoothing=options.smoothing,
         loss=options.loss,
+        made_from=" and ".join(options.archives),
     )
+    _show(board, console)
+    console.print(f"report:  {options.out / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _show_failures(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"celo: failed: {line}", file=sys.stderr)
+
+
+# What a narrow terminal goes without, in this order, after the intervals.
+_SPARED = (
+    "validation loss",
+    "P(better)",
+    "target score",
+    "rank",
+    "ratio in time",
+    "speedup in time",
+    "step cost",
+)
+
+
+def _show(board: Any, console: Console) -> None:
+    """Prints a leaderboard; a narrow terminal gets no intervals, then fewer columns."""
+    from celo.evaluate._report import tables
+
+    header, rows = tables.cells(board)
+
+    def width(kept: list[int]) -> int:
+        return sum(2 + max(len(row[i]) for row in (header, *rows)) for i in kept)
+
+    kept = list(range(len(header)))
+    if width(kept) > console.width:
+        rows = [[cell.partition(" [")[0] for cell in row] for row in rows]
+    for name in _SPARED:
+        if width(kept) > console.width and name in header:
+            kept.remove(header.index(name))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for i in kept:
+        table.add_column(header[i], justify="left" if i == 1 else "right", no_wrap=True)
+    for row, one in zip(rows, board.standings, strict=True):
+        table.add_row(*(row[i] for i in kept), style="bold" if one.learned else None)
+    console.print(
+        f"\n[bold]{tables.headline(board)}[/bold]", table, tables.caption(board), sep="\n", highlight=False
+    )
+    for line in tables.missing(board):
+        console.print(line, highlight=False)
+
+
+@contextmanager
+def _speaking_of_options() -> Iterator[None]:
+    """Has the library's errors, which speak of arguments, speak of options."""
+    try:
+        yield
+    except CeloError as error:
+        text = str(error)
+        for argument, option in _OPTIONS.items():
+            text = text.replace(argument, option)
+        raise CeloError(text) from error

@@ -1,15 +1,14 @@
-"""Real data sets as plain NumPy arrays: fetched once, verified by checksum, cached outside the repository.
+"""Real data sets as plain NumPy arrays: fetched once, verified by checksum, cached in `CELO_DATA_DIR`.
 
-The handwritten `digits` ship inside scikit-learn and never need the network. Needs NumPy alone to read
-what is cached; scikit-learn, pillow and scipy are imported by the one reader that wants them.
+Reading the cache needs NumPy alone; scikit-learn, pillow and scipy are imported by the readers that need
+them. Nothing here knows JAX: batches are made in `celo.tasks`.
 """
 
 from celo.data._bundled import TABLES, load_photograph, load_table
 from celo.data._cache import data_dir, raw_dir
 from celo.data._corpora import CORPORA, PIECES, Tokens, load_tokens
-from celo.data._info import DatasetInfo
 from celo.data._load import fetch, is_cached, load_images, load_text
-from celo.data._registry import DATASETS
+from celo.data._registry import DATASETS, DatasetInfo
 from celo.data._splits import Images, Split, Table, Text
 
 __all__ = [

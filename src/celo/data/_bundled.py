@@ -1,4 +1,4 @@
-"""Small data that lie whole inside scikit-learn: tables and photographs. Nothing is fetched or cached."""
+"""Small data sets inside scikit-learn: tables and photographs. Nothing is fetched or cached."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from celo._errors import CeloError, unknown_name
 from celo.data._formats import missing_package
-from celo.data._resize import resize_images
+from celo.data._pixels import resize_images
 from celo.data._splits import Table, split_tenths
 
 TABLES = {
@@ -15,8 +15,8 @@ TABLES = {
     "diabetes": (0, "76b2771a1293a3f7a42c6e4c6b6e891f"),
     "wine": (3, "bcac3a3850b7268d9164003b94a66373"),
 }
-"""The tables: 569 tumours of 30 measures, benign or malignant; 442 diabetics of 10, progress in a year; 178
-wines of 13, grown by one of three."""
+"""The tables: 569 tumours with 30 measurements, benign or malignant; 442 diabetes patients with 10, disease
+progression after a year; 178 wines with 13, from one of three growers."""
 
 PHOTOGRAPHS = ("china", "flower")
 """A Chinese temple; a dahlia."""
@@ -25,10 +25,10 @@ PHOTOGRAPH_PIXELS = 128
 
 
 def load_table(name: str) -> Table:
-    """Load a table in the units it was published in; eight, one and one tenth of its rows are the splits.
+    """Load a table in its published units; the splits have eight, one and one tenth of its rows.
 
     Raises:
-      CeloError: the name is unknown, scikit-learn is missing or holds other numbers than the known ones.
+      CeloError: the name is unknown, or scikit-learn is missing or has different numbers.
     """
     if name not in TABLES:
         raise unknown_name("table", name, TABLES)
@@ -39,9 +39,9 @@ def load_table(name: str) -> Table:
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
     classes, expected = TABLES[name]
     content = np.ascontiguousarray(x, "<f8").tobytes() + np.ascontiguousarray(y, "<f8").tobytes()
-    if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != expected:
+    if (md5 := hashlib.md5(content, usedforsecurity=False).hexdigest()) != expected:
         raise CeloError(
-            f"scikit-learn's {name} has MD5 {found}, not {expected}: install another scikit-learn"
+            f"scikit-learn's {name} has MD5 {md5}, not {expected}: install another version of scikit-learn"
         )
     y = y.astype(np.int32) if classes else y.astype(np.float32)[:, None]
     return Table(*split_tenths(x.astype(np.float32), y), classes)

@@ -1,64 +1,54 @@
-"""Where data sets are kept, and how a cache file is written whole or not at all."""
+"""The folder in which data sets are cached, and its files: .npz archives of uint8 arrays."""
 
+import io
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from celo._errors import CeloError
-from celo._files import platform_cache
+from celo._files import make_folder, platform_cache, write_file
 
 ENVIRONMENT_VARIABLE = "CELO_DATA_DIR"
 
 
 class DamagedCacheError(CeloError):
-    """A cache file that is not whole or not what its name says; it can be deleted and made again."""
+    """A cache file that is incomplete or not what its name says; it can be deleted and made again."""
 
 
 def data_dir() -> Path:
-    """The folder of cached data sets, made if need be: `CELO_DATA_DIR` or the platform's cache folder.
+    """The folder of cached data sets, created if missing: `CELO_DATA_DIR` or the platform's cache folder.
 
     Raises:
-      CeloError: it is a file, or can't be made or written to.
+      CeloError: it is a file, or cannot be created or written to.
     """
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
     folder = Path(chosen).expanduser() if chosen else platform_cache() / "celo"
-    remedy = f"set {ENVIRONMENT_VARIABLE} to a folder that can be written to"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CeloError(f"data folder {folder} can't be made ({error.strerror}): {remedy}") from error
+    remedy = f"set {ENVIRONMENT_VARIABLE} to a writable folder"
+    make_folder(folder, remedy)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise CeloError(f"data folder {folder} is not writable: {remedy}")
+        raise CeloError(f"data folder {folder} is not writable; {remedy}")
     return folder.absolute()
 
 
 def raw_dir(name: str) -> Path:
-    """Where a user may put a set's official files; not made."""
+    """The folder for the official files of a set that a user supplies; not created."""
     return data_dir() / "raw" / name
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz so that `path` is never there in part: a temporary file beside it takes its place.
+    """Write an .npz atomically: `path` is whole or does not exist, also after a crash.
 
     Raises:
       CeloError: the disk is full or the folder not writable.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
     try:
-        with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CeloError(
-            f"can't write {path} ({error.strerror}): make room or set {ENVIRONMENT_VARIABLE}"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_file(path, buffer.getvalue())
+    except CeloError as error:
+        raise CeloError(f"{error}; or set {ENVIRONMENT_VARIABLE} to another folder") from error
 
 
 def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -72,13 +62,13 @@ def read_arrays(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
       DamagedCacheError: it is cut short, altered, or holds other arrays.
     """
     try:
-        # Opened here, for np.load leaves a file that is no .npz open.
+        # Opened here because np.load would leave a file that is no .npz open.
         with path.open("rb") as file, np.load(file) as content:
             arrays = {key: content[key] for key in shapes}
-    except Exception as error:  # a bad byte may show as any of a dozen types of errors
+    except Exception as error:  # a wrong byte can raise a dozen different types
         raise DamagedCacheError(f"{path} is damaged ({error}): delete it") from error
     for key, shape in shapes.items():
         if arrays[key].shape != shape or arrays[key].dtype != np.uint8:
-            found = f"{arrays[key].dtype} {arrays[key].shape}"
-            raise DamagedCacheError(f"{path} is damaged ({key} is {found}, not uint8 {shape}): delete it")
+            content = f"{arrays[key].dtype} {arrays[key].shape}"
+            raise DamagedCacheError(f"{path} is damaged ({key} is {content}, not uint8 {shape}): delete it")
     return arrays

@@ -1,4 +1,4 @@
-"""Corpora of word pieces that no package hands out: whoever has one puts its tokens into the data folder."""
+"""Corpora of word pieces that no package provides: users put tokens of their own into the data folder."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,11 +12,12 @@ CORPORA = {
     "lm1b": "One Billion Word Benchmark (Chelba et al. 2013)",
     "wikipedia": "English Wikipedia",
 }
-"""What there are tasks for."""
+"""The corpora that have tasks, and what they are."""
 
-PIECES = 32_100  # of the published tasks' vocabulary: 32,000 of SentencePiece and 100 marks that no text has
-# A batch draws where its windows start as float32 numbers in [0, 1), and there are 2**23 of those: among
-# 2**24 places they still reach every second one, so all of the text is read; further apart, it would not be.
+# The published vocabulary: 32,000 pieces of SentencePiece and 100 special tokens that no text contains.
+PIECES = 32_100
+# A batch draws the starts of its windows as float32 numbers in [0, 1), of which there are 2**23. In a text of
+# 2**24 tokens they reach every second position, so windows still cover all of it; in a longer one, not.
 MOST_TOKENS = 2**24
 
 
@@ -30,12 +31,12 @@ class Tokens(NamedTuple):
 
 
 def load_tokens(name: str) -> Tokens:
-    """Load a corpus that lies as train.npy, valid.npy and test.npy in the data folder.
+    """Load a corpus from train.npy, valid.npy and test.npy in its folder, `raw_dir(name)`.
 
-    Each holds one row of word pieces, whole numbers from 0 to 32,099, of whatever vocabulary no larger.
+    Each is a one-dimensional array of word pieces, integers from 0 to 32,099, of any vocabulary that fits.
 
     Raises:
-      CeloError: the name is unknown, a file is missing, or it is not such a row.
+      CeloError: the name is unknown, or a file is missing or not such an array.
     """
     if name not in CORPORA:
         raise unknown_name("corpus", name, CORPORA)
@@ -45,26 +46,28 @@ def load_tokens(name: str) -> Tokens:
 
 
 def _read(path: Path, name: str) -> np.ndarray:
-    """One part of a corpus, uint16; CeloError if it is not there or no row of tokens."""
+    """One part of a corpus, uint16."""
     try:
         tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError as error:
         raise CeloError(
-            f"no package has the corpus {name!r}: put its word pieces, numbers below {PIECES:,}, as "
+            f"no package provides the corpus {name!r}: put its word pieces, integers below {PIECES:,}, as "
             f"train.npy, valid.npy and test.npy into {path.parent}"
         ) from error
     except (OSError, ValueError) as error:
-        raise CeloError(f"{path} is no array that NumPy can read ({error}): write it anew") from error
+        raise CeloError(f"{path} is not an array that NumPy can read ({error}): write it again") from error
     return _checked(tokens, path)
 
 
 def _checked(tokens: np.ndarray, path: Path) -> np.ndarray:
-    """The tokens as uint16; CeloError if they are not a row of them."""
+    """The tokens as uint16."""
     if tokens.ndim != 1 or not np.issubdtype(tokens.dtype, np.integer):
-        raise CeloError(f"{path} is {tokens.dtype} {tokens.shape}: a row of whole numbers is wanted")
+        raise CeloError(
+            f"{path} is {tokens.dtype} {tokens.shape}: expected a one-dimensional array of integers"
+        )
     if not 0 < tokens.size <= MOST_TOKENS:
-        raise CeloError(f"{path} has {tokens.size:,} tokens: from 1 to {MOST_TOKENS:,} are wanted; cut it")
+        raise CeloError(f"{path} has {tokens.size:,} tokens: expected 1 to {MOST_TOKENS:,}; shorten it")
     low, high = tokens.min(), tokens.max()
     if low < 0 or high >= PIECES:
-        raise CeloError(f"{path} has numbers from {low} to {high}: from 0 to {PIECES - 1:,} are wanted")
+        raise CeloError(f"{path} has numbers from {low} to {high}: expected 0 to {PIECES - 1:,}")
     return np.asarray(tokens, np.uint16)

@@ -1,8 +1,8 @@
-"""Readers of the data sets' file formats, and the checks that what was read is what was published.
+"""Readers of the data sets' file formats, and checks that what was read is what was published.
 
-A reader takes `get_file(official name) -> bytes` and so knows nothing of where the files came from. The
-check is made on the arrays a user will get: they are put back into the official files, byte for byte, and
-those must have the published MD5s. Every provider is thus held to the same sums, also one that re-packed
+A reader takes `get_file(official name) -> bytes` and does not know where the files came from. The check is
+made on the arrays that the user gets: they are converted back into the official files, byte for byte, whose
+MD5s must be the published ones. The same sums therefore hold for every provider, including one that repacked
 the data (CIFAR-10 as PNG).
 """
 
@@ -17,7 +17,6 @@ from math import prod
 import numpy as np
 
 from celo._errors import CeloError
-from celo.data._lzw import decompress
 from celo.data._rdata import lazy_objects
 
 Arrays = dict[str, np.ndarray]
@@ -44,8 +43,13 @@ SVHN_CLASS_COUNTS = {
 }
 
 
+LZW_CLEAR = 256
+LZW_FIRST_WIDTH, LZW_LAST_WIDTH = 9, 16
+LZW_GROUP = 8  # codes
+
+
 def missing_package(package: str) -> CeloError:
-    """The error for an optional package that a reader needs and the user has not installed."""
+    """The error for an optional package that a reader needs and that is not installed."""
     return CeloError(f"{package} is not installed: pip install 'celo[data]'")
 
 
@@ -106,10 +110,10 @@ def read_cifar100_bin(get_file: GetFile) -> Arrays:
 
 
 def check_balance(classes: int, arrays: Arrays) -> None:
-    """For a set whose bytes have no published checksum here: every class is as often there as every other.
+    """Check a set without a known checksum: all classes must be equally frequent.
 
     Raises:
-      ValueError: a class is met more or less often.
+      ValueError: they are not.
     """
     for key in ("train_y", "test_y"):
         counts = np.bincount(arrays[key], minlength=classes)
@@ -157,7 +161,7 @@ def read_svhn(get_file: GetFile) -> Arrays:
 
     Raises:
       CeloError: scipy is missing.
-      ValueError: a file has not the published MD5.
+      ValueError: the MD5 of a file is not the published one.
     """
     try:
         from scipy.io import loadmat
@@ -175,7 +179,7 @@ def read_svhn(get_file: GetFile) -> Arrays:
 
 
 def check_svhn(arrays: Arrays) -> None:
-    """SVHN has no byte-wise form but its MATLAB files, so its arrays are checked by their class counts.
+    """Check SVHN by its class counts: its MATLAB files cannot be rebuilt byte for byte from the arrays.
 
     Raises:
       ValueError: they are not the published counts.
@@ -193,14 +197,52 @@ def read_kjv(get_file: GetFile) -> Arrays:
         raise ValueError("bible.data does not start with EC02")
     (count,) = struct.unpack_from(">I", data, 0x58)
     edges = [*struct.unpack_from(f">{count}I", data, 0x5C), len(data)]
-    text = b"".join(decompress(data[start:end]) for start, end in pairwise(edges))
+    text = b"".join(lzw_decompress(data[start:end]) for start, end in pairwise(edges))
     return {"text": np.frombuffer(text, np.uint8)}
+
+
+def lzw_decompress(data: bytes) -> bytes:
+    """Decode a stream of compress(1) in block mode, at most 16 bits a code, without its 3-byte header.
+
+    No module of the standard library reads this variant of LZW. Codes are written in groups of eight, so a
+    group of `width`-bit codes fills `width` bytes; where the width changes or the table is cleared, the rest
+    of the group is padding.
+
+    Raises:
+      ValueError: a code is not in the table yet, so the stream is damaged.
+    """
+    roots = [bytes([value]) for value in range(256)] + [b""]  # the last entry stands for LZW_CLEAR
+    table, width, previous = roots.copy(), LZW_FIRST_WIDTH, b""
+    out = bytearray()
+    position = 0
+    while position < len(data):
+        chunk = data[position : position + width]
+        position += width
+        group = int.from_bytes(chunk, "little")
+        for _ in range(min(LZW_GROUP, 8 * len(chunk) // width)):
+            code = group & ((1 << width) - 1)
+            group >>= width
+            if code == LZW_CLEAR:
+                table, width, previous = roots.copy(), LZW_FIRST_WIDTH, b""
+                break
+            if code > len(table) or (code == len(table) and not previous):
+                raise ValueError(f"LZW code {code} beyond a table of {len(table)} entries")
+            # A code may name the very entry this step adds: the previous string and its own first byte.
+            entry = table[code] if code < len(table) else previous + previous[:1]
+            out += entry
+            if previous and len(table) < 1 << LZW_LAST_WIDTH:
+                table.append(previous + entry[:1])
+            previous = entry
+            if len(table) >= 1 << width and width < LZW_LAST_WIDTH:
+                width += 1
+                break
+    return bytes(out)
 
 
 def read_austen(get_file: GetFile) -> Arrays:
     """Jane Austen's novels from the data of the R package janeaustenr, a list of lines each.
 
-    They follow in the order of their names there, with an empty line between two; UTF-8.
+    UTF-8, in the order of their names in the package, with an empty line between two novels.
     """
     novels = lazy_objects(get_file("Rdata.rdx"), get_file("Rdata.rdb"))
     text = "\n\n".join("\n".join(novels[name]) for name in sorted(novels))
@@ -222,7 +264,7 @@ def require_md5(name: str, data: bytes, expected: str) -> None:
 def check_md5(
     files: Callable[[Arrays], Mapping[str, bytes]], expected: Mapping[str, str], arrays: Arrays
 ) -> None:
-    """Put the arrays back into official files and compare every MD5 with the published one.
+    """Convert the arrays back into the official files and compare every MD5 with the published one.
 
     Raises:
       ValueError: the first file that differs, with both sums.

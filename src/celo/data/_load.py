@@ -1,6 +1,10 @@
-"""Load data sets: from the cache, or from the first provider that has the published data."""
+"""Load data sets: from the cache, or from the first provider that has the published data.
 
-import sys
+Fetching may take minutes. What is being done goes to the logger "celo" at level INFO, which the command line
+shows.
+"""
+
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,15 +13,15 @@ import numpy as np
 from celo._errors import CeloError, unknown_name
 from celo.data._cache import DamagedCacheError, data_dir, raw_dir, read_arrays, write_arrays
 from celo.data._formats import Arrays
-from celo.data._info import DatasetInfo
-from celo.data._providers import Report
-from celo.data._registry import DATASETS
-from celo.data._resize import resize_images
+from celo.data._pixels import resize_images
+from celo.data._registry import DATASETS, DatasetInfo
 from celo.data._splits import Images, Split, Text, split_lines, split_off
+
+_LOG = logging.getLogger("celo")
 
 
 def load_images(name: str, *, size: int | None = None, grey: bool = False) -> Images:
-    """Load an image data set, fetched first if it is not cached (progress goes to stderr).
+    """Load an image data set; fetch it first if it is not cached, which may take minutes.
 
     Test is the official test set; valid is the end of the official train set under a fixed permutation,
     train the rest of it. A resized or grey version is computed once and cached as well.
@@ -38,49 +42,49 @@ def load_images(name: str, *, size: int | None = None, grey: bool = False) -> Im
         raise CeloError(f"size {size!r} of {name!r}: give a positive number of pixels, or None")
     height, _, channels = info.shape
     to_grey = grey and channels > 1
-    if size in (None, height) and not to_grey:
-        arrays = _raw(info, _to_stderr)
-    else:
-        arrays = _resized(info, size or height, to_grey)
+    as_published = size in (None, height) and not to_grey
+    arrays = _raw(info) if as_published else _resized(info, size or height, to_grey)
     train, valid = split_off(arrays["train_x"], arrays["train_y"], info.valid_examples)
     test = Split(arrays["test_x"], arrays["test_y"].astype(np.int32))
     return Images(train, valid, test, info.num_classes)
 
 
 def load_text(name: str = "kjv") -> Text:
-    """Load a text as character tokens, fetched first if it is not cached (progress goes to stderr).
+    """Load a text as character tokens; fetch it first if it is not cached.
 
-    Nine tenths of its lines in their order are train, the next twentieth valid, the last test; of "kjv" a
-    line is a verse.
+    The first nine tenths of its lines are train, the next twentieth valid, the last twentieth test. The lines
+    of "kjv" are its verses.
+
+    Args:
+      name: a key of `DATASETS` of the kind "text".
 
     Raises:
       CeloError: the name is unknown or no text, or no provider has it.
     """
     info = _info(name, "text")
-    text = _raw(info, _to_stderr)["text"].tobytes().decode()
+    text = _raw(info)["text"].tobytes().decode()
     return split_lines(info.lines(text), info.train_examples, info.valid_examples)
 
 
-def fetch(name: str, *, report: Report | None = None) -> Path:
-    """Make sure that a data set is cached, whole and verified.
+def fetch(name: str) -> Path:
+    """Make sure that a data set is cached, complete and verified.
 
     Args:
       name: a key of `DATASETS`.
-      report: called with one line at a time of what is being done; None writes them to stderr.
 
     Returns:
       The cache file, an .npz of the official train and test arrays.
 
     Raises:
-      CeloError: the name is unknown, or no provider has the set; says what was tried and what would help.
+      CeloError: the name is unknown, or no provider has the set; it says what was tried and what would help.
     """
     info = _info(name)
-    _raw(info, report or _to_stderr)
+    _raw(info)
     return _cache_file(info)
 
 
 def is_cached(name: str) -> bool:
-    """Whether a data set has a cache file, not whether that is sound: loading finds out and mends it.
+    """Whether a data set has a cache file; one that is damaged is replaced when it is loaded.
 
     Raises:
       CeloError: the name is unknown.
@@ -95,30 +99,24 @@ def _info(name: str, kind: str | None = None) -> DatasetInfo:
     return DATASETS[name]
 
 
-def _to_stderr(line: str) -> None:
-    print(f"celo: {line}", file=sys.stderr, flush=True)
-
-
 def _cache_file(info: DatasetInfo) -> Path:
     return data_dir() / f"{info.name}.npz"
 
 
-def _cached(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays], report: Report
-) -> Arrays:
-    """The arrays of a cache file; made and written if it is missing or damaged."""
+def _cached(path: Path, shapes: Mapping[str, tuple[int, ...]], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of a cache file; computed and written if it is missing or damaged."""
     if path.is_file():
         try:
             return read_arrays(path, shapes)
         except DamagedCacheError as error:
-            report(f"{error}; making it again")
+            _LOG.info("%s; making it again", error)
     arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
     write_arrays(path, arrays)
     return arrays
 
 
-def _raw(info: DatasetInfo, report: Report) -> Arrays:
-    return _cached(_cache_file(info), info.array_shapes, lambda: _provide(info, report), report)
+def _raw(info: DatasetInfo) -> Arrays:
+    return _cached(_cache_file(info), info.array_shapes, lambda: _provide(info))
 
 
 def _resized(info: DatasetInfo, size: int, grey: bool) -> Arrays:
@@ -127,30 +125,34 @@ def _resized(info: DatasetInfo, size: int, grey: bool) -> Arrays:
     shapes = {key: (s[0], *image) if key.endswith("_x") else s for key, s in info.array_shapes.items()}
 
     def make() -> Arrays:
-        arrays = _raw(info, _to_stderr)
+        arrays = _raw(info)
         return {
             key: resize_images(array, size, grey=grey) if key.endswith("_x") else array
             for key, array in arrays.items()
         }
 
-    return _cached(path, shapes, make, _to_stderr)
+    return _cached(path, shapes, make)
 
 
-def _provide(info: DatasetInfo, report: Report) -> Arrays:
+def _provide(info: DatasetInfo) -> Arrays:
     """The arrays of the first provider whose data are the published ones."""
     folder = raw_dir(info.name)
     failures = []
+
+    def load(part: str) -> Arrays:
+        return _raw(_info(part))
+
     for provider in info.providers:
         try:
-            arrays = provider.arrays(folder, report)
+            arrays = provider.arrays(folder, _LOG.info, load)
             for key, shape in info.array_shapes.items():
                 if arrays[key].shape != shape:
                     raise ValueError(f"{key} has the shape {arrays[key].shape}, published is {shape}")
             info.verify(arrays)
-        except Exception as error:  # whatever goes wrong with one provider, the next is tried
+        except Exception as error:  # whatever is wrong with one provider, try the next
             failures.append(f"  {provider.title}: {' '.join(str(error).split()) or type(error).__name__}")
         else:
             return arrays
     remedies = [f"  {provider.remedy(folder)}" for provider in info.providers]
-    head = f"can't get the data set {info.name!r}; tried, in this order:"
+    head = f"cannot get the data set {info.name!r}; tried, in this order:"
     raise CeloError("\n".join([head, *failures, "any of these would help:", *remedies]))

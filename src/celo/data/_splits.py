@@ -1,4 +1,4 @@
-"""Train, validation and test splits: disjoint, and the same on every machine and with every NumPy."""
+"""Train, validation and test splits: disjoint, and the same on every machine and with every NumPy version."""
 
 import re
 from typing import NamedTuple
@@ -29,7 +29,7 @@ class Images(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Examples of a few numbers each, x float32 [N, features], in three disjoint splits.
+    """A table in three disjoint splits, x float32 [N, features].
 
     y is int32 [N] in 0..num_classes-1, or float32 [N, targets] where num_classes is 0.
     """
@@ -52,14 +52,14 @@ class Text(NamedTuple):
 def fixed_permutation(count: int) -> np.ndarray:
     """A random order of `count` examples, int64 [count].
 
-    Sorts raw output of the PCG64 bit generator, which NumPy keeps stable, as it does not keep
+    Sorts raw output of the PCG64 bit generator, which NumPy guarantees to be stable, unlike
     `Generator.permutation`.
     """
     return np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(count), kind="stable")
 
 
 def split_off(x: np.ndarray, y: np.ndarray, count: int) -> tuple[Split, Split]:
-    """The examples without the last `count` of the fixed permutation, and these."""
+    """(all examples but the last `count` of the fixed permutation, those `count`)."""
     order = fixed_permutation(len(x))
     kept, held_out = order[:-count], order[-count:]
     labels = y.astype(np.int32)
@@ -75,19 +75,19 @@ def split_tenths(x: np.ndarray, y: np.ndarray) -> tuple[Split, Split, Split]:
 
 
 def verses(text: str) -> list[str]:
-    """The verses of a Bible of one a line, without their references ("Ge1:1 ")."""
+    """The verses of a Bible with one verse a line, without their references ("Ge1:1 ")."""
     return VERSE.findall(text)
 
 
 def every_line(text: str) -> list[str]:
-    """The lines of a text as they are."""
+    """All lines of a text."""
     return text.split("\n")
 
 
 def split_lines(lines: list[str], train: int, valid: int) -> Text:
-    """The first `train` lines, the next `valid` and the rest, each line ended.
+    """The first `train` lines, the next `valid` and the rest, each with a line end.
 
-    The vocabulary is every character of all lines, sorted.
+    The vocabulary is the sorted characters of all lines.
     """
     vocabulary = "".join(sorted(set("".join(lines)) | {"\n"}))
     token = np.zeros(ord(vocabulary[-1]) + 1, np.uint8)

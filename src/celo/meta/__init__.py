@@ -1,18 +1,41 @@
-"""Meta-training: unrolled problems, gradient estimators and their registry, the loop that trains θ."""
+"""Meta-training: how weights θ of a learned optimizer come about.
 
-from collections.abc import Callable
-from functools import partial
+Here: recipes, the unrolled inner trainings, estimators of their meta-gradient, the run that trains θ through
+all phases, and the meta-loss of finished weights. Learned optimizers are in `celo.optimizers`, the tasks that
+they are trained on in `celo.tasks`; how weights fare beside other optimizers is asked of `celo.evaluate`.
+"""
 
-from celo.meta._estimators.base import GradientEstimator
-from celo.meta._estimators.full_es import FullES
-from celo.meta._estimators.pes import PES, WHOLE_LIFE
-from celo.meta._estimators.truncated_es import TruncatedES
+from celo.meta._estimators import ESTIMATORS, PES, FullES, TruncatedES
+from celo.meta._estimators.base import Estimate, GradientEstimator, Trajectory, UnrolledProblem
+from celo.meta._measure import Measured, measure
+from celo.meta._objective import Objective
+from celo.meta._recipes import RECIPES, Recipe, make_recipe
+from celo.meta._run import Stopped, resume, start
+from celo.meta._summary import PhaseSummary, draw_metrics, read_metrics, summarize, write_card
+from celo.meta._unroll import Unroll
 
-# Called with an unrolled problem, the truncation length and the deviation of the perturbations.
-ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
-    "pes": PES,
-    "nres": partial(PES, noise_truncations=WHOLE_LIFE),
-    "truncated_es": TruncatedES,
-    "full_es": FullES,
-    "full_es_final": partial(FullES, final=True),
-}
+__all__ = [
+    "ESTIMATORS",
+    "PES",
+    "RECIPES",
+    "Estimate",
+    "FullES",
+    "GradientEstimator",
+    "Measured",
+    "Objective",
+    "PhaseSummary",
+    "Recipe",
+    "Stopped",
+    "Trajectory",
+    "TruncatedES",
+    "Unroll",
+    "UnrolledProblem",
+    "draw_metrics",
+    "make_recipe",
+    "measure",
+    "read_metrics",
+    "resume",
+    "start",
+    "summarize",
+    "write_card",
+]

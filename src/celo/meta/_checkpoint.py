@@ -11,22 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo._errors import CeloError
-from celo.weights import write_file
+from celo._files import read_file, write_file
 
-FORMAT = "celo-checkpoint/3"
+FORMAT = "celo-checkpoint/4"
 _HEADER = "header"
 
 
 def save(path: Path, state: Any, header: dict[str, Any]) -> None:
     """Writes a pytree of arrays (random keys included) and a JSON header.
 
-    The old file stands until the new one is whole.
+    The old file stays until the new one is complete.
     """
     write_file(path, pack(state, header))
 
 
 def pack(state: Any, header: dict[str, Any]) -> bytes:
-    """A whole checkpoint as bytes, as `read` gives them."""
+    """A checkpoint as bytes, as `read` returns them."""
     arrays = {name: np.asarray(_raw(leaf)) for name, leaf in _named(state)}
     text = json.dumps({"format": FORMAT, **header})
     buffer = io.BytesIO()
@@ -35,17 +35,14 @@ def pack(state: Any, header: dict[str, Any]) -> bytes:
 
 
 def read(path: Path) -> bytes:
-    """The file as it is, a whole checkpoint.
+    """The bytes of a checkpoint file, checked.
 
     Raises:
-      CeloError: if the file is missing, damaged or something else.
+      CeloError: if the file is missing, damaged, or no checkpoint.
     """
     if not path.is_file():
         raise CeloError(f"there is no checkpoint at {path}; give the folder of a run that has started")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CeloError(f"{path} cannot be read ({error.strerror}); check its permissions") from None
+    data = read_file(path)
     try:
         _parse(data)
     except CeloError as error:
@@ -54,26 +51,26 @@ def read(path: Path) -> bytes:
 
 
 def read_header(source: Path | bytes) -> dict[str, Any]:
-    """The JSON header of a checkpoint, a file or what `read` gave of it; CeloError as `read`."""
+    """The JSON header of a checkpoint, a file or its bytes; CeloError as `read`."""
     return _parse(_data(source))[1]
 
 
 def load(source: Path | bytes, template: Any) -> Any:
-    """A pytree like `template` (arrays or shapes) with the numbers of the checkpoint.
+    """A pytree like `template` (arrays or their shapes) with the numbers of the checkpoint.
 
     Raises:
-      CeloError: as `read`, and if the arrays are not those of the template.
+      CeloError: as `read`, or if names, shapes or dtypes differ from the template's.
     """
     arrays, _ = _parse(_data(source))
     named = _named(template)
-    wanted = {name: jax.eval_shape(_raw, leaf) for name, leaf in named}
-    for name, like in wanted.items():
-        found = arrays.get(name)
-        if found is None or found.shape != like.shape or found.dtype != like.dtype:
-            have = "nothing" if found is None else f"{found.dtype}{list(found.shape)}"
+    for name, leaf in named:
+        expected, saved = jax.eval_shape(_raw, leaf), arrays.get(name)
+        if saved is None or saved.shape != expected.shape or saved.dtype != expected.dtype:
+            got = "nothing" if saved is None else f"{saved.dtype}{list(saved.shape)}"
             raise CeloError(
                 f"the checkpoint does not belong to this run: {name} should be "
-                f"{like.dtype}{list(like.shape)}, found {have}; resume with the version of celo that wrote it"
+                f"{expected.dtype}{list(expected.shape)}, got {got}; resume with the version of celo that "
+                "wrote it"
             )
     leaves = [
         jax.random.wrap_key_data(jnp.asarray(arrays[name]))
@@ -94,9 +91,12 @@ def _parse(data: bytes) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop(_HEADER).tobytes())
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise CeloError(f"not a checkpoint, or a damaged one ({error}); start the run anew") from None
+        raise CeloError(f"not a checkpoint, or a damaged one ({error}); start the run again") from None
     if header.get("format") != FORMAT:
-        raise CeloError(f"the format is {header.get('format')!r}, this version reads {FORMAT!r}")
+        raise CeloError(
+            f"the format is {header.get('format')!r}, this version reads {FORMAT!r}; resume with the version "
+            "of celo that wrote it"
+        )
     return arrays, header
 
 

@@ -1,21 +1,16 @@
-"""Several processes as one run: how they join, what they agree on, and what happens when one is lost.
+"""Several processes as one run: how they join, what they agree on, and how the loss of one is recognised.
 
-Nothing here sends a byte by itself: processes meet through `jax.distributed`, and what they tell each
-other goes through JAX's collectives (gloo between CPUs, NCCL between GPUs). Process 0 is the first: it
-alone touches the run's folder. With one process each function does the plain thing and sends nothing.
+Nothing here opens a connection of its own: processes meet through `jax.distributed`, and what they tell each
+other goes through JAX's collectives (gloo between CPUs, NCCL between GPUs). Process 0 is the first one: it
+alone touches the run's folder. With a single process every function does the obvious and sends nothing.
 
 Every process must call these functions in the same order, as with any collective.
 """
 
 import collections
-import contextlib
 import hashlib
 import json
-import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
@@ -25,9 +20,8 @@ from jax.experimental import multihost_utils
 from celo import __version__
 from celo._errors import CeloError
 
-JOIN_SECONDS = 300  # how long a process waits for the others to come
+JOIN_SECONDS = 300  # how long a process waits for the others to join
 HEARTBEAT_SECONDS = 30  # after so long without a sign of life a process counts as dead
-LOST = 3  # the exit status of a process that cannot go on without another
 
 _CHUNK = 1 << 22  # bytes in one broadcast: every device holds a copy of it
 _T = TypeVar("_T")
@@ -36,7 +30,10 @@ _T = TypeVar("_T")
 def join(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the processes of a run. It must be called before JAX computes anything.
+    """Joins the processes of a run; it blocks until all are there. Call it before JAX computes anything.
+
+    JAX ends this process by itself if the others do not come within `JOIN_SECONDS`, or if one of them is lost
+    later. It also takes over SIGTERM: install a handler of your own afterwards.
 
     Args:
       coordinator: HOST:PORT on which process 0 listens and which every process can reach.
@@ -47,14 +44,7 @@ def join(
     Raises:
       CeloError: if only some are given, one is out of range, or there is no cluster to ask.
     """
-    _check(coordinator, num_processes, process_id)
-    # JAX ends a process by itself when the others do not come or one is lost: say beforehand what it means.
-    print(
-        f"celo: joining {coordinator or 'the cluster'}, for up to {JOIN_SECONDS} s; should a process be lost "
-        f"later, all end within about {HEARTBEAT_SECONDS} s, and --resume goes on from the last checkpoint",
-        file=sys.stderr,
-        flush=True,
-    )
+    check_address(coordinator, num_processes, process_id)
     try:
         jax.distributed.initialize(
             coordinator,
@@ -65,44 +55,43 @@ def join(
         )
     except (RuntimeError, ValueError) as error:
         raise CeloError(
-            f"the processes could not be joined ({error}); --distributed works under SLURM, Open MPI and "
-            "Kubernetes, elsewhere give --coordinator HOST:PORT --num-processes N --process-id I"
+            f"the processes could not be joined ({error}); only under SLURM, Open MPI and Kubernetes can the "
+            "cluster be asked, elsewhere give coordinator, num_processes and process_id"
         ) from error
-    # JAX has taken SIGTERM for its preemption service, which nothing here asks.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
-def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    flags = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
-    missing = [flag for flag, value in flags.items() if value is None]
+def check_address(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Checks what `join` is given; CeloError if only some are given, or one is out of range."""
+    address = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [name for name, value in address.items() if value is None]
     if coordinator is None or num_processes is None or process_id is None:
-        if len(missing) < len(flags):
+        if len(missing) < len(address):
             raise CeloError(
-                f"{' and '.join(missing)} missing: give {', '.join(flags)} together, or --distributed alone "
-                "to have the cluster asked"
+                f"{' and '.join(missing)} missing: give {', '.join(address)} together, or none of them to "
+                "have the cluster asked"
             )
         return
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise CeloError(f"--coordinator must be HOST:PORT, got {coordinator!r}; for example 10.0.0.1:1234")
+        raise CeloError(f"coordinator must be HOST:PORT, got {coordinator!r}; for example 10.0.0.1:1234")
     if num_processes < 1:
-        raise CeloError(f"--num-processes must be positive, got {num_processes}")
+        raise CeloError(f"num_processes must be positive, got {num_processes}")
     if not 0 <= process_id < num_processes:
         raise CeloError(
-            f"--process-id must be from 0 to {num_processes - 1} (--num-processes less one), got {process_id}"
+            f"process_id must be from 0 to {num_processes - 1} (num_processes less one), got {process_id}"
         )
 
 
 def is_first() -> bool:
-    """Whether this is process 0, which alone writes and talks."""
+    """Whether this is process 0, the only one that writes files."""
     return jax.process_index() == 0
 
 
-def check_alike(settings: dict[str, Any]) -> None:
-    """Compares what decides the computation on all processes, before the first of it.
+def check_same_settings(settings: dict[str, Any]) -> None:
+    """Compares what decides the computation across processes, before it begins.
 
     Args:
-      settings: anything JSON has; versions of celo and JAX are compared besides.
+      settings: anything JSON can hold; the versions of celo and JAX are compared too.
 
     Raises:
       CeloError: on every process, if settings, versions or numbers of devices are not all the same.
@@ -121,15 +110,15 @@ def check_alike(settings: dict[str, Any]) -> None:
     other = np.flatnonzero((digests != digests[0]).any(axis=1))
     if other.size:
         raise CeloError(
-            f"process {other[0]} was started otherwise than process 0; give every process the same "
+            f"process {other[0]} was started differently from process 0; give every process the same "
             f"options and versions. Process {jax.process_index()} has {text}"
         )
 
 
 def together(action: Callable[[], _T]) -> _T:
-    """`action()` on every process; where it raises CeloError on one, every process raises one.
+    """`action()` on every process; if it raises CeloError on one, every process raises one.
 
-    Without this the others would wait in their next collective for a process that has gone home.
+    Without this the others would wait in their next collective for a process that has ended.
     """
     if jax.process_count() == 1:
         return action()
@@ -146,12 +135,12 @@ def together(action: Callable[[], _T]) -> _T:
 
 
 def on_first(action: Callable[[], object]) -> None:
-    """`action()` on process 0 alone, when all have come here; its CeloError is everyone's."""
+    """`action()` on process 0 alone, once all have reached this point; all raise its CeloError."""
     together(lambda: action() if is_first() else None)
 
 
 def from_first(read: Callable[[], bytes]) -> bytes:
-    """What `read()` gives on process 0, on every process. Its CeloError is everyone's."""
+    """On every process, what `read()` returns on process 0; all raise its CeloError."""
     data = together(lambda: read() if is_first() else b"")
     if jax.process_count() == 1:
         return data
@@ -175,11 +164,11 @@ def agree(stop: bool, due: bool) -> tuple[bool, bool]:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has, as new global arrays; global ones are left as they are.
+    """Arrays that every process has, as new global arrays; arrays that are global already stay as they are.
 
     Args:
       tree: a pytree of arrays, random keys included, equal on every process.
-      shardings: of the leaves; a prefix of the tree will do.
+      shardings: of the leaves; a prefix of the tree is enough.
     """
     if jax.process_count() == 1:
         return jax.device_put(jax.tree.map(jax.numpy.copy, tree), shardings)
@@ -211,29 +200,8 @@ def gather(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-@contextlib.contextmanager
-def failing_fast(*shared: type[Exception]) -> Iterator[None]:
-    """Ends this process at once, with status `LOST`, when the block fails on it alone.
-
-    Leaving in the usual way it would wait for the others, and they for it. CeloError and the exceptions
-    `shared` are those that all processes raise at the same place; they pass.
-    """
-    try:
-        yield
-    except (CeloError, *shared):
-        raise
-    except BaseException as error:
-        if jax.process_count() == 1:
-            raise
-        if "gloo" in str(error).lower() or "nccl" in str(error).lower():
-            reason = str(error).splitlines()[0]
-            print(
-                f"celo: process {jax.process_index()} has lost another process of the run ({reason}); start "
-                "all of them again with --resume to go on from the last checkpoint",
-                file=sys.stderr,
-            )
-        else:
-            traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(LOST)
+def lost_process(error: BaseException) -> str | None:
+    """Why another process of the run is lost, if that is what `error`, raised by a collective, means."""
+    text = str(error)
+    known = any(library in text.lower() for library in ("gloo", "nccl"))
+    return text.splitlines()[0] if known and jax.process_count() > 1 else None

@@ -1,28 +1,28 @@
-"""The scheduler's first lesson: to say, from time and losses, the decay that the rule was trained under.
+"""Imitation: the scheduler learns, by back-propagation, the decay that the rule was trained under.
 
 An evolution strategy finds the shape of a schedule slowly: after thousands of outer steps from fresh weights
-the learned step still ended at a tenth of its peak (results/LOG.md). But that a step should decay needs no
-discovery. So inner trainings of the finished rule under its linear decay are recorded once, and the
+the learned step size still ended at a tenth of its peak (results/LOG.md). That a step should decay need not
+be rediscovered. So some inner trainings of the finished rule under its linear decay are recorded, and the
 scheduler is fitted to that decay by back-propagation through its recurrence, in a minute or two. Phase 2
-begins there instead of at random, and has only to learn what is better than a straight line.
+starts from there instead of from random weights, and only has to improve on a straight line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo._types import Array, Key, Theta
+from celo._types import Array, Key, Progress, Theta
 from celo.meta._unroll import Unroll
 from celo.optimizers import _schedule as scheduler
-from celo.optimizers._decayed import DecayedRule, horizon_scale, linear_decay
+from celo.optimizers._decayed_rule import DecayedRule, horizon_scale, linear_decay
 from celo.tasks._base import TaskFamily
 
 LEARNING_RATE = 3e-3
 BATCH = 16  # recorded trainings in one step
-FLOOR = 0.01  # the decay is followed down to here: what comes below moves nothing
+FLOOR = 0.01  # the decay is followed down to here: smaller steps change next to nothing
 STEPS_PER_CALL = 10
 
 
@@ -44,20 +44,20 @@ def record(
     horizon_max: int,
     horizon_power: float,
     truncation_length: int,
-    kernel: str = "xla",
+    kernel: str = "auto",
 ) -> Recording:
     """What the scheduler would see while the rule trains under its linear decay.
 
     Args:
-      theta: its rule is used.
-      families: of tasks; `rows` rows for each of their kinds.
-      key: of tasks, horizons and data.
+      theta: weights; only those of the rule are used.
+      families: of tasks.
+      key: decides tasks, horizons and data.
       rows: for each kind of task.
-      horizon_min: as in `Unroll`, with the three others.
-      horizon_max: also the length of a row, in whole truncations.
-      horizon_power: how rare long ones are.
+      horizon_min: as in `Unroll`, like the next three.
+      horizon_max: also the length of a row, rounded up to whole truncations.
+      horizon_power: how rare long horizons are.
       truncation_length: inner steps.
-      kernel: of the update rule.
+      kernel: as in `UpdateRule`.
     """
     truncations = -(-horizon_max // truncation_length)
 
@@ -70,8 +70,8 @@ def record(
             return state, Recording(seen.losses, steps, jnp.full_like(steps, state.num_steps))
 
         start = unroll.start(theta, key_start, index, key_horizon)
-        _, found = jax.lax.scan(truncation, start, jax.random.split(key_run, truncations))
-        return Recording._make(x.reshape(-1) for x in found)
+        _, parts = jax.lax.scan(truncation, start, jax.random.split(key_run, truncations))
+        return Recording._make(x.reshape(-1) for x in parts)
 
     parts = []
     for number, family in enumerate(families):
@@ -90,17 +90,16 @@ def imitate(
     key: Key,
     *,
     steps: int,
-    tell: Callable[[int, float], None] = lambda step, error: None,
+    progress: Progress | None = None,
 ) -> dict[str, Array]:
-    """Scheduler weights whose step follows the linear decay on the recorded trainings.
+    """Scheduler weights whose step size follows the linear decay on the recorded trainings.
 
     Args:
-      schedule: the scheduler's weights to begin from.
+      schedule: the scheduler's weights to start from.
       seen: what it is shown.
       key: chooses the rows of each step.
-      steps: of Adam, along a cosine to zero.
-      tell: called now and then with the steps done and the error: root mean square of the difference of
-        logarithms.
+      steps: of Adam, its rate along a cosine to zero.
+      progress: told the steps done, with the error (root mean square of the difference of logarithms).
     """
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, max(1, steps)))
@@ -130,16 +129,17 @@ def imitate(
                 (min(BATCH, len(seen.losses)),),
                 replace=False,
             )
-            found, grads = jax.value_and_grad(error)(schedule, jax.tree.map(lambda x: x[chosen], seen))
+            squared, grads = jax.value_and_grad(error)(schedule, jax.tree.map(lambda x: x[chosen], seen))
             updates, state = optimizer.update(grads, state, schedule)
-            return (optax.apply_updates(schedule, updates), state), found
+            return (optax.apply_updates(schedule, updates), state), squared
 
-        # Beyond the last step the rate is zero: calls of one length need one compilation.
+        # The last call may go beyond the last step, where the rate is zero: equal calls compile once.
         carry, errors = jax.lax.scan(one, (schedule, state), first + jnp.arange(STEPS_PER_CALL))
         return *carry, jnp.sqrt(errors.mean())
 
     state = optimizer.init(schedule)
     for first in range(0, steps, STEPS_PER_CALL):
-        schedule, state, found = several(schedule, state, first)
-        tell(min(first + STEPS_PER_CALL, steps), float(found))
+        schedule, state, deviation = several(schedule, state, first)
+        if progress is not None:
+            progress("imitation", min(first + STEPS_PER_CALL, steps), steps, f"error {float(deviation):.4f}")
     return schedule

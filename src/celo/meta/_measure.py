@@ -1,4 +1,4 @@
-"""The meta-loss of finished weights: as in the last rows of a run, but without perturbations."""
+"""The meta-loss of finished weights: what the last rows of a run say, but without perturbations."""
 
 from typing import NamedTuple
 
@@ -8,20 +8,19 @@ import numpy as np
 
 from celo._types import Array, Key, Theta
 from celo.meta._objective import Objective
-from celo.meta._outer_step import kinds_of, phases, task_families
+from celo.meta._phases import kinds_of, phases, task_families
 from celo.meta._recipes import Recipe
 from celo.meta._unroll import Unroll
-from celo.optimizers import OPTIMIZERS
 
-TRUNCATIONS = 4  # that each problem is watched for
+TRUNCATIONS = 4  # for which each problem is watched
 
 
 class Measured(NamedTuple):
     """Means over problems at random points of their lives.
 
     Attributes:
-      meta_loss: what the recipe lowers.
-      standard_error: of it.
+      meta_loss: mean cost under the recipe's objective.
+      standard_error: of the meta-loss.
       task_losses: kind of task -> mean training loss.
     """
 
@@ -30,22 +29,27 @@ class Measured(NamedTuple):
     task_losses: dict[str, float]
 
 
-def measure(theta: Theta, recipe: Recipe, *, kernel: str, problems: int = 16, seed: int = 1) -> Measured:
+def measure(
+    theta: Theta, recipe: Recipe, *, kernel: str = "auto", problems: int = 16, seed: int = 1
+) -> Measured:
     """The meta-loss of θ on the tasks, horizons and objective of the recipe's last phase.
 
     Args:
       theta: weights of the whole optimizer.
       recipe: usually the one the weights were trained by.
-      kernel: what computes the update rule.
+      kernel: "auto", "native" or "xla", as in `celo.optimizers.UpdateRule`.
       problems: of each kind of task.
       seed: of tasks and data; the run itself used other keys.
+
+    Raises:
+      CeloError: if the recipe's tasks or the kernel are not available here.
     """
     phase = phases(recipe)[-1]
     families, costs, losses = task_families(recipe, phase), [], []
     for number, family in enumerate(families):
         problem = Unroll(
             family=family,
-            optimizer=OPTIMIZERS[phase.optimizer](kernel=kernel),
+            optimizer=phase.optimizer(kernel=kernel),
             truncation_length=recipe.truncation_length,
             horizon_min=recipe.horizon_min,
             horizon_max=recipe.horizon_max,

@@ -1,6 +1,5 @@
 """The outer step: estimate the meta-gradient on all devices, take one AdamW step on θ, many times a call."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,46 +13,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from celo import _tree as tree
 from celo._errors import CeloError
 from celo._types import Array, Key, Theta
-from celo.meta import ESTIMATORS
 from celo.meta import _hosts as hosts
+from celo.meta._estimators import ESTIMATORS
 from celo.meta._estimators.base import GradientEstimator
 from celo.meta._objective import Objective
-from celo.meta._recipes import RULE_SCHEDULES, Recipe
+from celo.meta._phases import Phase
+from celo.meta._recipes import Recipe
 from celo.meta._unroll import Unroll
-from celo.optimizers import OPTIMIZERS
-from celo.tasks import Augmented, Reparametrisation, TaskFamily, make_task
+from celo.tasks._base import TaskFamily
 
 PARTICLES = "particles"  # the mesh axis that particles are split over
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """One phase of meta-training: which optimizer unrolls, and which groups of θ are trained."""
-
-    name: str
-    optimizer: str
-    trains: tuple[str, ...]
-    steps: int
-    learning_rate: float
-
-
-def phases(recipe: Recipe) -> tuple[Phase, ...]:
-    """Celo's two phases (the rule by itself, the scheduler on top of the finished rule), and two of ours.
-
-    The third refines the rule under the finished scheduler: without one a rule must make up its mind between
-    fast steps and calm ones, and the steps it was trained for are not those it will meet. The fourth trains
-    the scheduler for the refined rule.
-    """
-    rule, scheduler = ("update_rule",), ("scheduler",)
-    every = (
-        Phase(
-            "rule", RULE_SCHEDULES[recipe.rule_schedule], rule, recipe.rule_steps, recipe.rule_learning_rate
-        ),
-        Phase("scheduler", "celo", scheduler, recipe.scheduler_steps, recipe.scheduler_learning_rate),
-        Phase("refinement", "celo", rule, recipe.refinement_steps, recipe.refinement_learning_rate),
-        Phase("finish", "celo", scheduler, recipe.finish_steps, recipe.finish_learning_rate),
-    )
-    return tuple(phase for phase in every if phase.steps > 0)
 
 
 class OuterState(NamedTuple):
@@ -67,39 +36,29 @@ class OuterState(NamedTuple):
     step: Array  # int32, outer steps taken in this phase
 
 
-class Progress(NamedTuple):
-    """Means over the outer steps of one call."""
+class OuterMetrics(NamedTuple):
+    """Means over the outer steps of one call; float32 scalars but for `task_losses`."""
 
     meta_loss: Array  # mean cost: what is lowered
-    task_losses: Array  # [kinds of task], mean training losses
-    gradient_norm: Array
-    nonfinite: Array
+    task_losses: Array  # [kinds of task], mean training losses, family by family
+    gradient_norm: Array  # before clipping
+    nonfinite: Array  # fraction of inner steps whose loss was not finite
     inner_steps: Array  # cost of an outer step: inner steps of both sides of all particles
 
 
-def task_families(recipe: Recipe, phase: Phase) -> tuple[TaskFamily, ...]:
-    """The families of tasks that a phase trains on, augmented as the recipe says."""
-    families = tuple(make_task(name) for name in recipe.families(phase.name))
-    if recipe.augmentation == "none":
-        return families
-    low, high = recipe.augmentation_low, recipe.augmentation_high
-    augmentation = Reparametrisation(recipe.augmentation, low, high)
-    return tuple(Augmented(family, augmentation) for family in families)
-
-
-def kinds_of(families: Sequence[TaskFamily]) -> tuple[str, ...]:
-    """Names of all kinds of task in the families, in the order of `Progress.task_losses`."""
-    return tuple(member for family in families for member in family.members)
-
-
-def largest_model(families: Sequence[TaskFamily]) -> int:
-    """How many parameters the largest model among the families' tasks has."""
-
-    def params(key: Key, family: TaskFamily) -> Any:
-        return family.sample(key, jnp.zeros((), jnp.int32)).init(key)[0]
-
-    shapes = [jax.eval_shape(lambda key, f=family: params(key, f), jax.random.key(0)) for family in families]
-    return max(sum(leaf.size for leaf in jax.tree.leaves(model)) for model in shapes)
+def outer_optimizer(recipe: Recipe, phase: Phase) -> optax.GradientTransformation:
+    """What moves θ: AdamW on clipped meta-gradients, its rate a warm-up and then a cosine."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if recipe.warmup_steps else phase.learning_rate,
+        peak_value=phase.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        decay_steps=max(recipe.warmup_steps + 1, phase.steps),
+        end_value=recipe.learning_rate_end,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(recipe.gradient_clip),
+        optax.adamw(schedule, weight_decay=recipe.weight_decay),
+    )
 
 
 def _devices(particles: Sequence[int]) -> list[Any]:
@@ -126,25 +85,15 @@ class PhaseProgram:
       CeloError: if there are several processes and their devices do not divide the particles.
     """
 
-    def __init__(self, recipe: Recipe, phase: Phase, families: Sequence[TaskFamily], kernel: str = "xla"):
+    def __init__(self, recipe: Recipe, phase: Phase, families: Sequence[TaskFamily], kernel: str = "auto"):
         self.recipe, self.phase, self.families = recipe, phase, tuple(families)
-        self._optimizer = OPTIMIZERS[phase.optimizer](kernel=kernel)
+        self._optimizer = phase.optimizer(kernel=kernel)
         self._particles = tuple(recipe.pairs_per_task * len(family.members) for family in families)
         self.mesh = Mesh(_devices(self._particles), (PARTICLES,))
-        schedule = optax.warmup_cosine_decay_schedule(
-            init_value=0.0 if recipe.warmup_steps else phase.learning_rate,
-            peak_value=phase.learning_rate,
-            warmup_steps=recipe.warmup_steps,
-            decay_steps=max(recipe.warmup_steps + 1, phase.steps),
-            end_value=recipe.learning_rate_end,
-        )
-        self._outer_optimizer = optax.chain(
-            optax.clip_by_global_norm(recipe.gradient_clip),
-            optax.adamw(schedule, weight_decay=recipe.weight_decay),
-        )
+        self._outer_optimizer = outer_optimizer(recipe, phase)
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
         self._specs: Any = OuterState._make((whole, whole, whole, split, whole, whole))
-        progress_specs: Any = Progress._make((whole, whole, whole, whole, whole))
+        metric_specs: Any = OuterMetrics._make((whole, whole, whole, whole, whole))
 
         def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
             return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -165,11 +114,11 @@ class PhaseProgram:
                 self._outer_steps,
                 mesh=self.mesh,
                 in_specs=(self._specs, whole, whole),
-                out_specs=(self._specs, progress_specs),
+                out_specs=(self._specs, metric_specs),
                 check_vma=False,
             ),
             donate_argnums=0,
-            out_shardings=shardings((self._specs, progress_specs)),
+            out_shardings=shardings((self._specs, metric_specs)),
         )
 
     def init(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
@@ -206,7 +155,7 @@ class PhaseProgram:
         """State and frozen groups on this program's devices, wherever they came from."""
         return hosts.place((state, frozen), (self._shardings, self._whole))
 
-    def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, Progress]:
+    def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, OuterMetrics]:
         """`count` outer steps. The state given is consumed."""
         return self._advance(state, frozen, np.asarray(count, np.int32))
 
@@ -248,11 +197,11 @@ class PhaseProgram:
         decay = jnp.minimum(self.recipe.average_decay, (1.0 + step) / (10.0 + step))
         return jax.tree.map(lambda a, t: decay * a + (1.0 - decay) * t, average, theta)
 
-    def _outer_steps(self, state: OuterState, frozen: Theta, count: Array) -> tuple[OuterState, Progress]:
+    def _outer_steps(self, state: OuterState, frozen: Theta, count: Array) -> tuple[OuterState, OuterMetrics]:
         """Runs on each device with its share of the particles."""
         estimators = [self._estimator(family, frozen) for family in self.families]
 
-        def one(_: Array, carry: tuple[OuterState, Progress]) -> tuple[OuterState, Progress]:
+        def one(_: Array, carry: tuple[OuterState, OuterMetrics]) -> tuple[OuterState, OuterMetrics]:
             state, total = carry
             key, key_estimate = jax.random.split(state.key)
             results = [
@@ -273,7 +222,7 @@ class PhaseProgram:
             )
             norm = tree.norm(gradient)
             inner_steps = sum((estimate.inner_steps for estimate in estimates), zero)
-            now = Progress(meta_loss, kind_losses, norm, nonfinite, inner_steps)
+            now = OuterMetrics(meta_loss, kind_losses, norm, nonfinite, inner_steps)
             particles = tuple(particles for _, particles in results)
             state = OuterState(theta, average, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
             return state, jax.tree.map(jnp.add, total, now)
@@ -285,7 +234,7 @@ class PhaseProgram:
             count_kinds += len(family.members)
         kinds = jnp.concatenate(kinds)
         no_losses = jnp.zeros((count_kinds,), jnp.float32)
-        nothing = Progress(zero, no_losses, zero, zero, zero)
+        nothing = OuterMetrics(zero, no_losses, zero, zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
         task_losses, inner_steps = jax.lax.psum((total.task_losses, total.inner_steps), PARTICLES)
         total = total._replace(task_losses=task_losses / self.recipe.pairs_per_task, inner_steps=inner_steps)

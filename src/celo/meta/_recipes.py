@@ -2,17 +2,21 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import field
 
 from celo._errors import CeloError, unknown_name
-from celo.meta import ESTIMATORS
+from celo.meta._estimators import ESTIMATORS
 from celo.meta._objective import SCALES, Objective
-from celo.tasks import TASKS, Reparametrisation
+from celo.optimizers import _schedule as schedule
+from celo.optimizers import _update_rule as update_rule
+from celo.optimizers._registry import OPTIMIZERS
+from celo.tasks._augment import Reparametrisation
+from celo.tasks._registry import TASKS
 
-# What multiplies the rule's step in phase 1, and which optimizer that is.
-RULE_SCHEDULES = {"constant": "celo_rule", "linear": "celo_rule_decayed"}
+RULE_SCHEDULES = ("constant", "linear")  # what multiplies the rule's step in phase 1
 RULE_STARTS = ("normal", "mirrored")
-PHASES = ("rule", "scheduler", "refinement", "finish")
+PHASES = ("rule", "scheduler", "refinement", "finish")  # names that phases of an optimizer may have
 
 
 def _setting(default, text: str):
@@ -23,31 +27,39 @@ def _setting(default, text: str):
 class Recipe:
     """Everything that decides a run. Defaults are those of Celo (arXiv 2501.12670, section 4).
 
+    Phases are those of the optimizer's entry in `celo.optimizers.OPTIMIZERS`; settings of phases that it does
+    not have are ignored. A task is a name in `celo.tasks.TASKS` or the import path of your own,
+    "package.module:attribute". One text of names with commas between them, the form in which older files
+    store tasks, is accepted too.
+
     Raises:
-      CeloError: if a value is out of range.
+      CeloError: if a value is out of range or names something unknown, or the optimizer lacks what is asked.
     """
 
-    tasks: str = _setting("celo_image_mlps", "families of tasks to train on, a comma between two")
-    rule_tasks: str = _setting("", "families for phase 1, if not the same")
+    optimizer: str = _setting("celo", "learned optimizer to train, by its name in the registry")
+    tasks: tuple[str, ...] = _setting(
+        ("celo_image_mlps",), "families of tasks to train on: names, or package.module:attribute"
+    )
+    rule_tasks: tuple[str, ...] = _setting((), "families for phase 1, if not the same")
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
-    rule_start: str = _setting("normal", f"the rule's first weights: {' or '.join(RULE_STARTS)}")
+    rule_start: str = _setting("normal", f"first weights of the rule: {' or '.join(RULE_STARTS)}")
     rule_schedule: str = _setting("constant", f"of the rule's step in phase 1: {' or '.join(RULE_SCHEDULES)}")
     imitation_steps: int = _setting(
-        0, "back-propagation steps in which the scheduler learns a linear decay before phase 2"
+        0, "back-propagation steps that teach the scheduler a linear decay before phase 2"
     )
     scheduler_steps: int = _setting(100_000, "outer steps of phase 2, which trains the scheduler")
     refinement_steps: int = _setting(0, "outer steps of phase 3, which trains the rule under the scheduler")
     finish_steps: int = _setting(0, "outer steps of phase 4, which trains the scheduler once more")
     pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
-    truncation_length: int = _setting(50, "inner steps in a truncation, of which outer steps are made")
-    std: float = _setting(0.01, "deviation of the perturbations of θ")
+    truncation_length: int = _setting(50, "inner steps in one truncation")
+    std: float = _setting(0.01, "standard deviation of the perturbations of θ")
     estimator: str = _setting("pes", f"of the meta-gradient: {', '.join(ESTIMATORS)}")
-    objective: str = _setting("loss", f"what is lowered: {' or '.join(SCALES)}")
-    lateness: float = _setting(0.0, "p: a step at share u of its problem's life weighs (p + 1) u^p")
+    objective: str = _setting("loss", f"what is minimized: {' or '.join(SCALES)}")
+    lateness: float = _setting(0.0, "p: a step at the fraction u of its training has weight (p + 1) u^p")
     horizon_min: int = _setting(100, "shortest inner training, in steps")
     horizon_max: int = _setting(2000, "longest inner training, in steps")
     horizon_power: float = _setting(
-        1.0, "p: a horizon h comes as often as h^-p; 1 is log-uniform, at 2 each scale gets as many steps"
+        1.0, "p: horizons h have density h^-p; 1 is log-uniform, at 2 each scale gets as many steps"
     )
     rule_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 1")
     scheduler_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 2")
@@ -64,8 +76,12 @@ class Recipe:
     seed: int = _setting(0, "decides everything random")
 
     def __post_init__(self):
-        for name in (*self.families("rule"), *self.families("scheduler")):
-            if name not in TASKS:
+        for name in ("tasks", "rule_tasks"):
+            object.__setattr__(self, name, _names(getattr(self, name)))
+        if not self.tasks:
+            raise CeloError("tasks must name at least one family of tasks, got none")
+        for name in (*self.tasks, *self.rule_tasks):
+            if name not in TASKS and ":" not in name:
                 raise unknown_name("task", name, TASKS)
         if self.estimator not in ESTIMATORS:
             raise unknown_name("estimator", self.estimator, ESTIMATORS)
@@ -73,7 +89,12 @@ class Recipe:
             raise unknown_name("rule_start", self.rule_start, RULE_STARTS)
         if self.rule_schedule not in RULE_SCHEDULES:
             raise unknown_name("rule_schedule", self.rule_schedule, RULE_SCHEDULES)
+        self._check_numbers()
+        self._check_optimizer()
+
+    def _check_numbers(self) -> None:
         Objective(self.objective, self.lateness)
+        Reparametrisation(self.augmentation, self.augmentation_low, self.augmentation_high)
         positive = ("pairs_per_task", "truncation_length", "horizon_min", "std", "gradient_clip")
         rates = tuple(f"{phase}_learning_rate" for phase in PHASES)
         for name in (*positive, *rates):
@@ -83,9 +104,6 @@ class Recipe:
         for name in (*steps, "learning_rate_end", "average_decay", "weight_decay", "seed"):
             if not getattr(self, name) >= 0:
                 raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
-        Reparametrisation(self.augmentation, self.augmentation_low, self.augmentation_high)
-        if self.rule_steps == 0:
-            raise CeloError("rule_steps must be positive, got 0: phase 2 needs a trained rule")
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
         if not math.isfinite(self.horizon_power):
@@ -95,15 +113,54 @@ class Recipe:
                 f"horizon_max must be at least horizon_min and truncation_length, got {self.horizon_max}"
             )
 
+    def _check_optimizer(self) -> None:
+        """That the optimizer is known and has the parts that other settings speak of."""
+        if self.optimizer not in OPTIMIZERS:
+            error = unknown_name("optimizer", self.optimizer, OPTIMIZERS)
+            raise CeloError(
+                f"{error}; one of your own is known once the module that registers it is imported"
+            )
+        entry = OPTIMIZERS[self.optimizer]
+        for phase in entry.phases:
+            if phase.name not in PHASES:
+                raise unknown_name(f"phase of the optimizer {self.optimizer!r}", phase.name, PHASES)
+        first = f"{entry.phases[0].name}_steps"
+        if getattr(self, first) == 0:
+            raise CeloError(f"{first} must be positive, got 0: later phases need what the first one trains")
+        groups = entry.optimizer(kernel="xla").theta_groups
+        has_rule, has_schedule = update_rule.GROUP in groups, schedule.GROUP in groups
+        wanted = (
+            ("rule_start", "normal", has_rule, "Celo's update rule"),
+            ("rule_schedule", "constant", entry.phases[0].decayed, "a rule with a decayed form"),
+            ("imitation_steps", 0, has_rule and has_schedule, "Celo's update rule and scheduler"),
+        )
+        lacking = [
+            (f"{name}={getattr(self, name)!r} needs {part}", f"{name}={unset!r}")
+            for name, unset, there, part in wanted
+            if getattr(self, name) != unset and not there
+        ]
+        if lacking:
+            reasons, remedies = zip(*lacking, strict=True)
+            raise CeloError(
+                f"the optimizer {self.optimizer!r} does not fit this recipe: {'; '.join(reasons)}. "
+                f"Set {', '.join(remedies)}"
+            )
+
     def families(self, phase: str) -> tuple[str, ...]:
         """Names of the families of tasks that a phase trains on."""
-        names = self.rule_tasks if phase == "rule" and self.rule_tasks else self.tasks
-        return tuple(name.strip() for name in names.split(","))
+        return self.rule_tasks if phase == "rule" and self.rule_tasks else self.tasks
 
 
-# A rule of eight units needs a good start, and evolution finds the shape of a schedule slowly: hence mirrored
-# weights and imitation. One noise for the whole life of a problem, clipped meta-gradients and high rates that
-# fall along a cosine do the rest. People judge by a training's end: hence the objective (results/LOG.md).
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of tasks, also from one text with commas."""
+    names = value.split(",") if isinstance(value, str) else value
+    return tuple(name.strip() for name in names if name.strip())
+
+
+# A rule of eight hidden units needs a good start, and evolution strategies find the shape of a schedule
+# slowly: hence mirrored weights and imitation. One draw of noise for the whole life of a problem, clipped
+# meta-gradients and high rates that fall along a cosine do the rest. An optimizer is judged by the loss that
+# a training ends with: hence the objective (results/LOG.md).
 _QUICK = Recipe(
     rule_start="mirrored",
     rule_schedule="linear",
@@ -128,10 +185,14 @@ RECIPES: dict[str, Recipe] = {
     "laptop": dataclasses.replace(
         _QUICK,
         tasks=(
-            "celo_image_mlps,small_deep_perceptrons,small_convnets,small_transformers,small_recurrent,"
-            "small_autoencoders"
+            "celo_image_mlps",
+            "small_deep_perceptrons",
+            "small_convnets",
+            "small_transformers",
+            "small_recurrent",
+            "small_autoencoders",
         ),
-        rule_tasks="celo_image_mlps,small_deep_perceptrons,small_convnets,small_autoencoders",
+        rule_tasks=("celo_image_mlps", "small_deep_perceptrons", "small_convnets", "small_autoencoders"),
         rule_steps=8_000,
         imitation_steps=300,
         scheduler_steps=1_500,
@@ -150,6 +211,9 @@ RECIPES: dict[str, Recipe] = {
 
 def make_recipe(name: str, **overrides) -> Recipe:
     """The recipe `name` with some fields replaced.
+
+    >>> from celo import meta
+    >>> recipe = meta.make_recipe("quick", seed=1, rule_steps=500)
 
     Raises:
       CeloError: for an unknown recipe or field, or a value out of range.

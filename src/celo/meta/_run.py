@@ -1,4 +1,4 @@
-"""A meta-training run: all phases, from start or checkpoint to weights, with progress and logs.
+"""A meta-training run: all phases, from the start or a checkpoint to weights, with a log.
 
 With several processes (`celo.meta._hosts`) all compute, and process 0 alone reads and writes the folder.
 """
@@ -6,40 +6,31 @@ With several processes (`celo.meta._hosts`) all compute, and process 0 alone rea
 import dataclasses
 import json
 import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich import progress as rich_progress
-from rich.console import Console
 
 from celo import __version__, weights
 from celo._errors import CeloError
-from celo._types import Theta
+from celo._files import make_folder, write_file
+from celo._import_path import import_modules
+from celo._kernels import native
+from celo._types import Progress, Theta
 from celo.meta import _checkpoint as checkpoint
 from celo.meta import _hosts as hosts
 from celo.meta import _imitation as imitation
-from celo.meta._first_theta import first_theta
-from celo.meta._outer_step import (
-    OuterState,
-    PhaseProgram,
-    Progress,
-    kinds_of,
-    largest_model,
-    phases,
-    task_families,
-)
+from celo.meta._outer_step import OuterMetrics, OuterState, PhaseProgram
+from celo.meta._phases import first_theta, kinds_of, largest_model, phases, task_families
 from celo.meta._recipes import Recipe
-from celo.optimizers import Celo
-from celo.tasks import TaskFamily
+from celo.meta._summary import METRICS
+from celo.tasks._base import TaskFamily
 
 STEPS_PER_CALL = 10  # outer steps in one dispatch, and in one row of the log
-CHECKPOINT, METRICS, THETA = "checkpoint.npz", "metrics.jsonl", "theta.safetensors"
+CHECKPOINT, THETA = "checkpoint.npz", "theta.safetensors"  # files in the folder of a run, beside METRICS
 
 
 class Stopped(Exception):
@@ -47,60 +38,103 @@ class Stopped(Exception):
 
 
 def start(
-    run: Path, recipe: Recipe, *, console: Console, checkpoint_seconds: float = 120.0, kernel: str = "xla"
+    run: str | os.PathLike[str],
+    recipe: Recipe,
+    *,
+    kernel: str = "auto",
+    checkpoint_seconds: float = 120.0,
+    imports: Sequence[str] = (),
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> Path:
     """Runs `recipe` from its beginning in the new folder `run`; returns the path of the weights.
 
-    `kernel` computes the update rule, as in `UpdateRule`; the run keeps it when it is resumed.
+    Args:
+      run: folder for the checkpoint, the log (metrics.jsonl) and the weights (theta.safetensors).
+      recipe: of the run.
+      kernel: what computes Celo's update rule, as `resolve_kernel` takes it; the run keeps it when resumed.
+      checkpoint_seconds: time between two checkpoints.
+      imports: modules that `resume` must import first, because they register what the recipe names.
+      progress: told how far the run is, every few outer steps.
+      should_stop: asked every few outer steps; once it says True, on any process, the run stops.
 
     Raises:
-      CeloError: if the folder already holds a run, the recipe's tasks or the kernel cannot be had, or several
-        processes were started unlike one another.
-      Stopped: after SIGINT or SIGTERM, on any process, with a checkpoint written.
+      CeloError: if the folder already holds a run, the recipe's tasks or the kernel are not available here,
+        or the processes of a run were started differently.
+      Stopped: when asked to stop, with a checkpoint written.
     """
-    with hosts.failing_fast(Stopped):
-        hosts.check_alike({"recipe": dataclasses.asdict(recipe), "kernel": kernel})
-        hosts.together(lambda: Celo(kernel))  # refuses one that cannot be had, before anything is written
-        hosts.on_first(lambda: _make_folder(run))
-        return _Run(run, recipe, console, checkpoint_seconds, kernel).finish(None)
+    run, kernel = Path(run), resolve_kernel(kernel)
+    settings = {"recipe": dataclasses.asdict(recipe), "kernel": kernel, "imports": list(imports)}
+    hosts.check_same_settings(settings)
+    hosts.together(lambda: native.check_kernel(kernel))  # refused before anything is written
+    hosts.on_first(lambda: _make_folder(run))
+    return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(None)
+
+
+def resume(
+    run: str | os.PathLike[str],
+    *,
+    checkpoint_seconds: float = 120.0,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Path:
+    """Goes on from the checkpoint in `run`, to the same θ, bit for bit, as if never interrupted.
+
+    Devices and processes may differ from those before; θ then is the same up to the order of sums.
+
+    Args:
+      run: folder of a run that has started.
+      checkpoint_seconds: as in `start`; so are the next two.
+      progress: told how far the run is.
+      should_stop: asked whether to stop.
+
+    Raises:
+      CeloError: if there is no readable checkpoint, a module that the run imports is missing, or as `start`.
+      Stopped: as `start`.
+    """
+    run = Path(run)
+    hosts.check_same_settings({"resume": True})
+    saved = hosts.from_first(lambda: checkpoint.read(run / CHECKPOINT))
+    header = checkpoint.read_header(saved)
+    hosts.together(lambda: import_modules(header["imports"]))
+    recipe, kernel, imports = Recipe(**header["recipe"]), header["kernel"], header["imports"]
+    return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(saved)
+
+
+def resolve_kernel(kernel: str) -> str:
+    """ "auto" as the kernel that a run takes: native on a CPU where it works, else "xla"; others as they are.
+
+    Unlike elsewhere the number of devices does not matter: each computes its own particles.
+    """
+    return ("native" if native.available() else "xla") if kernel == "auto" else kernel
 
 
 def _make_folder(run: Path) -> None:
     if (run / CHECKPOINT).exists() or (run / METRICS).exists():
-        raise CeloError(
-            f"{run} already holds a run; go on with `celo train --resume {run}` or choose another folder"
-        )
-    if run.exists() and not run.is_dir():
-        raise CeloError(f"{run} is a file; choose a folder for the run")
-    run.mkdir(parents=True, exist_ok=True)
-
-
-def resume(run: Path, *, console: Console, checkpoint_seconds: float = 120.0) -> Path:
-    """Goes on from the checkpoint in `run`, to the same θ, bit for bit, as if never interrupted.
-
-    Devices and processes may be others than before; θ then is the same up to the order of sums.
-
-    Raises:
-      CeloError: if there is no readable checkpoint; or as `start`.
-      Stopped: as `start`.
-    """
-    with hosts.failing_fast(Stopped):
-        hosts.check_alike({"resume": True})
-        saved = hosts.from_first(lambda: checkpoint.read(run / CHECKPOINT))
-        header = checkpoint.read_header(saved)
-        recipe = Recipe(**header["recipe"])
-        return _Run(run, recipe, console, checkpoint_seconds, header["kernel"]).finish(saved)
+        raise CeloError(f"{run} already holds a run; resume it, or choose another folder")
+    make_folder(run, "choose another folder for the run")
 
 
 class _Run:
-    def __init__(self, run: Path, recipe: Recipe, console: Console, checkpoint_seconds: float, kernel: str):
-        self.run, self.recipe, self.console, self.kernel = run, recipe, console, kernel
-        self.metrics = run / METRICS if hosts.is_first() else Path(os.devnull)
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        kernel: str,
+        imports: Sequence[str],
+        checkpoint_seconds: float,
+        progress: Progress | None,
+        should_stop: Callable[[], bool] | None,
+    ):
+        self.run, self.recipe, self.kernel, self.imports = run, recipe, kernel, list(imports)
         self.checkpoint_seconds = checkpoint_seconds
+        self.progress = progress or (lambda what, done, total, note: None)
+        self.should_stop = should_stop or (lambda: False)
+        self.metrics = run / METRICS if hosts.is_first() else Path(os.devnull)
         self.phases = phases(recipe)
         self.families = hosts.together(self._all_families)  # a host may lack the data
         self.key_theta, *self.keys = jax.random.split(jax.random.key(recipe.seed), 1 + len(self.phases))
-        self.seconds = 0.0  # of earlier sessions and of this one, training only
+        self.seconds = 0.0  # training only, that before a resumption included
 
     def _all_families(self) -> list[tuple[TaskFamily, ...]]:
         """Those of each phase; phases on the same tasks share them, and so the data."""
@@ -120,30 +154,26 @@ class _Run:
             first, self.seconds = header["phase"], header["seconds"]
             restored = self._restore(saved, first, theta)
             hosts.on_first(lambda: _drop_rows_after(self.metrics, header["rows"]))
-        with _stop_requests() as stopped, self._bar() as bar:
-            for number in range(first, len(self.phases)):
-                at = restored if number == first else None
-                if at is None and self.phases[number].name == "scheduler":
-                    theta = self._imitate(number, theta, bar)
-                theta = self._train_phase(number, theta, at, stopped, bar)
+        for number in range(first, len(self.phases)):
+            at = restored if number == first else None
+            if at is None and self.phases[number].name == "scheduler":
+                theta = self._imitate(number, theta)
+            theta = self._train_phase(number, theta, at)
         return self._write_weights(theta)
 
-    def _imitate(self, number: int, theta: Theta, bar: rich_progress.Progress) -> Theta:
-        """θ with a scheduler that says a linear decay; as it is if the recipe has no imitation steps.
+    def _imitate(self, number: int, theta: Theta) -> Theta:
+        """θ with a scheduler that says a linear decay; unchanged if the recipe has no imitation steps.
 
-        Process 0 fits it for all: processes of unlike hardware would not end with the same bits.
+        Process 0 fits it for all: processes on different hardware would not end with the same bits.
         """
         steps = self.recipe.imitation_steps
         if steps == 0:
             return theta
-        task = bar.add_task("imitation", total=steps, loss="recording", speed="")
-
-        def tell(step: int, error: float) -> None:
-            bar.update(task, completed=step, loss=f"{error:.4f}")
 
         def fit() -> bytes:
+            self.progress("imitation", 0, steps, "recording")
             began = time.monotonic()
-            # The key itself is what the phase will split.
+            # Derived from the phase's key, which the phase itself will only split.
             key_record, key_fit = jax.random.split(jax.random.fold_in(self.keys[number], steps))
             seen = imitation.record(
                 theta,
@@ -156,46 +186,41 @@ class _Run:
                 truncation_length=self.recipe.truncation_length,
                 kernel=self.kernel,
             )
-            fitted = imitation.imitate(theta["scheduler"], seen, key_fit, steps=steps, tell=tell)
+            fitted = imitation.imitate(theta["scheduler"], seen, key_fit, steps=steps, progress=self.progress)
             return checkpoint.pack(fitted, {"seconds": time.monotonic() - began})
 
         packed = hosts.from_first(fit)
         self.seconds += checkpoint.read_header(packed)["seconds"]
         return {**theta, "scheduler": jax.device_get(checkpoint.load(packed, theta["scheduler"]))}
 
-    def _train_phase(
-        self,
-        number: int,
-        theta: Theta,
-        restored: tuple[OuterState, Theta] | None,
-        stopped: list[int],
-        bar: rich_progress.Progress,
-    ) -> Theta:
+    def _train_phase(self, number: int, theta: Theta, restored: tuple[OuterState, Theta] | None) -> Theta:
+        """θ after the phase, which begins with a whole θ or goes on from a restored state."""
         phase = self.phases[number]
         program = PhaseProgram(self.recipe, phase, self.families[number], self.kernel)
-        task = bar.add_task(
-            f"phase {number + 1}: {phase.name}", total=phase.steps, loss="compiling", speed=""
-        )
+        what = f"phase {number + 1}: {phase.name}"
         if restored is None:
+            self.progress(what, 0, phase.steps, "compiling")
             state, frozen = program.init(theta, self.keys[number])
             self._save(number, state, frozen)
         else:
             state, frozen = program.place(*restored)
+            self.progress(what, int(state.step), phase.steps, "compiling")
         step, saved = int(state.step), time.monotonic()
         with self.metrics.open("a") as log:
             while step < phase.steps:
                 began = time.monotonic()
                 count = min(STEPS_PER_CALL, phase.steps - step)
-                state, progress = program.advance(state, frozen, count)
-                progress = jax.device_get(progress)
+                state, metrics = program.advance(state, frozen, count)
+                metrics = jax.device_get(metrics)
                 seconds = time.monotonic() - began
                 step, self.seconds = step + count, self.seconds + seconds
-                row = self._row(number, step, progress, float(progress.inner_steps) * count / seconds)
+                row = self._row(number, step, metrics, float(metrics.inner_steps) * count / seconds)
                 log.write(json.dumps(row) + "\n")
                 log.flush()
-                speed = f"{row['inner_steps_per_second']:,.0f}/s"
-                bar.update(task, completed=step, loss=f"{row['meta_loss']:.4f}", speed=speed)
-                stop, due = hosts.agree(bool(stopped), time.monotonic() - saved > self.checkpoint_seconds)
+                speed = f"{row['inner_steps_per_second']:,.0f} inner steps/s"
+                self.progress(what, step, phase.steps, f"meta-loss {row['meta_loss']:.4f} {speed}")
+                due = time.monotonic() - saved > self.checkpoint_seconds
+                stop, due = hosts.agree(self.should_stop(), due)
                 if due or stop or step == phase.steps:
                     self._save(number, state, frozen)
                     saved = time.monotonic()
@@ -213,6 +238,7 @@ class _Run:
         header = {
             "recipe": dataclasses.asdict(self.recipe),
             "kernel": self.kernel,
+            "imports": self.imports,
             "phase": number,
             "rows": _count_rows(self.metrics),
             "seconds": self.seconds,
@@ -221,22 +247,22 @@ class _Run:
         whole = hosts.gather((state, frozen))
         hosts.on_first(lambda: checkpoint.save(self.run / CHECKPOINT, whole, header))
 
-    def _row(self, number: int, step: int, progress: Progress, speed: float) -> dict[str, Any]:
+    def _row(self, number: int, step: int, metrics: OuterMetrics, speed: float) -> dict[str, Any]:
         kinds = kinds_of(self.families[number])
         return {
             "phase": self.phases[number].name,
             "outer_step": step,
-            "meta_loss": float(progress.meta_loss),
-            "tasks": dict(zip(kinds, progress.task_losses.tolist(), strict=True)),
-            "gradient_norm": float(progress.gradient_norm),
-            "nonfinite_fraction": float(progress.nonfinite),
+            "meta_loss": float(metrics.meta_loss),
+            "tasks": dict(zip(kinds, metrics.task_losses.tolist(), strict=True)),
+            "gradient_norm": float(metrics.gradient_norm),
+            "nonfinite_fraction": float(metrics.nonfinite),
             "inner_steps_per_second": round(speed, 1),
             "seconds": round(self.seconds, 3),
         }
 
     def _write_weights(self, theta: Theta) -> Path:
         metadata = {
-            "architecture": "celo",
+            "architecture": self.recipe.optimizer,
             "recipe": json.dumps(dataclasses.asdict(self.recipe)),
             "tasks": ",".join(dict.fromkeys(kind for part in self.families for kind in kinds_of(part))),
             "largest_model": str(max(map(largest_model, self.families))),
@@ -246,54 +272,12 @@ class _Run:
         hosts.on_first(lambda: weights.save(path, jax.tree.map(np.asarray, theta), metadata=metadata))
         return path
 
-    def _bar(self) -> rich_progress.Progress:
-        return rich_progress.Progress(
-            rich_progress.TextColumn("{task.description}"),
-            rich_progress.BarColumn(),
-            rich_progress.MofNCompleteColumn(),
-            rich_progress.TextColumn("meta-loss {task.fields[loss]}"),
-            rich_progress.TextColumn("{task.fields[speed]}"),
-            rich_progress.TextColumn("ETA"),
-            rich_progress.TimeRemainingColumn(),
-            console=self.console,
-        )
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to; a second SIGINT interrupts at once."""
-    received: list[int] = []
-
-    def on_signal(number: int, frame: Any) -> None:
-        del frame
-        if number in received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log; a last line that a crash cut short is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
 
 def _count_rows(path: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
 def _drop_rows_after(path: Path, rows: int) -> None:
-    """Takes back what was logged after the checkpoint: it will happen, and be logged, again."""
+    """Removes what was logged after the checkpoint: it will happen, and be logged, again."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    weights.write_file(path, "".join(lines[:rows]).encode())
+    write_file(path, "".join(lines[:rows]).encode())

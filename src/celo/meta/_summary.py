@@ -1,70 +1,77 @@
-"""What a meta-training run did, for people: a table of the tasks and a plot of the meta-loss."""
+"""What a run logged, summed up: each phase in numbers, the curves as a picture, the model card."""
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from celo import weights
+from celo._files import write_file
 from celo._provenance import commit
-from celo.meta._run import METRICS, read_metrics
 
-PLOT, CARD = "meta_loss.png", "theta.json"
-_LABEL_SIZE, _LABEL_SPACING = 6.5, 0.031  # points; share of the axis
+METRICS, PLOT, CARD = "metrics.jsonl", "meta_loss.png", "theta.json"  # files in the folder of a run
+_LABEL_SIZE, _LABEL_SPACING = 6.5, 0.031  # points; fraction of the axis
 _TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe
 
 
-def show(run: Path, theta: Path, console: Console) -> None:
-    """Prints each task's loss at the beginning and end of each phase, and draws the curves."""
-    rows = read_metrics(run / METRICS)
-    for phase in dict.fromkeys(row["phase"] for row in rows):
-        console.print(_phase_table([row for row in rows if row["phase"] == phase], phase))
-    console.print(f"card:    {write_card(run, theta)}")
-    console.print(f"weights: {theta}  (sha256 {weights.load(theta).sha256[:16]}…)")
-    try:
-        console.print(f"curve:   {draw(rows, run / PLOT)}")
-    except ImportError:
-        console.print("curve:   not drawn; pip install 'celo[plots]'")
+class PhaseSummary(NamedTuple):
+    """The beginning and the end of a phase: means over the first and the last tenth of its rows."""
+
+    name: str
+    tasks: dict[str, tuple[float, float]]  # kind of task -> training loss (before, after)
+    meta_loss: tuple[float, float]  # (before, after)
+    nonfinite: float  # fraction of inner steps whose loss was not finite
+    advice: str  # what the phase did, in a sentence, and what to try if it did not do well
 
 
-def _phase_table(rows: list[dict[str, Any]], phase: str) -> Table:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's log; a last line that a crash cut short is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> tuple[PhaseSummary, ...]:
+    """One summary for each phase in the rows of a log, in their order."""
+    names = dict.fromkeys(row["phase"] for row in rows)
+    return tuple(_summarize_phase(name, [row for row in rows if row["phase"] == name]) for name in names)
+
+
+def _summarize_phase(name: str, rows: list[dict[str, Any]]) -> PhaseSummary:
     window = max(1, len(rows) // 10)
-    table = Table("training loss on", "first tenth", "last tenth", "change", title=f"phase {phase}")
-    changes: dict[str, float] = {}
-    for name in rows[0]["tasks"]:
-        series = [row["tasks"][name] for row in rows]
-        before, after = float(np.mean(series[:window])), float(np.mean(series[-window:]))
-        changes[name] = after / before - 1
-        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{changes[name]:+.1%}")
-    lowered = [row["meta_loss"] for row in rows]
-    before, after = float(np.mean(lowered[:window])), float(np.mean(lowered[-window:]))
-    table.add_section()
-    table.add_row("meta-loss, what is lowered", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
-    bad = float(np.mean([row["nonfinite_fraction"] for row in rows]))
-    table.caption = f"non-finite inner steps: {bad:.2%}\n{_advice(changes, before, after, bad)}"
-    return table
+
+    def ends(series: list[float]) -> tuple[float, float]:
+        return float(np.mean(series[:window])), float(np.mean(series[-window:]))
+
+    tasks = {task: ends([row["tasks"][task] for row in rows]) for task in rows[0]["tasks"]}
+    meta_loss = ends([row["meta_loss"] for row in rows])
+    nonfinite = float(np.mean([row["nonfinite_fraction"] for row in rows]))
+    return PhaseSummary(name, tasks, meta_loss, nonfinite, _advice(tasks, meta_loss, nonfinite))
 
 
-def _advice(changes: dict[str, float], before: float, after: float, bad: float) -> str:
-    """What a phase did, in a sentence, and what to try where it did not do well."""
+def _advice(tasks: dict[str, tuple[float, float]], meta_loss: tuple[float, float], nonfinite: float) -> str:
+    changes = {task: after / before - 1 for task, (before, after) in tasks.items()}
     best, worst = min(changes, key=changes.__getitem__), max(changes, key=changes.__getitem__)
-    if bad > 0.01:
-        return "many inner steps diverged: halve the learning rate, or lower --gradient-clip"
-    if not after < before:
-        return "no improvement: try half the learning rate, more outer steps, or more pairs per task"
+    if nonfinite > 0.01:
+        return "many inner steps diverged: halve the learning rate, or lower gradient_clip"
+    if not meta_loss[1] < meta_loss[0]:
+        return "no improvement: try half the learning rate, more outer steps, or more pairs_per_task"
     text = f"improved most on {best} ({changes[best]:+.0%})"
     if changes[worst] > 0.02:
-        text += f"; {worst} got worse ({changes[worst]:+.0%}): more outer steps, or other tasks beside it"
+        text += f"; {worst} got worse ({changes[worst]:+.0%}): try more outer steps, or other tasks beside it"
     return text
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Training losses by outer step, one panel a phase, faint rows and a running mean for each task; a PNG.
+def draw_metrics(rows: list[dict[str, Any]], path: Path) -> Path:
+    """Training losses by outer step as a PNG: one panel a phase, faint rows and a running mean for each task.
 
     Raises:
       ImportError: without matplotlib.
@@ -113,31 +120,31 @@ def _label_ends(axes: Any, last: float, ends: dict[str, tuple[float, str]]) -> N
 
 
 def _colours(count: int) -> list[str]:
-    """Of the tasks, round and round, and black for their mean."""
+    """Of the tasks, again and again, and black for their mean."""
     return [_TASK_COLOURS[i % len(_TASK_COLOURS)] for i in range(count - 1)] + ["black"]
 
 
 def write_card(run: Path, theta: Path) -> Path:
     """Writes the model card of a finished run beside its weights: what they are, and what they cost."""
-    rows, found = read_metrics(run / METRICS), weights.load(theta)
+    rows, trained = read_metrics(run / METRICS), weights.load(theta)
     last = rows[-max(1, len(rows) // 50) :]
     facts = {
-        "architecture": found.metadata["architecture"],
-        "sha256": found.sha256,
+        "architecture": trained.metadata["architecture"],
+        "sha256": trained.sha256,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "version": found.metadata["version"],
+        "version": trained.metadata["version"],
         "commit": commit(),
-        "tasks": found.metadata["tasks"].split(","),
-        "largest_model": int(found.metadata["largest_model"]),
-        "recipe": json.loads(found.metadata["recipe"]),
+        "tasks": trained.metadata["tasks"].split(","),
+        "largest_model": int(trained.metadata["largest_model"]),
+        "recipe": json.loads(trained.metadata["recipe"]),
         "devices": jax.device_count(),
         "seconds": rows[-1]["seconds"],
         "final_meta_loss": float(np.mean([row["meta_loss"] for row in last])),
         "known_limits": (
-            "Meta-trained on small models and their training loss: large models, horizons outside the "
-            "recipe's, and validation loss are extrapolation."
+            "Meta-trained on the training loss of small models. Large models, horizons outside the recipe's "
+            "and validation loss are extrapolation."
         ),
         "licence": "Apache-2.0",
     }
-    weights.write_file(run / CARD, (json.dumps(facts, indent=2) + "\n").encode())
+    write_file(run / CARD, (json.dumps(facts, indent=2) + "\n").encode())
     return run / CARD

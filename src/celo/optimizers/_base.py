@@ -1,27 +1,31 @@
 """The contract of a learned optimizer, and its one bridge to optax."""
 
 import abc
-import numbers
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 
-from celo._errors import CeloError
+from celo._arguments import check_num_steps, require_params, require_value
 from celo._types import Array, Key, OptState, Params, Theta, Updates
+from celo.transforms._nonfinite import guard_nonfinite
 
 
 class LearnedOptimizer(abc.ABC):
     """A rule with weights θ that turns gradients and losses into updates.
 
-    Settings are fields of the (frozen) subclass, arrays are arguments: the methods are pure, can be
-    jitted, and can be vmapped over θ as well as over parameters. `theta_groups` names the top-level
-    groups of θ that the optimizer reads.
+    Settings are fields of the (frozen) subclass, arrays are arguments: the methods are pure, can be jitted,
+    and can be vmapped over θ as well as over parameters. Every subclass takes `kernel` ("auto", "native" or
+    "xla") as a setting; one without a native kernel refuses "native".
+
+    Attributes:
+      theta_groups: top-level groups of θ that the optimizer reads.
+      optional_theta: flat name -> shape of weights that θ may have besides those of `init_theta`.
     """
 
-    theta_groups: tuple[str, ...]
+    theta_groups: ClassVar[tuple[str, ...]]
+    optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {}
 
     @abc.abstractmethod
     def init_theta(self, key: Key) -> Theta:
@@ -47,7 +51,7 @@ class LearnedOptimizer(abc.ABC):
           theta: weights, as in `init`.
           grads: gradients, a pytree like `params`.
           state: what `init` or the last `update` returned; its shapes and dtypes never change.
-          params: the parameters as they are.
+          params: the current parameters.
           value: the training loss at `params`, a scalar.
 
         Returns:
@@ -59,6 +63,17 @@ def as_optax(
     optimizer: LearnedOptimizer, theta: Theta, num_steps: Any
 ) -> optax.GradientTransformationExtraArgs:
     """An optax transformation: the learned optimizer with its weights and horizon bound.
+
+    >>> import celo, jax, jax.numpy as jnp
+    >>> optimizer = celo.optimizers.Celo()
+    >>> theta = optimizer.init_theta(jax.random.key(0))  # fresh weights, not trained
+    >>> tx = celo.as_optax(optimizer, theta, num_steps=100)
+    >>> state = tx.init({"w": jnp.ones((3, 2))})
+
+    Args:
+      optimizer: any learned optimizer, yours included.
+      theta: its weights.
+      num_steps: the steps that training will take.
 
     Raises:
       CeloError: if `num_steps` is not a positive whole number.
@@ -82,54 +97,29 @@ def as_optax(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def check_num_steps(num_steps: Any) -> Any:
-    """`num_steps` as it came, if it is a positive whole number or a traced integer scalar."""
-    if isinstance(num_steps, jax.Array):
-        if num_steps.shape != () or not jnp.issubdtype(num_steps.dtype, jnp.integer):
-            raise CeloError(
-                f"num_steps must be a scalar integer, got {num_steps.dtype}{list(num_steps.shape)}; "
-                "pass the number of training steps"
-            )
-        if isinstance(num_steps, Tracer):
-            return num_steps
-        num_steps = int(num_steps)
-    if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral) or num_steps < 1:
-        raise CeloError(
-            f"num_steps must be a positive whole number, got {num_steps!r}; "
-            "pass the number of steps that training will take"
-        )
-    return int(num_steps)
+def chain(
+    *links: optax.GradientTransformation,
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: float | Array,
+    mask: Any | Callable[[Params], Any] | None,
+    nonfinite: str | None,
+) -> optax.GradientTransformationExtraArgs:
+    """Learned steps, which point downhill, under what optimizers of optax offer besides.
 
-
-def require_params(params: Params | None) -> Params:
-    """The parameters, or the error optax gives when a transformation misses them."""
-    if params is None:
-        raise CeloError(
-            "this optimizer reads the parameters, got params=None; "
-            "call update(grads, state, params, value=loss)"
-        )
-    return params
-
-
-def require_value(value: Any) -> Array:
-    """The loss as a float32 scalar.
-
-    Raises:
-      CeloError: if it is missing or not a scalar.
+    Args:
+      links: what makes the steps.
+      learning_rate: multiplies them.
+      weight_decay: decoupled; 0 is none.
+      mask: what is decayed.
+      nonfinite: a policy of `guard_nonfinite`, or None for no guard.
     """
-    if value is None:
-        raise CeloError(
-            "this optimizer reads the training loss, got value=None; "
-            "call update(grads, state, params, value=loss). Inside optax.chain, optax.MultiSteps drops "
-            "`value`: keep it outermost, or use celo.accumulate. Where there is no loss, use "
-            "celo.celo_rule(learning_rate)"
-        )
-    value = jnp.asarray(value)
-    if value.shape != ():
-        raise CeloError(f"value must be the scalar training loss, got shape {value.shape}; pass its mean")
-    return value.astype(jnp.float32)
-
-
-def scaled(updates: Updates, factor: Array) -> Updates:
-    """Updates times a float32 scalar, in their own dtypes."""
-    return jax.tree.map(lambda u: (factor * u.astype(jnp.float32)).astype(u.dtype), updates)
+    if isinstance(weight_decay, int | float) and weight_decay == 0:
+        ends = [optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
+    else:
+        ends = [  # decay points uphill, as gradients do, until the learning rate turns both around
+            optax.scale(-1.0),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        ]
+    tx = optax.chain(*links, *ends)
+    return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)

@@ -4,21 +4,22 @@ The update is -0.001 * eta * m / (sqrt(v + 1e-10) + 1e-8), with m and v Adam's b
 0.9 and 0.999) and eta the scheduler's. Unlike Celo's rule it does not measure steps by the parameters' size.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import require_params
+from celo._kernels import native
 from celo._kernels.statistics import ema, finite_gradient
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers import _schedule as scheduler
-from celo.optimizers._base import LearnedOptimizer, require_params, scaled
-from celo.optimizers._bind import Weights
-from celo.optimizers._halves import scale_by_celo_schedule
-from celo.optimizers._rate import rate_and_decay
-from celo.transforms._nonfinite import guard_nonfinite
+from celo.optimizers import _schedule
+from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._bind import WeightsLike, bind
+from celo.optimizers._schedule import ScheduleState, scale_by_schedule
 
 STEP_SCALE = 1e-3
 FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
@@ -31,28 +32,43 @@ class AdamState(NamedTuple):
     first: Params
     second: Params
 
+    holds_gradient_statistics = True  # `guard_nonfinite` keeps them as they were
+
 
 class CeloAdamState(NamedTuple):
     """Adam's moments and the schedule."""
 
     moments: AdamState
-    schedule: scheduler.ScheduleState
+    schedule: ScheduleState
 
 
+@dataclasses.dataclass(frozen=True)
 class CeloAdam(LearnedOptimizer):
-    """The whole optimizer, as meta-training takes it. θ is {"scheduler": …}, as Celo's."""
+    """The whole optimizer, as meta-training takes it. θ is {"scheduler": …}, as Celo's.
 
-    theta_groups = (scheduler.GROUP,)
+    Attributes:
+      kernel: of no consequence, for there is no learned rule to compute: XLA fuses Adam's step by itself.
+
+    Raises:
+      CeloError: for an unknown kernel, or a native one that does not work here.
+    """
+
+    kernel: str = "auto"
+    theta_groups: ClassVar[tuple[str, ...]] = (_schedule.GROUP,)
+    optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = _schedule.OPTIONAL_THETA
+
+    def __post_init__(self):
+        native.check_kernel(self.kernel)
 
     def init_theta(self, key: Key) -> Theta:
         """Fresh weights of the scheduler; 35,649."""
-        return {scheduler.GROUP: scheduler.init_theta(key)}
+        return {_schedule.GROUP: _schedule.init_theta(key)}
 
     def init(self, theta: Theta, params: Params, num_steps: Array) -> CeloAdamState:
         """Zero moments and a schedule at its beginning."""
         return CeloAdamState(
             moments=_init_moments(params),
-            schedule=scheduler.init(theta[scheduler.GROUP], num_steps),
+            schedule=_schedule.init(theta[_schedule.GROUP], num_steps),
         )
 
     def update(
@@ -60,21 +76,28 @@ class CeloAdam(LearnedOptimizer):
     ) -> tuple[Updates, CeloAdamState]:
         """Adam's direction, times the schedule's step size."""
         updates, moments = _adam_step(grads, state.moments, params)
-        eta, schedule = scheduler.advance(theta[scheduler.GROUP], state.schedule, value)
-        return scaled(updates, eta), CeloAdamState(moments, schedule)
+        updates, schedule = _schedule.scale(theta[_schedule.GROUP], updates, state.schedule, value)
+        return updates, CeloAdamState(moments, schedule)
 
 
 def celo_adam(
     num_steps: int,
     *,
-    weights: Weights,
+    weights: WeightsLike,
     learning_rate: optax.ScalarOrSchedule = 1.0,
     weight_decay: float | Array = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     nonfinite: str | None = None,
     plateau: float | None = None,
+    kernel: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
     """Celo-Adam as an optax transformation. No weights of it are bundled: convert the published ones.
+
+    >>> import celo, jax, jax.numpy as jnp
+    >>> theta = celo.optimizers.CeloAdam().init_theta(jax.random.key(0))  # fresh weights, not trained
+    >>> tx = celo.celo_adam(num_steps=100, weights=theta)
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> updates, state = tx.update(params, tx.init(params), params, value=1.0)
 
     Args:
       num_steps: the steps that training will take (the horizon).
@@ -84,6 +107,7 @@ def celo_adam(
       mask: what is decayed.
       nonfinite: what a step does whose gradient or loss is not finite.
       plateau: a share of the horizon where the schedule waits for `celo.cool_down`.
+      kernel: as in `CeloAdam`.
 
     Returns:
       A transformation whose `update` needs the parameters and `value=`, the training loss.
@@ -91,12 +115,14 @@ def celo_adam(
     Raises:
       CeloError: as `celo.celo`.
     """
-    tx = optax.chain(
+    return chain(
         optax.GradientTransformation(_init_moments, _adam_step),
-        scale_by_celo_schedule(num_steps, weights, plateau=plateau),
-        *rate_and_decay(learning_rate, weight_decay, mask),
+        scale_by_schedule(num_steps, bind(weights, CeloAdam(kernel)), plateau),
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        mask=mask,
+        nonfinite=nonfinite,
     )
-    return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
 
 
 def _init_moments(params: Params) -> AdamState:

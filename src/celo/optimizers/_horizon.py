@@ -6,56 +6,16 @@ clock that stands still.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from celo._arguments import check_num_steps
 from celo._errors import CeloError
-from celo._types import Array, OptState, Params, Updates
-from celo.optimizers import _schedule as scheduler
-from celo.optimizers._base import check_num_steps
-from celo.optimizers._schedule import LossHistory, ScheduleState
-
-
-class PlateauState(NamedTuple):
-    """A schedule whose clock stands still from some share of the horizon on."""
-
-    schedule: ScheduleState  # its `step` is the clock, not the number of steps taken
-    share: Array  # float32; infinite once the schedule may run to its end
-
-
-def hold_plateau(
-    schedule: optax.GradientTransformationExtraArgs, share: float | Array
-) -> optax.GradientTransformationExtraArgs:
-    """A learned schedule that stops its clock at a share of the horizon until `cool_down` lets it go on.
-
-    Args:
-      schedule: `scale_by_celo_schedule(num_steps)`.
-      share: from 0 to 1.
-
-    Raises:
-      CeloError: if `share` is not between 0 and 1.
-    """
-    if not isinstance(share, jax.Array) and not (isinstance(share, int | float) and 0 < share < 1):
-        raise CeloError(
-            f"plateau must be a share of the horizon, between 0 and 1, got {share!r}; for example 0.5"
-        )
-
-    def init_fn(params: Params) -> PlateauState:
-        return PlateauState(cast(ScheduleState, schedule.init(params)), jnp.array(share, jnp.float32))
-
-    def update_fn(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, PlateauState]:
-        updates, after = schedule.update(updates, state.schedule, params, **extra_args)
-        before = state.schedule.step
-        arrived = before.astype(jnp.float32) >= state.share * state.schedule.num_steps.astype(jnp.float32)
-        after = cast(ScheduleState, after)
-        return updates, PlateauState(after._replace(step=jnp.where(arrived, before, after.step)), state.share)
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+from celo._types import Array, OptState
+from celo.optimizers import _schedule
+from celo.optimizers._schedule import LossHistory, PlateauState, ScheduleState
 
 
 def with_horizon(state: OptState, num_steps: int | Array) -> OptState:
@@ -114,7 +74,7 @@ def cool_down(state: OptState, num_steps: int | Array) -> OptState:
 
 def _stretched(schedule: ScheduleState, num_steps: Array) -> ScheduleState:
     """The schedule with another horizon, its averages read off at the new time scales."""
-    old, new = scheduler.half_lives(schedule.num_steps), scheduler.half_lives(num_steps)
+    old, new = _schedule.half_lives(schedule.num_steps), _schedule.half_lives(num_steps)
     losses = schedule.losses
     count = jnp.maximum(losses.seen, 1).astype(jnp.float32)
     order = jnp.argsort(old)  # they fall where the horizon is shorter than the shortest average

@@ -10,13 +10,19 @@ is a share of the parameters' own size, so that undirected steps let that size g
 Ours may have one weight more, v (`horizon_w`): eta is multiplied by (num_steps / 1000)^v.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from celo import _tree as tree
+from celo._arguments import check_num_steps, require_value
+from celo._errors import CeloError
 from celo._nn import lstm_step, truncated_normal_fan_in
-from celo._types import Array, Key
+from celo._types import Array, Key, OptState, Params, Theta, Updates
+from celo.optimizers._bind import BoundWeights, WeightsLike, bind
 
 GROUP = "scheduler"
 UNITS = 64
@@ -26,7 +32,7 @@ SHORTEST_AVERAGE = 10.0  # steps
 NUM_INPUTS = len(TIME_CENTRES) + NUM_LOSS_AVERAGES - 1
 STEP_SIZE_SCALE = 0.1
 REFERENCE_HORIZON = 1_000.0  # steps: where `horizon_w` changes nothing
-OPTIONAL_SHAPES = {"horizon_w": ()}  # weights that the published scheduler does not have
+OPTIONAL_THETA = {f"{GROUP}/horizon_w": ()}  # weights that the published scheduler does not have
 
 
 class LossHistory(NamedTuple):
@@ -105,6 +111,14 @@ def advance(theta: dict[str, Array], state: ScheduleState, loss: Array) -> tuple
     return STEP_SIZE_SCALE * jnp.exp(log_eta), state
 
 
+def scale(
+    theta: dict[str, Array], updates: Updates, state: ScheduleState, loss: Array
+) -> tuple[Updates, ScheduleState]:
+    """Updates times the step size of this step: the one place where rule and schedule meet."""
+    eta, state = advance(theta, state, loss)
+    return tree.scaled(updates, eta), state
+
+
 def time_features(step: Array, num_steps: Array) -> Array:
     """tanh(10 (step / num_steps - c)) for nine moments c of training; shape [9]."""
     fraction = step.astype(jnp.float32) / num_steps.astype(jnp.float32)
@@ -123,14 +137,16 @@ def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHis
     """Takes one loss (scalar) into the averages.
 
     A loss counts at most as twice the largest average, so a spike cannot drown the others; NaN counts as
-    infinite. A loss that is still not finite (the very first one, or -inf) is left out.
+    infinite. A loss that is still not finite (the very first one, or -inf) is left out. For that cap the
+    published code corrects the averages' bias with the count after this loss, one too many; weights were
+    trained with it, so it stays.
 
     Returns:
       (history, means): the bias-corrected means [10], the very numbers that the minima are taken of.
     """
     rates = 1.0 / half_lives(num_steps)
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
-    largest = jnp.max(_corrected(losses.means, rates, losses.seen))
+    largest = jnp.max(_corrected(losses.means, rates, losses.seen + 1))
     loss = jnp.minimum(loss, jnp.where(losses.seen == 0, loss, 2.0 * jnp.abs(largest)))
     means = losses.means + -jnp.expm1(-rates) * (loss - losses.means)
     corrected = _corrected(means, rates, losses.seen + 1)
@@ -155,3 +171,103 @@ def loss_features(means: Array, losses: LossHistory) -> Array:
 def _corrected(means: Array, rates: Array, count: Array) -> Array:
     """Bias-corrected means, mean / (1 - exp(-rate * count)); zero before the first loss."""
     return means / -jnp.expm1(-rates * jnp.maximum(count, 1).astype(jnp.float32))
+
+
+class _Scheduler:
+    """What `bind` asks of an optimizer, for the scheduler by itself."""
+
+    theta_groups: ClassVar[tuple[str, ...]] = (GROUP,)
+    optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = OPTIONAL_THETA
+
+    def init_theta(self, key: Key) -> Theta:
+        """Fresh weights under their group."""
+        return {GROUP: init_theta(key)}
+
+
+def scale_by_celo_schedule(
+    num_steps: int, weights: WeightsLike = "celo", *, plateau: float | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Celo's learned schedule alone: multiplies updates by one step size read from time and loss.
+
+    >>> import celo, jax.numpy as jnp, optax
+    >>> tx = optax.chain(optax.adam(1e-3), celo.scale_by_celo_schedule(num_steps=100))
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> updates, state = tx.update(params, tx.init(params), params, value=jnp.ones(()))
+
+    Args:
+      num_steps: the steps that training will take; going on afterwards is allowed.
+      weights: a bundled name, a path to a .safetensors file, or θ itself.
+      plateau: a share of the horizon (0.5) at which time stands still until `celo.cool_down` is called on
+        the state: for runs of unknown length.
+
+    Raises:
+      CeloError: for a wrong `num_steps` or `plateau`, or weights that do not fit; in `update`, for a missing
+        loss.
+    """
+    return scale_by_schedule(num_steps, bind(weights, _Scheduler()), plateau)
+
+
+def scale_by_schedule(
+    num_steps: Any, weights: BoundWeights, plateau: float | None
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_celo_schedule` of weights that have been read."""
+    theta = weights.theta[GROUP]
+    horizon = check_num_steps(num_steps)
+    weights.check_horizon(horizon)
+
+    def init_fn(params: Params) -> ScheduleState:
+        del params
+        return init(theta, jnp.asarray(horizon, jnp.int32))
+
+    def update_fn(
+        updates: Updates,
+        state: OptState,
+        params: Params | None = None,
+        *,
+        value: Any = None,
+        **extra_args: Any,
+    ) -> tuple[Updates, OptState]:
+        del params, extra_args
+        return scale(theta, updates, state, require_value(value))
+
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return tx if plateau is None else hold_plateau(tx, plateau)
+
+
+class PlateauState(NamedTuple):
+    """A schedule whose clock stands still from some share of the horizon on."""
+
+    schedule: ScheduleState  # its `step` is the clock, not the number of steps taken
+    share: Array  # float32; infinite once the schedule may run to its end
+
+
+def hold_plateau(
+    schedule: optax.GradientTransformationExtraArgs, share: float | Array
+) -> optax.GradientTransformationExtraArgs:
+    """A learned schedule that stops its clock at a share of the horizon until `cool_down` lets it go on.
+
+    Args:
+      schedule: `scale_by_celo_schedule(num_steps)`.
+      share: from 0 to 1.
+
+    Raises:
+      CeloError: if `share` is not between 0 and 1.
+    """
+    if not isinstance(share, jax.Array) and not (isinstance(share, int | float) and 0 < share < 1):
+        raise CeloError(
+            f"plateau must be a share of the horizon, between 0 and 1, got {share!r}; for example 0.5"
+        )
+
+    def init_fn(params: Params) -> PlateauState:
+        return PlateauState(cast(ScheduleState, schedule.init(params)), jnp.array(share, jnp.float32))
+
+    def update_fn(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, PlateauState]:
+        updates, after = schedule.update(updates, state.schedule, params, **extra_args)
+        before = state.schedule.step
+        arrived = before.astype(jnp.float32) >= state.share * state.schedule.num_steps.astype(jnp.float32)
+        after = cast(ScheduleState, after)
+        return updates, PlateauState(after._replace(step=jnp.where(arrived, before, after.step)), state.share)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

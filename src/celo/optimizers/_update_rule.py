@@ -1,42 +1,32 @@
-"""Celo's update rule: one small network, shared by all parameters, turns gradient statistics into a step.
+"""Celo's update rule over a model: one small network, shared by all parameters, turns statistics into steps.
 
-Celo (arXiv 2501.12670), section 3. For a parameter p with gradient g, 30 inputs -> 4 -> 4 -> (direction d,
-magnitude s), rectified linear units between, and
-
-    update = -0.001 * d * exp(0.001 * s) * sqrt(mean(p²) + 1e-9)
-
-A tensor that begins at zero hardly moves so. Ours may have one weight more, `log_min_rms`: the root counts
-as at least its exponential.
-
-This is the optimizer of a whole model; the network is `rule_network`'s.
+Celo (arXiv 2501.12670), section 3; `_kernels.rule_network` has the mathematics for one tensor. A tensor that
+begins at zero hardly moves under the published rule. Ours may have one weight more, `log_min_rms`: in the
+length of its step a tensor counts as at least the exponential of that.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from celo._errors import CeloError, unknown_name
-from celo._kernels import native
-from celo._kernels import native_rule as rule_kernel
-from celo._kernels.per_layer import PerLayer, leading_axes, over_slices
-from celo._kernels.rule_network import HIDDEN, NUM_INPUTS, NUM_OUTPUTS, network_step
-from celo._kernels.stacking import alike, over_stack
-from celo._kernels.statistics import TensorStats, finite_gradient, init_stats, rms, update_stats
+from celo._arguments import require_params
+from celo._errors import CeloError
+from celo._kernels import native, rule_network
+from celo._kernels.rule_network import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
+from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, stackable
+from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers._base import LearnedOptimizer
+from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._bind import BoundWeights, WeightsLike, bind
+from celo.transforms._low_precision_state import check_state_dtype, in_bfloat16
 
 GROUP = "update_rule"
-MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
-SECOND_MOMENT_DECAY = 0.999
-FACTORED_DECAYS = (0.9, 0.99, 0.999)
-STEP_SCALE = 1e-3
-OPTIONAL_SHAPES = {"log_min_rms": ()}  # weights that the published rule does not have
-RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
 
 
 class RuleState(NamedTuple):
@@ -47,6 +37,8 @@ class RuleState(NamedTuple):
     row: tuple[Params, ...]
     col: tuple[Params, ...]
 
+    holds_gradient_statistics = True  # `guard_nonfinite` keeps them as they were
+
 
 @dataclasses.dataclass(frozen=True)
 class UpdateRule(LearnedOptimizer):
@@ -56,7 +48,7 @@ class UpdateRule(LearnedOptimizer):
     b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be a scalar log_min_rms.
 
     Attributes:
-      kernel: "xla", or "native" for the compiled one (CPU only; see `celo._kernels.native`).
+      kernel: "auto" (see `_kernels.native.resolve`), "native" or "xla".
       min_rms: a tensor counts as at least this large (root mean square) in the length of its step, so
         that one that begins at zero gets going; 0 is the published rule. None: what θ says, 0 if it says
         nothing.
@@ -64,21 +56,19 @@ class UpdateRule(LearnedOptimizer):
         parameters, or a function of them giving one. None: none.
 
     Raises:
-      CeloError: for an unknown kernel, or a native one that cannot be had; for a negative `min_rms`.
+      CeloError: for an unknown kernel, or a native one that does not work here; for a negative `min_rms`.
     """
 
-    kernel: str = "xla"
+    kernel: str = "auto"
     min_rms: float | Array | None = None
     per_layer: PerLayer = None
-    theta_groups = (GROUP,)
+    theta_groups: ClassVar[tuple[str, ...]] = (GROUP,)
+    optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {f"{GROUP}/log_min_rms": ()}
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
             raise CeloError(f"min_rms must be finite and at least 0, got {self.min_rms!r}; 0 is no floor")
-        if self.kernel not in native.KERNELS:
-            raise unknown_name("kernel", self.kernel, native.KERNELS)
-        if self.kernel == "native":
-            native.load()
+        native.check_kernel(self.kernel)
 
     def init_theta(self, key: Key) -> Theta:
         """Truncated normal weights of deviation 1/sqrt(fan in), zero biases."""
@@ -119,25 +109,24 @@ class UpdateRule(LearnedOptimizer):
         leaves, treedef = jax.tree.flatten(params)
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
-        step = partial(tensor_update, theta[GROUP], kernel=self.kernel, min_rms=self._floor(theta))
+        kernel = native.resolve(self.kernel)
+        step = partial(_tensor_update, kernel, self._least_rms(theta), theta[GROUP])
         tensors = list(zip(tensor_stats(state, treedef), grad_leaves, leaves, strict=True))
         steps: list[Any] = [None] * len(leaves)
-        for group in self._groups(params, grad_leaves, layers):
+        if kernel == "native":  # compiled already: nothing is gained by stacking
+            groups = [[i] for i in range(len(leaves))]
+        else:
+            groups = stackable(params, [(n, grad.dtype) for n, grad in zip(layers, grad_leaves, strict=True)])
+        for group in groups:
             of_tensor = over_slices(step, layers[group[0]])
-            found = over_stack(of_tensor, [tensors[i] for i in group])
-            for i, result in zip(group, found, strict=True):
+            results = over_stack(of_tensor, [tensors[i] for i in group])
+            for i, result in zip(group, results, strict=True):
                 steps[i] = result
         updates = [step.astype(p.dtype) for (step, _), p in zip(steps, leaves, strict=True)]
         return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
 
-    def _groups(self, params: Params, grads: Sequence[Array], layers: Sequence[int]) -> list[list[int]]:
-        """Which tensors share one computation; the native kernel, compiled already, takes them singly."""
-        if self.kernel == "native":
-            return [[i] for i in range(len(grads))]
-        return alike(params, [(axes, grad.dtype) for axes, grad in zip(layers, grads, strict=True)])
-
-    def _floor(self, theta: Theta) -> float | Array:
-        """The least size of a tensor: the caller's word, else that of θ."""
+    def _least_rms(self, theta: Theta) -> float | Array:
+        """The least size of a tensor: what the caller says, else θ, else none."""
         if self.min_rms is not None:
             return self.min_rms
         return jnp.exp(theta[GROUP]["log_min_rms"]) if "log_min_rms" in theta[GROUP] else 0.0
@@ -150,35 +139,21 @@ def _zero_stats(param: Array, layers: int) -> TensorStats:
     return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
 
 
-def tensor_update(
+def _tensor_update(
+    kernel: str,
+    min_rms: float | Array,
     theta: dict[str, Array],
     stats: TensorStats,
     grad: Array,
     param: Array,
-    kernel: str = "xla",
-    min_rms: float | Array = 0.0,
 ) -> tuple[Array, TensorStats]:
-    """The rule for one tensor of any shape: (update, float32; new statistics).
-
-    The update is in proportion to the tensor's root mean square, or to `min_rms` where that is larger.
-    """
+    """The rule for one tensor of any shape: (update, float32; new statistics)."""
     if param.size == 0:  # means over nothing are NaN
         return jnp.zeros(param.shape, jnp.float32), stats
     if grad.shape != param.shape:
         raise CeloError(f"gradient and parameter must have one shape, got {grad.shape} and {param.shape}")
-    if kernel == "native":
-        return rule_kernel.tensor_update(theta, stats, grad, param, min_rms)
-    grad = finite_gradient(grad)
-    param = param.astype(jnp.float32)
-    stats = update_stats(
-        stats,
-        grad,
-        momentum_decays=MOMENTUM_DECAYS,
-        second_moment_decay=SECOND_MOMENT_DECAY,
-        factored_decays=FACTORED_DECAYS,
-    )
-    step = network_step(theta, stats, grad, param)
-    return STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step, stats
+    form = native if kernel == "native" else rule_network
+    return form.tensor_update(theta, stats, grad, param, min_rms)
 
 
 def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
@@ -211,3 +186,134 @@ def tensor_stats(state: RuleState, treedef: Any) -> list[TensorStats]:
         )
         for i in range(treedef.num_leaves)
     ]
+
+
+def mirrored(theta: dict[str, Array]) -> dict[str, Array]:
+    """Fresh weights of the rule, rearranged so that its direction begins as a linear function of the inputs.
+
+    Units come in pairs of opposite sign, relu(x) and relu(-x), whose difference is x: the looks-linear
+    initialisation of Balduzzi et al. (arXiv 1702.08591). Steps uphill and downhill then are alike from the
+    start. With four units a layer a plain beginning often has none that can point one of the two ways but the
+    bias, and training does not find its way out of that (results/LOG.md).
+
+    Args:
+      theta: what `UpdateRule.init_theta` gives under "update_rule".
+
+    Returns:
+      The same names and shapes; biases and the magnitude's weights are as they were.
+    """
+    half = HIDDEN // 2
+    inputs = theta["w0"][:, :half]
+    between = jnp.eye(half) + 0.5 * theta["w1"][:half, :half]
+    direction = jnp.full((half,), 0.5)
+    return {
+        **theta,
+        "w0": jnp.concatenate([inputs, -inputs], axis=1),
+        "w1": jnp.block([[between, -between], [-between, between]]),
+        "w2": theta["w2"].at[:, 0].set(jnp.concatenate([direction, -direction])),
+    }
+
+
+def scale_by_celo_rule(
+    weights: WeightsLike = "celo",
+    *,
+    kernel: str = "auto",
+    min_rms: float | Array | None = None,
+    per_layer: PerLayer = None,
+    state_dtype: Any = "float32",
+) -> optax.GradientTransformationExtraArgs:
+    """Celo's update rule alone, to be used under any schedule; it needs neither loss nor horizon.
+
+    The updates point downhill and are to be added: scale them by a positive rate, for example with
+    `optax.scale_by_learning_rate(rate, flip_sign=False)`. A rate of 1 is a step of about 0.001 of each
+    tensor's root mean square; Celo's own schedule falls from about (1000 / num_steps)^0.6 to zero.
+    `celo.celo_rule` does it.
+
+    >>> import celo, jax.numpy as jnp, optax
+    >>> tx = optax.chain(celo.scale_by_celo_rule(), optax.scale(0.5))
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> updates, state = tx.update(params, tx.init(params), params)
+
+    Args:
+      weights: a bundled name, a path to a .safetensors file, or θ itself.
+      kernel: "auto" is the native kernel on a CPU with a C++ compiler, where arrays lie on one device (it is
+        compiled at its first use), else XLA; "native" and "xla" ask for one.
+      min_rms: a tensor counts as at least this large in the length of its step. None: what the weights say,
+        0.01 for the bundled ones. 0 is the published rule, under which a tensor of zeros takes steps of
+        3e-8; see docs/loops.md.
+      per_layer: how many leading axes of each tensor count layers, which are then treated apart: a pytree
+        prefix of the parameters with whole numbers (`{"blocks": 1, "head": 0}`), or a function of the
+        parameters giving one.
+      state_dtype: float32, or bfloat16 for statistics of half the size.
+
+    Raises:
+      CeloError: if the weights cannot be read or do not fit, the kernel does not work here, or an option is
+        out of range; in `init`, if `per_layer` does not fit the parameters.
+    """
+    rule = UpdateRule(kernel, min_rms, per_layer)
+    return scale_by_rule(rule, bind(weights, rule), state_dtype)
+
+
+def scale_by_rule(
+    rule: UpdateRule, weights: BoundWeights, state_dtype: Any
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_celo_rule` of weights that have been read."""
+    narrow = check_state_dtype(state_dtype) == "bfloat16"
+
+    def init_fn(params: Params) -> RuleState:
+        weights.check_size(params)
+        return rule.init(weights.theta, params, jnp.ones((), jnp.int32))
+
+    def update_fn(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
+        del extra_args
+        return rule.update(weights.theta, updates, state, require_params(params), value=jnp.zeros(()))
+
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return in_bfloat16(tx) if narrow else tx
+
+
+def celo_rule(
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    weights: WeightsLike = "celo",
+    weight_decay: float | Array = 0.0,
+    mask: Any | Callable[[Params], Any] | None = None,
+    nonfinite: str | None = None,
+    min_rms: float | Array | None = None,
+    per_layer: PerLayer = None,
+    state_dtype: Any = "float32",
+    kernel: str = "auto",
+) -> optax.GradientTransformationExtraArgs:
+    """Celo's update rule under a schedule of yours: the mode for loops that have no loss or no horizon.
+
+    >>> import celo, jax.numpy as jnp, optax
+    >>> tx = celo.celo_rule(optax.cosine_decay_schedule(1.0, decay_steps=1_000))
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> updates, state = tx.update(params, tx.init(params), params)  # no value=
+
+    Args:
+      learning_rate: a number or an optax schedule. At 1 a step is about 0.001 of each tensor's root mean
+        square; the learned schedule, which this replaces, falls from about (1000 / num_steps)^0.6 to zero.
+      weights: a bundled name, a path to a .safetensors file, or θ itself; the rule's part is enough.
+      weight_decay: as in `celo.celo`; so are the others.
+      mask: what is decayed.
+      nonfinite: policy for gradients that are not finite.
+      min_rms: for tensors that begin at zero.
+      per_layer: for tensors that stack layers.
+      state_dtype: "bfloat16" halves the state.
+      kernel: as in `scale_by_celo_rule`.
+
+    Returns:
+      A transformation whose `update` needs the parameters; `value=` may be given and is not read.
+
+    Raises:
+      CeloError: as `celo.celo`.
+    """
+    links = scale_by_celo_rule(
+        weights, kernel=kernel, min_rms=min_rms, per_layer=per_layer, state_dtype=state_dtype
+    )
+    return chain(
+        links, learning_rate=learning_rate, weight_decay=weight_decay, mask=mask, nonfinite=nonfinite
+    )

@@ -1,8 +1,8 @@
-"""Reparametrisation augmentation: the same problem in other units of its parameters.
+"""Reparametrisation augmentation: the same problem with its parameters in other units.
 
-The task's parameters q are divided by factors s, p = q / s, and multiplied back inside the loss. The
-problem stays as hard, but gradients and useful step sizes change by orders of magnitude, so an optimizer
-meta-trained over random s meets many more problems than it has data sets. Celo (arXiv 2501.12670) uses one
+The task's parameters q are divided by factors s, p = q / s, and multiplied back inside the loss. The problem
+stays equally hard, but gradients and useful step sizes change by orders of magnitude, so an optimizer
+meta-trained over random s sees many more problems than it has data sets. Celo (arXiv 2501.12670) uses one
 factor for all parameters, VeLO (arXiv 2211.09760) one for each tensor.
 """
 
@@ -22,10 +22,16 @@ LEVELS = ("none", "global", "tensor", "parameter")
 
 @dataclasses.dataclass(frozen=True)
 class Reparametrisation:
-    """How factors are drawn: log-uniform in [low, high], one for all ("global"), each tensor, or each number.
+    """How factors are drawn: log-uniform in [low, high].
+
+    Attributes:
+      level: "global" draws one factor for all parameters, "tensor" one for each tensor, "parameter" one for
+        each number; "none" leaves the task as it is.
+      low: smallest factor.
+      high: largest factor.
 
     Raises:
-      CeloError: for an unknown level or a range that is not 0 < low <= high < inf.
+      CeloError: the level is unknown, or the range is not 0 < low <= high < inf.
     """
 
     level: str = "global"
@@ -86,7 +92,7 @@ class Reparametrised(Task):
 
 
 class Augmented(TaskFamily):
-    """A family whose every sampled task is reparametrised."""
+    """A family whose sampled tasks are reparametrised."""
 
     def __init__(self, family: TaskFamily, reparametrisation: Reparametrisation):
         self.members, self.loss_cap = family.members, family.loss_cap
@@ -100,9 +106,9 @@ class Augmented(TaskFamily):
         return Reparametrised(task, self._reparametrisation.sample(key_factors, params))
 
     def draw(self, key: Key, count: int) -> Any:
-        """As the family draws."""
+        """The family's draws."""
         return self._family.draw(key, count)
 
     def batch(self, task: Reparametrised, split: str, draw: Any) -> Batch:
-        """The family's batch: data knows nothing of the parameters' units."""
+        """The family's batch, which does not depend on the parameters' units."""
         return self._family.batch(task.task, split, draw)

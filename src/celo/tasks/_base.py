@@ -1,4 +1,4 @@
-"""What a task is: parameters to find, a loss to lower, batches to draw."""
+"""The contract of a task: parameters to find, a loss to minimise, batches to draw."""
 
 import abc
 from typing import Any
@@ -36,8 +36,8 @@ class Task(abc.ABC):
     ) -> tuple[Array, dict[str, Array]]:
         """(loss, metrics) on a batch of held-out data.
 
-        The same as `loss` unless the model behaves otherwise outside of training (averaged batch
-        statistics, no dropout); such a task has its own. The model state is read and not changed.
+        By default the same as `loss`. A task whose model behaves differently outside of training (averaged
+        batch statistics, no dropout) defines its own. The model state is read, not changed.
         """
         loss, (_, metrics) = self.loss(params, model_state, key, batch)
         return loss, metrics
@@ -46,11 +46,11 @@ class Task(abc.ABC):
 class TaskFamily(abc.ABC):
     """A distribution of tasks that share shapes, and the data they draw on.
 
-    A family is made once and closed over; its methods are pure, can be jitted and vmapped.
+    A family is made once and closed over; its methods are pure and work under jit and vmap.
 
     Attributes:
-      members: names of the kinds of task in the family, for reports; `sample` takes their index.
-      loss_cap: what the loss of meta-training is clipped to, and what a non-finite loss counts as.
+      members: names of the family's members, such as its data sets, for reports; `sample` takes an index.
+      loss_cap: the value that losses in meta-training are clipped to, and that replaces non-finite ones.
     """
 
     members: tuple[str, ...]
@@ -58,18 +58,18 @@ class TaskFamily(abc.ABC):
 
     @abc.abstractmethod
     def sample(self, key: Key, member: Array) -> Any:
-        """A random task of the kind `members[member]`, `member` an int32 scalar."""
+        """A random task of `members[member]`; `member` is an int32 scalar."""
 
     @abc.abstractmethod
     def draw(self, key: Key, count: int) -> Any:
-        """The randomness of `count` batches: a pytree whose leaves have that leading axis.
+        """The randomness of `count` batches: a pytree whose leaves have a leading axis of that size.
 
-        Drawing for many steps at once is much cheaper than a draw in each step.
+        Drawing for many steps at once is much cheaper than drawing in each step.
         """
 
     @abc.abstractmethod
     def batch(self, task: Any, split: str, draw: Any) -> Batch:
-        """The mini-batch for `task` from "train", "valid" or "test" that one draw stands for; pure."""
+        """The mini-batch for `task` that one draw selects from "train", "valid" or "test"; pure."""
 
 
 def value_and_grad(

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import require_value
 from celo._errors import CeloError
 from celo._types import Array, OptState, Params, Updates
-from celo.optimizers._base import require_value
 
 
 class AccumulateState(NamedTuple):

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import require_value
 from celo._errors import unknown_name
+from celo._tree import scaled
 from celo._types import Array, OptState, Params, Updates
-from celo.optimizers._base import require_value, scaled
-from celo.optimizers._update_rule import RuleState
 
 POLICIES = ("repair", "hold", "skip", "shrink")
 SMALLEST_SCALE = 2.0**-10
@@ -35,6 +35,15 @@ def guard_nonfinite(
     tx: optax.GradientTransformationExtraArgs, policy: str
 ) -> optax.GradientTransformationExtraArgs:
     """`tx` with a policy for gradients or losses that are not finite, and with counters in its state.
+
+    >>> import celo, jax.numpy as jnp, optax
+    >>> tx = optax.chain(optax.clip_by_global_norm(1.0), celo.celo(num_steps=100))
+    >>> tx = celo.guard_nonfinite(tx, "skip")
+    >>> params = {"w": jnp.ones((3, 2))}
+    >>> bad = {"w": jnp.full((3, 2), jnp.nan)}
+    >>> updates, state = tx.update(bad, tx.init(params), params, value=1.0)
+    >>> int(state.bad_gradients)
+    1
 
     Args:
       tx: one of the library's optimizers, or a chain that contains one.
@@ -108,9 +117,12 @@ def _zeros_like(arrays: Updates) -> Updates:
 
 
 def _with_statistics_of(old: OptState, new: OptState) -> OptState:
-    """`new` with the rule's statistics, wherever they are in it, taken from `old`."""
+    """`new` with statistics of gradients, wherever they are in it, taken from `old`.
 
-    def is_rule(node: Any) -> bool:
-        return isinstance(node, RuleState)
+    Which parts those are the states of learned optimizers say themselves, by `holds_gradient_statistics`.
+    """
 
-    return jax.tree.map(lambda o, n: o if is_rule(o) else n, old, new, is_leaf=is_rule)
+    def is_statistics(node: Any) -> bool:
+        return getattr(node, "holds_gradient_statistics", False)
+
+    return jax.tree.map(lambda o, n: o if is_statistics(o) else n, old, new, is_leaf=is_statistics)

@@ -14,7 +14,7 @@ HEAD = r"(^|/)(lm_)?head(/|$)|logits|unembed|classifier"
 VECTOR = r"(^|/)(bias|scale|b|norm[^/]*|ln_?\w*|[^/]*_norm)(/|$)"
 
 
-def partition(
+def label_params(
     params: Params, *, embedding: str = EMBEDDING, head: str = HEAD, vector: str = VECTOR
 ) -> Params:
     """A label for each tensor, for `optax.partition`: "embedding", "head", "vector" or "matrix".
@@ -25,7 +25,7 @@ def partition(
 
     >>> import celo, jax.numpy as jnp, optax
     >>> params = {"embed": jnp.ones((50, 8)), "dense": {"kernel": jnp.ones((8, 8)), "bias": jnp.zeros(8)}}
-    >>> labels = celo.partition(params)
+    >>> labels = celo.label_params(params)
     >>> labels
     {'dense': {'bias': 'vector', 'kernel': 'matrix'}, 'embed': 'embedding'}
     >>> tx = optax.partition(
@@ -60,6 +60,14 @@ def partition(
 
 def plan(params: Params, labels: Params) -> str:
     """What `labels` send where, a line a tensor and a line a label: for reading before a long run.
+
+    >>> import celo, jax.numpy as jnp
+    >>> params = {"dense": {"kernel": jnp.ones((8, 8)), "bias": jnp.zeros(8)}}
+    >>> print(celo.plan(params, celo.label_params(params)))
+    vector: 1 tensors, 8 parameters
+      dense/bias [8]
+    matrix: 1 tensors, 64 parameters
+      dense/kernel [8, 8]
 
     Args:
       params: pytree of arrays, or of their shapes.

@@ -1,107 +1,33 @@
-"""Writing a leaderboard: as a table on the terminal and in Markdown, as figures, as one page."""
+"""A leaderboard in words and numbers: headline, caption, tables as text, Markdown and CSV."""
 
 import csv
 import io
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from celo import __version__
-from celo._errors import CeloError
-from celo._plotting import REFERENCE as REFERENCE_SLOT
-from celo._plotting import rate_text, require_matplotlib
-from celo._provenance import commit
-from celo.evaluate import _records as archive
-from celo.evaluate._report import figures as leaderboard_figures
-from celo.evaluate._report import page as leaderboard_page
+from celo._plotting import Slot, rate_text, slots
 from celo.evaluate._score import metrics
 from celo.evaluate._score.aggregate import RESAMPLES, SEED, Interval
-from celo.evaluate._score.entry import LOSSES
-from celo.evaluate._score.leaderboard import REFERENCE, SCORES, Leaderboard, Standing, leaderboard
-from celo.weights import write_file
+from celo.evaluate._score.leaderboard import LOSSES, SCORES, Leaderboard, Standing
 
 
-def write_report(
-    archives: Sequence[Path],
-    out: Path,
-    *,
-    console: Console,
-    reference: str = REFERENCE,
-    contestants: Sequence[str] = (),
-    tasks: Sequence[str] = (),
-    common: bool = True,
-    smoothing: float = metrics.SMOOTHING,
-    loss: str = "train",
-) -> Leaderboard:
-    """Write leaderboard.md, scores.csv, report.html and figures into `out`; print the table.
-
-    Args:
-      archives: folders of records (`celo.evaluate._records`); of two records of the same contestant and task
-        that of the earlier folder counts.
-      out: folder, made if it is not there.
-      console: where the table goes.
-      reference: as in `leaderboard`, like what follows.
-      contestants: who is shown; empty for all.
-      tasks: on which; empty for all.
-      common: aggregate over the tasks that all have.
-      smoothing: decay of the curves' moving average.
-      loss: "train" or "valid", what is compared.
-
-    Raises:
-      CeloError: no or damaged records, as `leaderboard`, no Matplotlib, or a file cannot be written.
-    """
-    require_matplotlib()
-    for folder in archives:
-        if not folder.is_dir():
-            raise CeloError(f"{folder}: no such folder; make records with `celo evaluate --out {folder}`")
-    records: dict[tuple[str, str], archive.Record] = {}
-    for folder in archives:
-        for record in archive.read_all(folder):
-            records.setdefault((record.task, record.contestant), record)
-    board = leaderboard(
-        list(records.values()),
-        reference=reference,
-        contestants=contestants,
-        tasks=tasks,
-        common=common,
-        smoothing=smoothing,
-        loss=loss,
-    )
-    show(board, console)
-    made = _made(archives)
-    files = {
-        "leaderboard.md": f"{markdown(board)}\n{made}\n".encode(),
-        "scores.csv": scores_csv(board).encode(),
-    }
-    files |= {f"figures/{name}": data for name, data in leaderboard_figures.draw_all(board).items()}
-    files["report.html"] = leaderboard_page.page(board, headline(board), f"{caption(board)} {made}").encode()
-    for name, data in files.items():
-        _write(out / name, data)
-    console.print(f"report:  {out / 'report.html'}", highlight=False)
-    return board
-
-
-def _made(archives: Sequence[Path]) -> str:
-    """What made a report, and of what."""
-    source = commit()
-    version = f"celo {__version__}{f', commit {source}' if source else ''}"
-    return f"Made by {version} from {' and '.join(map(str, archives))}."
+def colours(board: Leaderboard) -> dict[str, Slot]:
+    """Contestant -> what its colour stands for, the best first."""
+    learned = {one.contestant for one in board.standings if one.learned}
+    return slots([one.contestant for one in board.standings], reference=board.reference, learned=learned)
 
 
 def headline(board: Leaderboard) -> str:
     """The finding in one sentence: who leads, and by how much."""
     best, loss = board.standings[0], f"{LOSSES[board.loss]} loss"
-    over = _count(len(best.counted), "task")
+    first = next(iter(best.counted))
+    where = f"Over {len(best.counted)} tasks" if len(best.counted) > 1 else f"On {first}"
     if best.contestant == board.reference:
-        return f"Over {over}, nobody's {loss} ends below {board.reference}'s"
+        return f"{where}, nobody's {loss} ends below {board.reference}'s"
     ratio = best.scores["ratio_iqm"]
     return (
-        f"Over {over}, {best.contestant}'s {loss} ends {ratio.value:.2f}× below "
+        f"{where}, {best.contestant}'s {loss} ends {ratio.value:.2f}× below "
         f"{board.reference}'s{_range(ratio, ' (95% interval {} to {})')}"
     )
 
@@ -111,57 +37,115 @@ def caption(board: Leaderboard) -> str:
     entries = [one.entries[task] for one in board.standings for task in one.counted]
     steps = sorted({int(entry.record.steps[-1]) for entry in entries})
     seeds = sorted({entry.ratio.size for entry in entries})
-    ref = board.reference
-    counted = (
-        f"Aggregates are over the {_count(len(board.counted), 'task')} that all contestants have"
-        if board.common
-        else "Aggregates are over all tasks that each contestant has, ranks and time to target over those "
-        "that all have"
-    )
+    ref, several = board.reference, len(board.tasks) > 1
+    if not several:
+        over = f"On {board.tasks[0]}"
+    elif board.common:
+        over = f"Aggregates are over the {len(board.counted)} tasks that all contestants have"
+    else:
+        over = "Aggregates are over all tasks that a contestant has, ranks and target scores over shared ones"
     aside = "; ".join(f"{task} ({reason})" for task, reason in board.set_aside.items())
-    early = (
-        f" Runs are short for this smoothing: more than half of {ref}'s smoothed final loss is its loss at "
-        f"the start on {', '.join(board.early)}."
-        if set(board.early) & set(board.counted)
-        else ""
+    parts = [
+        f"{over}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
+        f"{f'; set aside: {aside}' if aside else ''}.",
+        f"Learning rates were tuned on training losses; compared are {LOSSES[board.loss]} losses, smoothed "
+        f"(moving average over the evaluations, decay {board.smoothing:g}).",
+    ]
+    if set(board.early) & set(board.counted):
+        parts.append(
+            f"Runs are short for this smoothing: more than half of {ref}'s smoothed final loss is its loss "
+            f"at the start on {', '.join(board.early)}."
+        )
+    parts += [
+        f"Loss ratio: {ref}'s final loss with the same seed / a contestant's.",
+        f"Speedup: all steps / steps until {ref}'s final loss, 0 if never.",
+        f"In time: the same with each step charged what it takes, the loss being that when {ref} is done.",
+        f"All four are interquartile means over {'tasks and ' if several else ''}seeds; a diverged run "
+        "counts 0.",
+    ]
+    if several:
+        parts += [
+            f"P(better): probability that a run ends below one of {ref}'s.",
+            f"Target score: AlgoPerf's, with {ref}'s final loss as target.",
+        ]
+    parts.append(
+        f"Intervals are 95% stratified bootstrap ({RESAMPLES:,} resamples, seed {SEED}): they tell of seeds, "
+        "not of other tasks, nor of how exactly steps were timed."
     )
-    return (
-        f"{counted}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
-        f"{f'; set aside: {aside}' if aside else ''}. Learning rates were tuned on training losses; compared "
-        f"are {LOSSES[board.loss]} losses, smoothed (moving average over the evaluations, decay "
-        f"{board.smoothing:g}).{early} Loss ratio: {ref}'s final loss with the same seed / one's own. "
-        f"Speedup: all steps / steps until {ref}'s final loss, 0 if never. In time: the same with each step "
-        f"charged what it takes, the loss being that when {ref} is done. All four are interquartile means "
-        "over tasks and seeds, a diverged run counts 0. P(better): probability that a run ends below one of "
-        f"{ref}'s. Target score: AlgoPerf's, with {ref}'s final loss as target. Intervals are 95% stratified "
-        f"bootstrap ({RESAMPLES:,} resamples, seed {SEED}): they tell of seeds, not of other tasks, nor of "
-        "how exactly steps were timed."
-    )
+    return " ".join(parts)
 
 
 def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of the table, as text."""
-    header = ["#", "contestant", "loss ratio", "ratio in time", "speedup", "speedup in time"]
-    header += ["P(better)", "rank", "target score", "step cost", "diverged"]
-    return header, [_row(place, one) for place, one in enumerate(board.standings, 1)]
+    """(header, rows) of the table, as text; with one task it tells its losses in place of ranks."""
+    header = ["#", "contestant"]
+    if len(board.tasks) > 1:
+        header += [*SCORE_COLUMNS, "P(better)", "rank", "target score"]
+    else:
+        header += ["rate", *finals(board, board.standings[0]), *SCORE_COLUMNS]
+    header += ["step cost", "diverged"]
+    return header, [_row(board, place, one) for place, one in enumerate(board.standings, 1)]
+
+
+SCORE_COLUMNS = ("loss ratio", "ratio in time", "speedup", "speedup in time")  # of `SCORES`, in this order
+
+
+def result_cells(board: Leaderboard, task: str) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of what everyone did on one task, the lowest loss first."""
+    header = ["contestant", "rate", f"{LOSSES[board.loss]} loss", *SCORE_COLUMNS, "time of a step"]
+
+    def final(one: Standing) -> float:
+        return float(one.entries[task].final.mean())
+
+    rows = []
+    for one in sorted((one for one in board.standings if task in one.entries), key=final):
+        entry = one.entries[task]
+        scores = [score_text(kind, getattr(entry, kind)) for kind in SCORES]
+        row = [one.contestant, _rate(entry.record.rate), loss_text(entry.final), *scores]
+        rows.append([*row, duration(entry.record.seconds_per_step)])
+    return header, rows
+
+
+def score_text(kind: str, values: np.ndarray) -> str:
+    """A score of `SCORES` on one task, mean of its seeds."""
+    if np.isnan(values).any():
+        return "–"
+    mean = float(values.mean())
+    return "never" if mean == 0 and not kind.startswith("ratio") else f"{mean:.2f}"
+
+
+def loss_text(values: np.ndarray) -> str:
+    """A final loss, mean of its seeds, or how many of them diverged."""
+    lost = int(np.sum(~np.isfinite(values)))
+    return f"diverged [{lost} of {values.size}]" if lost else f"{values.mean():.4g}"
+
+
+def duration(seconds: float) -> str:
+    """A short time as people say it."""
+    if not math.isfinite(seconds):
+        return "–"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.0f} µs"
 
 
 def markdown(board: Leaderboard) -> str:
     """The leaderboard as a Markdown document."""
     header, rows = cells(board)
     table = _table(header, ["--:", ":--", *("--:" for _ in header[2:])], rows)
-    missing = [f"- {text}" for text in _missing(board)]
-    parts = [f"# {headline(board)}", table, caption(board), *missing]
-    header, rows = task_cells(board)
-    parts += ["## Loss ratio on each task", _table(header, [":--", *("--:" for _ in header[1:])], rows)]
+    lacking = [f"- {text}" for text in missing(board)]
+    parts = [f"# {headline(board)}", table, caption(board), *lacking]
+    if len(board.tasks) > 1:
+        header, rows = task_cells(board)
+        parts += ["## Loss ratio on each task", _table(header, [":--", *("--:" for _ in header[1:])], rows)]
     return "\n\n".join(parts) + "\n"
 
 
 def task_cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """(header, rows): on each task the reference's final loss, and the mean ratios of those in colour."""
-    slot = board.slots
+    slot = colours(board)
     reference = next(one for one in board.standings if one.contestant == board.reference)
-    front = [one for one in board.standings if slot[one.contestant] not in (None, REFERENCE_SLOT)]
+    front = [one for one in board.standings if slot[one.contestant] not in (Slot.REFERENCE, Slot.BACKGROUND)]
     rows = []
     for task, entry in reference.entries.items():
         loss = f"{entry.smoothed[:, -1].mean():.4g}"
@@ -191,37 +175,32 @@ def scores_csv(board: Leaderboard) -> str:
     return text.getvalue()
 
 
-def show(board: Leaderboard, console: Console) -> None:
-    """Print the headline, the table and the caption; a narrow terminal gets fewer columns."""
-    header, rows = cells(board)
-    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
-    kept = list(range(len(header)))
-    for name in ("P(better)", "rank", "target score", "ratio in time", "speedup in time", "step cost"):
-        if sum(widths[i] for i in kept) > console.width:
-            kept.remove(header.index(name))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for i in kept:
-        table.add_column(header[i], justify="left" if i == 1 else "right", no_wrap=i != 1)
-    for row, one in zip(rows, board.standings, strict=True):
-        table.add_row(*(row[i] for i in kept), style="bold" if one.learned else None)
-    console.print(f"\n[bold]{headline(board)}[/bold]", table, caption(board), sep="\n", highlight=False)
-    for line in _missing(board):
-        console.print(line, highlight=False)
+def _row(board: Leaderboard, place: int, one: Standing) -> list[str]:
+    scores = [cell(one.scores[f"{kind}_iqm"]) for kind in SCORES]
+    if len(board.tasks) > 1:
+        row = [*scores, *(cell(one.scores[name]) for name in ("improvement", "rank", "algoperf"))]
+    else:
+        [entry] = one.entries.values()
+        row = [_rate(entry.record.rate), *map(loss_text, finals(board, one).values()), *scores]
+    cost = f"{one.cost:.2f}×" if math.isfinite(one.cost) else "–"
+    return [str(place), one.contestant, *row, cost, f"{one.diverged} of {one.runs}"]
 
 
-def _row(place: int, one: Standing) -> list[str]:
-    scores = one.scores
-    return [
-        str(place),
-        one.contestant,
-        *(_cell(scores[f"{kind}_iqm"]) for kind in SCORES),
-        *(_cell(scores[name]) for name in ("improvement", "rank", "algoperf")),
-        f"{one.cost:.2f}×" if math.isfinite(one.cost) else "–",
-        f"{one.diverged} of {one.runs}",
-    ]
+def finals(board: Leaderboard, one: Standing) -> dict[str, np.ndarray]:
+    """Title -> loss or metric at the end of the only task, smoothed, of each seed."""
+    [entry] = one.entries.values()
+    record = entry.record
+    found = {f"{title} loss": getattr(record, f"{kind}_loss") for kind, title in LOSSES.items()}
+    found |= record.metrics
+    return {title: metrics.smooth(x, board.smoothing)[:, -1] for title, x in found.items()}
 
 
-def _cell(found: Interval) -> str:
+def _rate(rate: float | None) -> str:
+    return "–" if rate is None else rate_text(rate)
+
+
+def cell(found: Interval) -> str:
+    """A score and its interval."""
     if not math.isfinite(found.value):
         return "∞" if found.value > 0 else "–"
     return f"{found.value:.2f}{_range(found, ' [{}, {}]')}"
@@ -234,7 +213,7 @@ def _range(found: Interval, text: str) -> str:
     return text.format(*(f"{end:.2f}" if math.isfinite(end) else "∞" for end in (found.low, found.high)))
 
 
-def _missing(board: Leaderboard) -> list[str]:
+def missing(board: Leaderboard) -> list[str]:
     """One line for each contestant that lacks records."""
     lines = []
     for one in board.standings:
@@ -246,15 +225,3 @@ def _missing(board: Leaderboard) -> list[str]:
 
 def _some(numbers: list[int]) -> str:
     return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CeloError(f"{path.parent}: cannot be made ({error.strerror}); choose another --out") from error
-    write_file(path, data)

@@ -1,6 +1,6 @@
-"""Hand-made optimizers to compare with, as they come in optax, and the learning rates they are tuned over.
+"""Baselines: hand-made optimizers to compare with, as they come in optax.
 
-Not to be had in optax: Shampoo and SOAP. The package optax-shampoo has stood still since 2022.
+optax has no Shampoo and no SOAP; the package optax-shampoo has not changed since 2022.
 """
 
 import inspect
@@ -44,7 +44,7 @@ _OWN_WARMUP = ("schedule_free_adamw",)  # told in steps, in the place of a sched
 
 
 def _plain(name: str) -> MakeBaseline:
-    """The optimizer with a constant rate, but for a warm-up of its own."""
+    """The optimizer with a constant rate, except for a warm-up of its own."""
     make = _OPTIMIZERS[name]
     if name in _OWN_WARMUP:
         return lambda rate, num_steps: make(rate, warmup_steps=round(WARMUP * num_steps))
@@ -90,12 +90,3 @@ def definition(name: str) -> dict[str, str]:
 ANSWERS: dict[str, Callable[[OptState, Params], Params]] = {
     "schedule_free_adamw": contrib.schedule_free_eval_params,
 }
-
-# The rates people use without tuning (the defaults of PyTorch and Keras).
-DEFAULT_RATES: dict[str, float] = {"adam": 1e-3, "adam_cosine": 1e-3, "adamw": 1e-3}
-
-LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # half decades: the grid of a race
-PAPER_LEARNING_RATES = (  # the 15 that Celo's paper tunes Adam over
-    *(float(f"{digit}e{exponent}") for exponent in range(-7, 0) for digit in (1, 3)),
-    1.0,
-)

@@ -1,7 +1,7 @@
-"""Who is evaluated: hand-made optimizers, tuned over learning rates, and learned ones, run as they are."""
+"""Contestants: hand-made optimizers, tuned over learning rates, and learned ones, run as they are."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -14,23 +14,11 @@ from celo._import_path import attribute_at, source_sha256
 from celo._types import Theta
 from celo.evaluate._run.baselines import ANSWERS, BASELINES, MakeBaseline, definition
 from celo.evaluate._run.training import Answer
-from celo.optimizers._bind import load_theta
-from celo.optimizers._celo import Celo, celo
-from celo.optimizers._celo_adam import CeloAdam, celo_adam
+from celo.evaluate._settings import ContestantFacts
+from celo.optimizers._bind import bind
+from celo.optimizers._registry import OPTIMIZERS
 
-ALL_BASELINES = "baselines"  # on the command line: every one of them
-
-# Architecture, as weights files name it -> the groups of θ it reads, (θ, horizon, rate, kernel) -> optimizer.
-LEARNED: dict[str, tuple[tuple[str, ...], Callable[..., optax.GradientTransformation]]] = {
-    "celo": (
-        Celo.theta_groups,
-        lambda theta, horizon, rate, kernel: celo(horizon, weights=theta, learning_rate=rate, kernel=kernel),
-    ),
-    "celo_adam": (
-        CeloAdam.theta_groups,
-        lambda theta, horizon, rate, kernel: celo_adam(horizon, weights=theta, learning_rate=rate),
-    ),
-}
+ALL_BASELINES = "baselines"  # as a contestant's name: every one of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,42 +27,41 @@ class Contestant:
 
     Attributes:
       name: what tables call it.
-      theta: weights of a learned optimizer; None for one whose learning rate is tuned.
-      facts: what it is, for the record: where weights come from, or an optimizer's settings.
-      architecture: of a learned optimizer, one of `LEARNED`.
-      optimizer: of one that is tuned, which of `BASELINES`, or "package.module:attribute" of one's own.
+      facts: what it is, for the record.
+      optimizer: of one that is tuned, which of `BASELINES`, or "package.module:attribute" of your own; of a
+        learned one its architecture, of `celo.optimizers.OPTIMIZERS`.
+      theta: weights of a learned optimizer, NumPy arrays; None for one whose learning rate is tuned.
     """
 
     name: str
+    facts: ContestantFacts
+    optimizer: str
     theta: Theta | None = None
-    facts: dict[str, str] = dataclasses.field(default_factory=dict)
-    architecture: str = "celo"
-    optimizer: str | None = None
 
     @property
     def tuned(self) -> bool:
         """Whether it has a learning rate to be tuned."""
-        return self.optimizer is not None
+        return self.theta is None
 
     @property
     def answer(self) -> Answer | None:
         """As `CurveProgram` takes it."""
-        return ANSWERS.get(self.optimizer or "")
+        return ANSWERS.get(self.optimizer) if self.tuned else None
 
-    def transform(self, horizon: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
-        """Learning rate -> transformation for `horizon` steps; a learned one is multiplied by it."""
-        if self.optimizer is not None:
+    def transform(self, num_steps: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
+        """Learning rate -> transformation for `num_steps` steps; a learned one's updates are multiplied."""
+        if self.tuned:
             make_tuned = BASELINES.get(self.optimizer) or own_optimizer(self.optimizer)
-            return lambda rate: make_tuned(rate, horizon)
-        _, make = LEARNED[self.architecture]
-        return lambda rate: make(self.theta, horizon, rate, kernel)
+            return lambda rate: make_tuned(rate, num_steps)
+        make = OPTIMIZERS[self.optimizer].transform
+        return lambda rate: make(num_steps, weights=self.theta, learning_rate=rate, kernel=kernel)
 
 
 def own_optimizer(place: str) -> MakeBaseline:
-    """What makes an optimizer of one's own: (learning rate, number of steps) -> transformation.
+    """What makes an optimizer of your own: (learning rate, number of steps) -> transformation.
 
-    It is called with a traced learning rate, all rates being one compiled program: what asks for its value,
-    as some of optax's schedules do of their peak, belongs into a factor (`optax.scale_by_schedule`).
+    It is called with a traced learning rate, since all rates are one compiled program. Code that asks for
+    its value, as some of optax's schedules do, belongs into a factor (`optax.scale_by_schedule`).
 
     Raises:
       CeloError: if there is nothing at `place`, or it is no function; what it returns raises one where the
@@ -99,8 +86,8 @@ def own_optimizer(place: str) -> MakeBaseline:
     return make
 
 
-def contestant(text: str) -> Contestant:
-    """A contestant as the command line names it: [NAME=] a baseline, bundled weights, file or place.
+def resolve_contestant(text: str) -> Contestant:
+    """A contestant by name: [NAME=] a baseline, bundled weights, a weights file or a place.
 
     Raises:
       CeloError: if there is no such baseline, weights or place, or the weights do not fit.
@@ -114,31 +101,31 @@ def contestant(text: str) -> Contestant:
     if (name in BASELINES and name != path) or not name or "/" in name:
         raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={path}")
     if path in BASELINES:
-        return Contestant(name, facts=definition(path), optimizer=path)
+        return Contestant(name, ContestantFacts(**definition(path)), path)
     if own:
         own_optimizer(path)  # a slip in the name shows at once
-        facts = {"optimizer": path, "source_sha256": source_sha256(path) or "none"}
-        return Contestant(name, facts=facts, optimizer=path)
+        facts = ContestantFacts(optimizer=path, source_sha256=source_sha256(path) or "none")
+        return Contestant(name, facts, path)
     found = weights.load(path)
     architecture = found.metadata["architecture"]
-    if architecture not in LEARNED:
-        raise unknown_name("architecture", architecture, LEARNED)
-    theta = load_theta(found.theta, LEARNED[architecture][0])
+    if architecture not in OPTIMIZERS:
+        raise unknown_name("architecture", architecture, OPTIMIZERS)
+    theta = bind(found.theta, OPTIMIZERS[architecture].optimizer(kernel="xla")).theta
     plain = jax.tree.map(np.asarray, theta)  # other processes and machines are sent it
-    return Contestant(name, plain, {"weights_sha256": found.sha256}, architecture)
+    return Contestant(name, ContestantFacts(weights_sha256=found.sha256), architecture, plain)
 
 
-def contestants(texts: list[str]) -> list[Contestant]:
-    """Those named, each once, `baselines` standing for all of them.
+def resolve_contestants(names: Sequence[str | Contestant]) -> list[Contestant]:
+    """Those named, each once, "baselines" standing for all of them; one that is resolved stays as it is.
 
     Raises:
-      CeloError: as `contestant`; or two of one name have different weights.
+      CeloError: as `resolve_contestant`; or two of one name differ.
     """
     found: dict[str, Contestant] = {}
-    for text in texts:
-        for each in BASELINES if text == ALL_BASELINES else (text,):
-            one = contestant(each)
+    for given in names:
+        for each in BASELINES if given == ALL_BASELINES else (given,):
+            one = resolve_contestant(each) if isinstance(each, str) else each
             if one.name in found and found[one.name].facts != one.facts:
-                raise CeloError(f"two contestants are called {one.name!r}: name one of them, NAME={text}")
+                raise CeloError(f"two contestants are called {one.name!r}: name one of them, NAME={given}")
             found[one.name] = one
     return list(found.values())

@@ -1,50 +1,56 @@
 """An evaluation as one call: optimizers over a suite of tasks, here or on a cluster."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from celo._errors import CeloError, unknown_name
-from celo._kernels.native import KERNELS
-from celo.evaluate._run import executors as pools
-from celo.evaluate._run.contestants import contestants as named
+from celo._errors import CeloError
+from celo._import_path import import_modules
+from celo._kernels import native
+from celo._types import Progress
+from celo.evaluate._run import executors
+from celo.evaluate._run.contestants import Contestant, resolve_contestants
 from celo.evaluate._run.runner import run_jobs
 from celo.evaluate._run.suites import suite_tasks
-from celo.evaluate._run.tuning import Job, Protocol
+from celo.evaluate._run.tuning import Job
+from celo.evaluate._settings import Protocol
 
 
 def evaluate(
-    contestants: Sequence[str],
+    contestants: Sequence[str | Contestant],
     *,
     out: Path | str,
     suite: str | None = None,
     tasks: Sequence[str] = (),
     num_steps: int | None = None,
+    num_evaluations: int | None = None,
     protocol: Protocol | None = None,
     resume: bool = False,
+    imports: Sequence[str] = (),
     scheduler: Any = None,
     workers: int | None = None,
-    kernel: str = "xla",
-    console: Console | None = None,
+    kernel: str = "auto",
+    progress: Progress | None = None,
 ) -> list[str]:
     """Run every contestant on every task and keep a record of each in an archive.
 
     Args:
       contestants: as `celo evaluate` takes them: bundled weights, files of weights, baselines, "baselines"
-        for all of these, or "package.module:attribute" of your own.
-      out: the archive's folder (`celo.evaluate._records` reads it).
+        for all of these, or "package.module:attribute" of your own; NAME= in front names one.
+      out: the archive's folder; `load_records` reads it.
       suite: whose tasks; "laptop" if no tasks are named either.
       tasks: some of the suite's alone, or any without a suite.
       num_steps: training steps, if not the tasks' own.
+      num_evaluations: how often each curve is evaluated after step 0, about; None: as the tasks have it.
       protocol: rates, seeds and how rates are chosen; None: `Protocol()`.
       resume: add to an archive that is there.
+      imports: modules that register optimizers or tasks of your own; imported here and by every worker.
       scheduler: address of a Dask scheduler, or a cluster of `distributed` or `dask_jobqueue`; None: this
         machine.
       workers: processes on this machine, one a core by default.
-      kernel: of learned update rules, "xla" or "native".
-      console: for the progress bar.
+      kernel: of learned optimizers, "auto", "native" or "xla"; "auto" is decided on this machine.
+      progress: is told how far the evaluation is; None tells nobody.
 
     Returns:
       One line for each contestant and task that failed; all others have records.
@@ -53,14 +59,20 @@ def evaluate(
       CeloError: a name is unknown, the folder holds something and is not to be added to, or nothing can be
         run.
     """
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
+    import_modules(imports)
+    kernel = native.resolve(kernel)
     out = Path(out)
-    chosen, who = suite_tasks(suite, tasks, num_steps), named(list(contestants))
+    chosen, who = suite_tasks(suite, tasks, num_steps), resolve_contestants(contestants)
+    if num_evaluations is not None:
+        if num_evaluations < 1:
+            raise CeloError(f"num_evaluations must be at least 1, got {num_evaluations}")
+        chosen = tuple(
+            dataclasses.replace(task, eval_every=max(1, task.num_steps // num_evaluations)) for task in chosen
+        )
     if out.exists() and not out.is_dir():
-        raise CeloError(f"{out} is a file: --out is a folder")
+        raise CeloError(f"{out} is a file: out must be a folder")
     if out.exists() and any(out.iterdir()) and not resume:
-        raise CeloError(f"{out} already holds results; add to them with --resume or choose another --out")
-    jobs = [Job(task, one, protocol or Protocol(), kernel) for task in chosen for one in who]
-    with pools.local(workers) if scheduler is None else pools.dask(scheduler) as pool:
-        return run_jobs(jobs, out, pool.executor, width=pool.width, console=console or Console())
+        raise CeloError(f"{out} already holds results; add to them with resume=True, or choose another out")
+    jobs = [Job(task, one, protocol or Protocol(), kernel, tuple(imports)) for task in chosen for one in who]
+    with executors.local(workers) if scheduler is None else executors.dask(scheduler) as pool:
+        return run_jobs(jobs, out, pool.executor, width=pool.width, progress=progress)

@@ -1,5 +1,6 @@
 """Where trials run: a process on each core of this machine, its accelerator, or a Dask cluster."""
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,7 @@ def local(workers: int | None = None) -> Iterator[Pool]:
         raise CeloError(f"workers must be at least 1, got {workers}")
     if jax.default_backend() != "cpu":
         if workers not in (None, 1):
-            raise CeloError(f"{workers} workers: an accelerator takes one process, leave --workers out")
+            raise CeloError(f"{workers} workers: an accelerator takes one process, leave out workers=")
         with ThreadPoolExecutor(1) as pool:
             yield Pool(pool, lambda: 1)
         return
@@ -49,15 +50,20 @@ def local(workers: int | None = None) -> Iterator[Pool]:
     context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads in mid-flight
     number = context.Value("i", 0)
     mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_bind, initargs=(number, mine))
+    level = logging.getLogger("celo").getEffectiveLevel()
+    pool = ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_begin, initargs=(number, mine, level)
+    )
     try:
         yield Pool(pool, lambda: workers)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _bind(number: Any, every: list[int]) -> None:
-    """Takes the next core; XLA then sees one and starts one thread."""
+def _begin(number: Any, every: list[int], level: int) -> None:
+    """Takes the next core; XLA then sees one and starts one thread. Logs what the parent process would."""
+    logging.basicConfig(format="celo: %(message)s")
+    logging.getLogger("celo").setLevel(level)
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
     if every:

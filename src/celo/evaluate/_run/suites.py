@@ -5,25 +5,9 @@ from collections.abc import Sequence
 
 from celo._errors import CeloError, unknown_name
 from celo.evaluate._run.training import EVAL_EVERY
-from celo.tasks import TASKS, TaskFamily, make_task, task_at
-
-
-@dataclasses.dataclass(frozen=True)
-class SuiteTask:
-    """A task of a suite and what a training curve of it needs; the batches of an evaluation are Celo's.
-
-    Attributes:
-      name: what `load_task` takes.
-      num_steps: training steps of a run.
-      eval_every: steps between evaluations.
-      stands_for: the published name, of a task of Celo's paper.
-    """
-
-    name: str
-    num_steps: int = 2000
-    eval_every: int = 20  # a hundred points; at Celo's 10, evaluation would cost a third of the training
-    stands_for: str = ""
-
+from celo.evaluate._settings import TaskSettings
+from celo.tasks._base import TaskFamily
+from celo.tasks._registry import TASKS, make_task, task_at
 
 # The 17 tasks of Celo's paper (arXiv 2501.12670): the published name, the task here and, where that one has
 # other data, the task on the published data, which no package hands out. Fashion-MNIST and CIFAR-10 stand in
@@ -46,21 +30,23 @@ CELO_TASKS: tuple[tuple[str, str, str | None], ...] = (
     ("ImageMLPAE_Mnist_128x32x128_bs128", "mnist_autoencoder", None),
     ("RNNLM_lm1b32k_Patch32_LSTM256_Embed128", "kjv_lstm256", "lm1b_lstm256"),
     ("RNNLM_wikipediaen32k_Patch32_LSTM256_Embed128", "austen_lstm256", "wikipedia_lstm256"),
-    ("LOpt_AdafacMLPLOpt_FashionMnist_50", "celo.evaluate._run.learned_optimizer_task:fashion_mnist", None),
+    ("LOpt_AdafacMLPLOpt_FashionMnist_50", "celo.evaluate:training_a_rule", None),
 )
 
 
-def _celo_tasks(*, published_data: bool) -> tuple[SuiteTask, ...]:
+def _celo_tasks(*, published_data: bool) -> tuple[TaskSettings, ...]:
     return tuple(
-        SuiteTask(original if published_data and original else here, eval_every=EVAL_EVERY, stands_for=name)
+        TaskSettings(
+            original if published_data and original else here, eval_every=EVAL_EVERY, stands_for=name
+        )
         for name, here, original in CELO_TASKS
     )
 
 
-SUITES: dict[str, tuple[SuiteTask, ...]] = {
+SUITES: dict[str, tuple[TaskSettings, ...]] = {
     # Each a run of seconds on one core.
     "laptop": tuple(
-        SuiteTask(name)
+        TaskSettings(name)
         for name in (
             "quadratic",
             "breast_cancer_mlp",
@@ -86,7 +72,7 @@ SUITES: dict[str, tuple[SuiteTask, ...]] = {
     ),
     # What recipes and weights are chosen by: neither the data of meta-training nor those of evaluation.
     "probe": tuple(
-        SuiteTask(name)
+        TaskSettings(name)
         for name in (
             "digits_mlp128x128",
             "digits_autoencoder",
@@ -98,12 +84,12 @@ SUITES: dict[str, tuple[SuiteTask, ...]] = {
         )
     ),
     "paper": _celo_tasks(published_data=False),
-    "published": _celo_tasks(published_data=True),  # for who has CIFAR-100, LM1B and Wikipedia
+    "published": _celo_tasks(published_data=True),  # needs CIFAR-100, LM1B and Wikipedia
 }
 """The suites by name; a task of several of them runs alone as in the first of these."""
 
 
-def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) -> tuple[SuiteTask, ...]:
+def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) -> tuple[TaskSettings, ...]:
     """The tasks of a suite, "laptop" if nothing is named, or those named; `num_steps` replaces theirs.
 
     With both, the tasks are some of the suite's. A task named alone runs as in the first suite that has it,
@@ -115,8 +101,8 @@ def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) 
     if suite is not None and suite not in SUITES:
         raise unknown_name("suite", suite, SUITES)
     if num_steps is not None and num_steps < 1:
-        raise CeloError(f"steps must be at least 1, got {num_steps}")
-    known: dict[str, SuiteTask] = {}
+        raise CeloError(f"num_steps must be at least 1, got {num_steps}")
+    known: dict[str, TaskSettings] = {}
     for task in (task for name in ([suite] if suite else SUITES) for task in SUITES[name]):
         known.setdefault(task.name, task)
     for name in tasks:
@@ -124,7 +110,7 @@ def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) 
             raise unknown_name(f"task of suite {suite}", name, known)
         if ":" not in name and name not in TASKS:
             raise unknown_name("task", name, TASKS)
-    found = tuple(known.get(name, SuiteTask(name)) for name in tasks) or SUITES[suite or "laptop"]
+    found = tuple(known.get(name, TaskSettings(name)) for name in tasks) or SUITES[suite or "laptop"]
     return found if num_steps is None else tuple(dataclasses.replace(t, num_steps=num_steps) for t in found)
 
 
@@ -132,6 +118,6 @@ def load_task(name: str) -> TaskFamily:
     """The task family registered under `name`, or your own at "package.module:attribute".
 
     Raises:
-      CeloError: if there is no such task, or its data or a package it needs cannot be had.
+      CeloError: if there is no such task, or its data or a package it needs is missing.
     """
     return task_at(name) if ":" in name else make_task(name)

@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from celo import _plotting as look
 from celo._errors import CeloError, unknown_name
 from celo.evaluate._records import Record
 from celo.evaluate._score import aggregate, metrics
 from celo.evaluate._score import time_to_target as targets
 from celo.evaluate._score.aggregate import Interval, interval
-from celo.evaluate._score.entry import ADAM, LOSSES, Entry, beside
+from celo.evaluate._settings import differences
 
+ADAM = "adam"  # the optimizer whose step is timed beside everyone's
 REFERENCE = ADAM
+LOSSES = {"train": "training", "valid": "validation"}  # what may be compared, and what it is called
 MOSTLY = 0.5  # share of a smoothed final loss
 
 # What a performance profile is drawn over: scores, and for targets multiples of the shortest time. What ends
@@ -28,6 +29,44 @@ TAUS: dict[str, np.ndarray] = {
     "target": _TIMES,
     "target_clock": _TIMES,
 }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """One contestant on one task, beside the reference with the same seeds; S seeds, E evaluations.
+
+    Attributes:
+      record: what was measured.
+      smoothed: [S, E] the loss that is compared, float64.
+      final: [S] the smoothed loss at the end, inf for a run that has diverged by then.
+      final_clock: [S] the same when the reference's time is up, `metrics.loss_in_time`; NaN where a step's
+        cost was not measured.
+      ratio: [S] `metrics.final_loss_ratio`.
+      ratio_clock: [S] the same of `final_clock`.
+      speedup: [S] `metrics.speedup`.
+      cost: what a step costs, in steps of the reference; NaN if it was not measured.
+      times: [S] steps until the reference's final loss, inf if never.
+    """
+
+    record: Record
+    smoothed: np.ndarray
+    final: np.ndarray
+    final_clock: np.ndarray
+    ratio: np.ndarray
+    ratio_clock: np.ndarray
+    speedup: np.ndarray
+    cost: float
+    times: np.ndarray
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """[S] the seeds."""
+        return self.record.seeds
+
+    @property
+    def clock(self) -> np.ndarray:
+        """[S] speedup in time: each step is charged what it costs."""
+        return self.speedup / self.cost
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,13 +134,6 @@ class Leaderboard:
     smoothing: float
     loss: str
 
-    @property
-    def slots(self) -> dict[str, int | None]:
-        """Contestant -> its colour, as `look.slots` gives them out."""
-        learned = {one.contestant for one in self.standings if one.learned}
-        names = [one.contestant for one in self.standings]
-        return look.slots(names, reference=self.reference, learned=learned)
-
 
 def leaderboard(
     records: Sequence[Record],
@@ -145,7 +177,7 @@ def leaderboard(
     elsewhere = sorted({task for task, name in table if name in shown} - set(here))
     entries = {
         name: {
-            task: beside(table[task, name], table[task, reference], smoothing, loss)
+            task: _beside(table[task, name], table[task, reference], smoothing, loss)
             for task in here
             if (task, name) in table
         }
@@ -161,7 +193,7 @@ def leaderboard(
     counted = tuple(task for task in here if task not in set_aside)
     if not counted:
         reasons = "; ".join(f"{task}: {reason}" for task, reason in set_aside.items())
-        raise CeloError(f"no task can be compared on ({reasons}); name fewer with --contestants")
+        raise CeloError(f"no task can be compared on ({reasons}); name fewer contestants")
     own = {
         name: counted if common else tuple(task for task in mine if task not in useless)
         for name, mine in entries.items()
@@ -169,6 +201,63 @@ def leaderboard(
     standings = _standings(entries, reference, own, counted)
     order = sorted(standings, key=lambda one: -one.scores["ratio_iqm"].value)
     return Leaderboard(reference, here, counted, set_aside, early, tuple(order), common, smoothing, loss)
+
+
+def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> Entry:
+    """A record's scores beside those of the reference on the same task.
+
+    Args:
+      record: whose.
+      reference: the reference's.
+      smoothing: decay of the curves' moving average.
+      loss: which is compared, of `LOSSES`.
+
+    Raises:
+      CeloError: the two records are not comparable, or losses are below 0.
+    """
+    where = f"{record.contestant} on {record.task}"
+    for name, ours, theirs in differences(record.settings, reference.settings):
+        raise CeloError(
+            f"{where} was run with {name} {ours}, {reference.contestant} with {theirs}: they cannot be "
+            "compared, run one again"
+        )
+    losses, against = getattr(record, f"{loss}_loss"), getattr(reference, f"{loss}_loss")
+    smoothed = metrics.smooth(losses, smoothing)
+    target = metrics.smooth(against, smoothing)[:, -1]
+    if (smoothed[:, -1] < 0).any() or (target < 0).any():
+        raise CeloError(
+            f"{record.task} has losses below 0, whose ratios mean nothing: add a constant to its loss, or "
+            "leave it out"
+        )
+    cost = float(metrics.relative_cost(_adams(record), _adams(reference)))
+    final = _or_lost(smoothed[:, -1])
+    final_clock = _or_lost(metrics.loss_in_time(record.steps, smoothed, cost))
+    unknown = np.full(len(final), np.nan)
+    return Entry(
+        record=record,
+        smoothed=smoothed,
+        final=final,
+        final_clock=unknown if np.isnan(cost) else final_clock,
+        ratio=np.asarray(metrics.final_loss_ratio(final, target)),
+        ratio_clock=unknown if np.isnan(cost) else np.asarray(metrics.final_loss_ratio(final_clock, target)),
+        speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
+        cost=cost,
+        times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
+    )
+
+
+def _or_lost(losses: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(losses), losses, np.inf)
+
+
+def _adams(record: Record) -> float:
+    """A step in steps of the Adam that was timed beside it: the machine cancels out.
+
+    Adam's own, the same program twice, is 1, whatever the clock said.
+    """
+    if record.contestant == ADAM and record.seconds_per_step > 0:
+        return 1.0
+    return float(metrics.relative_cost(record.seconds_per_step, record.adam_seconds_per_step))
 
 
 def _useless(
@@ -187,7 +276,7 @@ def _useless(
         for task in early:
             why[task] = (
                 f"{share[task]:.0%} of {name}'s smoothed final loss is the loss at the start; compared with "
-                "--smoothing 0"
+                "smoothing 0"
             )
     return why, tuple(early)
 
@@ -199,7 +288,7 @@ def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
     for record in records:
         key = (record.task, record.contestant)
         if key in table:
-            raise CeloError(f"{record.contestant} has two records on {record.task}; leave one folder out")
+            raise CeloError(f"{record.contestant} has two records on {record.task}; leave one archive out")
         table[key] = record
     return table
 

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike
 
 SMOOTHING = 0.9  # the paper's
 SMOOTHING_VELO = 0.95  # learned_optimization's, for curves of more points
-WINDOW = 5  # evaluations in a trailing mean: the last 5% of a race
 
 
 def smooth(curve: ArrayLike, decay: float = SMOOTHING) -> np.ndarray:
@@ -31,28 +30,10 @@ def smooth(curve: ArrayLike, decay: float = SMOOTHING) -> np.ndarray:
     return smoothed
 
 
-def trailing_mean(curve: ArrayLike, window: int = WINDOW) -> np.ndarray:
-    """Mean of the last `window` points up to each point (of all there are, near the start), float64.
-
-    Unlike `smooth` it forgets. Where a loss falls by many powers of ten, the exponential average is still
-    made of the first values when the loss has long reached its floor: after n points 0.9^n of the loss at the
-    start is left, so that no optimizer, however fast, gets below that.
-
-    Args:
-      curve: losses [..., E]; a non-finite value makes everything after it NaN, as in `smooth`.
-      window: how many points, positive.
-    """
-    values = np.asarray(curve, np.float64)
-    diverged = np.logical_or.accumulate(~np.isfinite(values), axis=-1)
-    values = np.where(diverged, np.nan, values)
-    ends = range(1, values.shape[-1] + 1)
-    return np.stack([values[..., max(0, end - window) : end].mean(axis=-1) for end in ends], axis=-1)
-
-
 def best_rate(final: ArrayLike, *, per_seed: bool = False) -> Any:
     """Index of the learning rate that ends lowest: int64, [] by the mean of the seeds, [S] for each of them.
 
-    What is not finite counts as high beyond all measure; of equals the first wins. Both ways are in use for
+    What is not finite counts as infinite; of equals the first wins. Both ways are in use for
     the reference: learned_optimization has one rate for all, a harness of Celo's protocol one for each seed.
 
     Args:
@@ -153,7 +134,7 @@ def envelope(curves: ArrayLike) -> np.ndarray:
     RAdam; each curve is a mean over seeds, smoothed with `SMOOTHING_VELO`.
 
     Args:
-      curves: [references, E]; what is not finite counts as high beyond all measure.
+      curves: [references, E]; what is not finite counts as infinite.
 
     Returns:
       [E] float64, falling.

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 
 from celo._types import Array
-from celo.tasks._models.perceptrons import Perceptron
+from celo.tasks._losses import negative_elbo, reconstruction_error
+from celo.tasks._models.layers import Perceptron
 from celo.tasks._module import NOISE, ModuleFamily
-from celo.tasks._objectives import negative_elbo, reconstruction_error
 from celo.tasks._sources import image_examples
 
 
 class Autoencoder(nn.Module):
-    """A perceptron back to its own inputs; pixels in [0, 1]."""
+    """A perceptron that reproduces its inputs, pixels in [0, 1]."""
 
     hidden: tuple[int, ...]
 
@@ -25,7 +25,7 @@ class Autoencoder(nn.Module):
 
 
 class VariationalAutoencoder(nn.Module):
-    """A normal code of each image, one sample of it, and pixels that are black or white."""
+    """A Gaussian code of each image, one sample of it, and Bernoulli pixels."""
 
     hidden: tuple[int, ...]
     code: int
@@ -47,7 +47,7 @@ def autoencoder(
     hidden: tuple[int, ...] = (128, 32, 128),
     batch_size: int = 128,
 ) -> ModuleFamily:
-    """Images from few numbers by `Autoencoder`; no image is further off than 1."""
+    """Reconstruction of images by `Autoencoder`; the cap is the largest possible error."""
     source = image_examples(dataset, size=size, batch_size=batch_size, standardised=False)
     return ModuleFamily(dataset, source, Autoencoder(hidden), reconstruction_error, loss_cap=1.0)
 
@@ -60,7 +60,7 @@ def variational(
     code: int = 16,
     batch_size: int = 64,
 ) -> ModuleFamily:
-    """A generative model of images by `VariationalAutoencoder`; the cap is twice the cost of grey pixels."""
+    """A generative model of images, `VariationalAutoencoder`; the cap is twice the cost of grey pixels."""
     source = image_examples(dataset, size=size, batch_size=batch_size, standardised=False)
     module = VariationalAutoencoder(hidden, code)
     return ModuleFamily(dataset, source, module, negative_elbo, loss_cap=2 * math.log(2))

@@ -1,27 +1,25 @@
-"""Image classification by convolutional networks: three layers without and with norms, and a residual one."""
+"""Convolutional networks for image classification: plain ones with and without norms, and a residual one."""
 
-from functools import partial
 from typing import Literal
 
 import flax.linen as nn
 
 from celo._types import Array
-from celo.tasks._models.patches import convolve
+from celo.tasks._losses import cross_entropy
+from celo.tasks._models.layers import Conv
 from celo.tasks._module import ModuleFamily, classification
-from celo.tasks._objectives import cross_entropy
 from celo.tasks._sources import image_examples
 
 Norm = Literal["none", "batch", "layer"]
-Conv = partial(nn.Conv, conv_general_dilated=convolve)
 
 
 class ConvNet(nn.Module):
-    """3 x 3 convolutions, the first of them of stride 2, and the mean over places.
+    """3 x 3 convolutions, the first ones of stride 2, and the mean over all positions.
 
     Attributes:
-      strided: how many layers have stride 2.
-      norm: over the batch and all places, or over the channels of each place.
-      norm_last: it follows the activation, as in Celo's evaluation, instead of going before it.
+      strided: number of layers with stride 2.
+      norm: none, over the batch and all positions, or over the channels of each position.
+      norm_last: the norm follows the activation, as in Celo's evaluation, instead of preceding it.
     """
 
     classes: int
@@ -37,7 +35,7 @@ class ConvNet(nn.Module):
             x = Conv(channels, (3, 3), strides=2 if layer < self.strided else 1)(x)
             x = nn.relu(x) if self.norm_last else x
             if self.norm == "batch":
-                # At 0.99, the default, averages would lag by more than a run's first hundred steps.
+                # With the default of 0.99, averages would lag by more than a run's first hundred steps.
                 x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
             elif self.norm == "layer":
                 x = nn.LayerNorm()(x)

@@ -1,4 +1,4 @@
-"""Coordinate regression: a photograph as a function from a place to its colour; some pixels are held out."""
+"""Coordinate regression: a photograph as a function from a point to its colour, with held-out pixels."""
 
 import math
 from typing import Literal
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo._types import Array, Key
-from celo.data import load_photograph
+from celo.data._bundled import load_photograph
 from celo.data._splits import split_tenths
 from celo.tasks._base import SPLITS
-from celo.tasks._models.perceptrons import Perceptron
+from celo.tasks._losses import colour_error
+from celo.tasks._models.layers import Perceptron
 from celo.tasks._module import ModuleFamily
-from celo.tasks._objectives import colour_error
 from celo.tasks._sources import Examples
 
 SIREN_FREQUENCY = 30.0  # arXiv 2006.09661, section 3.2
@@ -27,10 +27,10 @@ class FourierPerceptron(nn.Module):
     octaves: int = 6
 
     @nn.compact
-    def __call__(self, places: Array, train: bool) -> Array:
+    def __call__(self, points: Array, train: bool) -> Array:
         """[batch, 2] in [-1, 1] -> red, green and blue [batch, 3]."""
         frequencies = jnp.asarray(math.pi * 2.0 ** np.arange(self.octaves), jnp.float32)
-        angles = places[:, :, None] * frequencies
+        angles = points[:, :, None] * frequencies
         return Perceptron(self.hidden, 3)(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1), train)
 
 
@@ -40,10 +40,10 @@ class Siren(nn.Module):
     hidden: tuple[int, ...]
 
     @nn.compact
-    def __call__(self, places: Array, train: bool) -> Array:
+    def __call__(self, points: Array, train: bool) -> Array:
         """[batch, 2] in [-1, 1] -> red, green and blue [batch, 3]."""
         del train
-        x = places
+        x = points
         for layer, width in enumerate(self.hidden):
             inputs = x.shape[-1]
             bound = 1 / inputs if layer == 0 else math.sqrt(6 / inputs) / SIREN_FREQUENCY
@@ -65,11 +65,11 @@ def photograph(
     hidden: tuple[int, ...] = (64, 64),
     batch_size: int = 256,
 ) -> ModuleFamily:
-    """The colours of a photograph's pixels; the cap is that of being wrong by all of the range."""
+    """The colours of a photograph's pixels; the cap is the largest possible error."""
     colours = load_photograph(name)
     height, width, _ = colours.shape
     rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
-    places = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32)
-    parts = split_tenths(places.reshape(-1, 2), colours.reshape(-1, 3).astype(np.float32) / 255)
+    points = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32)
+    parts = split_tenths(points.reshape(-1, 2), colours.reshape(-1, 3).astype(np.float32) / 255)
     source = Examples(dict(zip(SPLITS, parts, strict=True)), 0, batch_size)
     return ModuleFamily(name, source, MODULES[network](hidden), colour_error, loss_cap=1.0)

@@ -1,7 +1,7 @@
-"""The models of Celo's evaluation (arXiv 2501.12670) that are built otherwise than our smaller ones.
+"""Models of Celo's evaluation (arXiv 2501.12670) whose architecture differs from that of our smaller ones.
 
-Their facts are those of the published tasks in google/learned_optimization, learned_optimization/tasks/fixed.
-Convolutional networks, perceptrons and autoencoders differ from ours in settings alone.
+Source: the published tasks in google/learned_optimization, learned_optimization/tasks/fixed. The published
+convolutional networks, perceptrons and autoencoders differ from ours in settings alone.
 """
 
 import flax.linen as nn
@@ -10,31 +10,31 @@ import jax.numpy as jnp
 
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key
+from celo.tasks._losses import cross_entropy
+from celo.tasks._models.layers import Blocks
 from celo.tasks._models.patches import split_patches
-from celo.tasks._models.transformers import Blocks
 from celo.tasks._module import ModuleFamily, classification, language
-from celo.tasks._objectives import cross_entropy
 from celo.tasks._sources import image_examples, text_windows
 
-HEAD_SIZE = 32  # of the language models' attention, whatever their width
+HEAD_SIZE = 32  # of the language models' attention, independent of their width
 
 
 def fan_in(key: Key, shape: tuple[int, ...], dtype: object = jnp.float32) -> Array:
-    """Where weights [inputs, outputs] start: normals cut off at two deviations of 1/sqrt(inputs)."""
+    """Initial weights [inputs, outputs]: normals of deviation 1/sqrt(inputs), truncated at two deviations."""
     del dtype
     return truncated_normal_fan_in(key, shape, shape[0])
 
 
 def unit(key: Key, shape: tuple[int, ...], dtype: object = jnp.float32) -> Array:
-    """Where embeddings start: normals cut off at two deviations of 1."""
+    """Initial embeddings: normals of deviation 1, truncated at two deviations."""
     del dtype
     return truncated_normal_fan_in(key, shape, 1)
 
 
 class TokenTransformer(nn.Module):
-    """A vision transformer that reads its answer off one learned token beside the patches.
+    """A vision transformer that classifies by a learned token prepended to the patches.
 
-    The answer's layer starts at zero, so the first loss is that of guessing.
+    The last layer starts at zero, so the first loss is that of guessing.
     """
 
     classes: int
@@ -54,9 +54,9 @@ class TokenTransformer(nn.Module):
 
 
 class LanguageTransformer(nn.Module):
-    """A causal transformer with heads of `HEAD_SIZE` that is told no positions: it must infer them.
+    """A causal transformer with heads of `HEAD_SIZE` and without position embeddings.
 
-    Attention weights are [width, heads, size] and [heads, size, width], published ones flat matrices.
+    Attention weights are [width, heads, size] and [heads, size, width]; the published ones are flat matrices.
     """
 
     vocabulary: int
@@ -78,7 +78,7 @@ class LanguageTransformer(nn.Module):
 class LanguageLSTM(nn.Module):
     """One LSTM between an embedding and a softmax.
 
-    Its gates share one matrix, that of forgetting is shifted by one, and the state it starts from is learned.
+    Its gates share one matrix, the forget gate is shifted by one, and the initial state is learned.
     """
 
     vocabulary: int
@@ -117,12 +117,12 @@ def vision_transformer(
 def language_transformer(
     dataset: str, *, length: int, width: int, depth: int, heads: int, dropout: float, batch_size: int
 ) -> ModuleFamily:
-    """Next tokens by `LanguageTransformer`."""
+    """Next-token prediction by `LanguageTransformer`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
     return language(dataset, source, LanguageTransformer(source.classes, width, depth, heads, dropout))
 
 
 def language_lstm(dataset: str, *, length: int, width: int, embedding: int, batch_size: int) -> ModuleFamily:
-    """Next tokens by `LanguageLSTM`."""
+    """Next-token prediction by `LanguageLSTM`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
     return language(dataset, source, LanguageLSTM(source.classes, width, embedding))

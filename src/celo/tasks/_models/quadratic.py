@@ -1,4 +1,4 @@
-"""Noiseless quadratics with a known minimum, for tests and for first experiments.
+"""Noiseless quadratics with a known minimum, for tests and first experiments.
 
     loss(p) = 1/2 sum_i h_i (p_i - c_i)²
 
@@ -30,7 +30,7 @@ class Quadratic(Task):
     def loss(
         self, params: Params, model_state: ModelState, key: Key, batch: Batch
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
-        """The loss; neither key nor batch matters."""
+        """The loss; key and batch are ignored."""
         del key, batch
         return 0.5 * jnp.sum(self.curvature * jnp.square(params["x"] - self.centre)), (model_state, {})
 

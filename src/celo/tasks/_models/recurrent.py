@@ -1,4 +1,4 @@
-"""Recurrent language models."""
+"""Recurrent language models: LSTM and GRU."""
 
 from typing import Literal
 
@@ -37,7 +37,7 @@ def language_model(
     embedding: int = 64,
     batch_size: int = 16,
 ) -> ModuleFamily:
-    """Next tokens by `LanguageRNN`."""
+    """Next-token prediction by `LanguageRNN`."""
     source = text_windows(dataset, length=length, batch_size=batch_size)
     module = LanguageRNN(source.classes, cell, width, embedding)
     return language(dataset, source, module)

@@ -1,0 +1,59 @@
+"""What users pass to optimizers and their updates, checked: horizon, parameters, loss."""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+
+from celo._errors import CeloError
+from celo._types import Array, Params
+
+
+def check_num_steps(num_steps: Any) -> Any:
+    """`num_steps` as it came, if it is a positive whole number or a traced integer scalar."""
+    if isinstance(num_steps, jax.Array):
+        if num_steps.shape != () or not jnp.issubdtype(num_steps.dtype, jnp.integer):
+            raise CeloError(
+                f"num_steps must be a scalar integer, got {num_steps.dtype}{list(num_steps.shape)}; "
+                "pass the number of training steps"
+            )
+        if isinstance(num_steps, Tracer):
+            return num_steps
+        num_steps = int(num_steps)
+    if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral) or num_steps < 1:
+        raise CeloError(
+            f"num_steps must be a positive whole number, got {num_steps!r}; "
+            "pass the number of steps that training will take"
+        )
+    return int(num_steps)
+
+
+def require_params(params: Params | None) -> Params:
+    """The parameters, or the error optax gives when a transformation misses them."""
+    if params is None:
+        raise CeloError(
+            "this optimizer reads the parameters, got params=None; "
+            "call update(grads, state, params, value=loss)"
+        )
+    return params
+
+
+def require_value(value: Any) -> Array:
+    """The loss as a float32 scalar.
+
+    Raises:
+      CeloError: if it is missing or not a scalar.
+    """
+    if value is None:
+        raise CeloError(
+            "this optimizer reads the training loss, got value=None; "
+            "call update(grads, state, params, value=loss). Inside optax.chain, optax.MultiSteps drops "
+            "`value`: keep it outermost, or use celo.accumulate. Where there is no loss, use "
+            "celo.celo_rule(learning_rate)"
+        )
+    value = jnp.asarray(value)
+    if value.shape != ():
+        raise CeloError(f"value must be the scalar training loss, got shape {value.shape}; pass its mean")
+    return value.astype(jnp.float32)

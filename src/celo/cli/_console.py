@@ -1,0 +1,65 @@
+"""Long commands at a terminal: bars that show how far they are, and Ctrl-C that stops them in good order.
+
+The library tells its progress to a function it is given and asks another one whether to stop; here those two
+functions are made.
+"""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich import progress as rich_progress
+from rich.console import Console
+
+from celo._types import Progress
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Progress]:
+    """A `Progress` function that draws one bar for each thing it is told of, as long as the block runs.
+
+    A bar appears with the first call for its thing, with the work already done in it: the remaining time is
+    estimated from what is done from then on.
+    """
+    with rich_progress.Progress(
+        rich_progress.TextColumn("{task.description}", markup=False),  # [x] in a name stays [x]
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[note]}", markup=False),
+        rich_progress.TextColumn("ETA"),
+        rich_progress.TimeRemainingColumn(),
+        console=console,
+        speed_estimate_period=math.inf,  # jobs of an evaluation may be minutes apart
+    ) as bars:
+        tasks: dict[str, rich_progress.TaskID] = {}
+
+        def tell(what: str, done: int, total: int, note: str) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total, completed=done, note=note)
+            bars.update(tasks[what], completed=done, total=total, note=note)
+
+        yield tell
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT (Ctrl-C) or SIGTERM has come, as long as the block runs.
+
+    A second SIGINT raises KeyboardInterrupt at once. The handlers that were there come back afterwards.
+    """
+    received: list[int] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        del frame
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,47 @@
+"""celo data: the real data sets, listed and fetched."""
+
+import argparse
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from celo._errors import unknown_name
+
+
+def add_data(commands: Any) -> argparse.ArgumentParser:
+    """Adds `celo data` to the commands."""
+    parser = commands.add_parser("data", help="real data sets: list them, fetch them into the cache")
+    parser.add_argument("action", choices=("list", "fetch"))
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="what to fetch (default: all that can be had)"
+    )
+    parser.set_defaults(run=_data)
+    return parser
+
+
+def _data(options: argparse.Namespace) -> int:
+    from celo import data
+
+    if options.action == "fetch":
+        for name in options.names:
+            if name in data.CORPORA:
+                data.load_tokens(name)  # says what is wanting: there is nowhere to fetch it from
+            elif name not in data.DATASETS:
+                raise unknown_name("data set", name, (*data.DATASETS, *data.CORPORA))
+        asked_for = ("svhn", "cifar100")  # no package has them
+        for name in options.names or [name for name in data.DATASETS if name not in asked_for]:
+            print(f"{name}: {data.raw_dir(name) if name in data.CORPORA else data.fetch(name)}")
+        return 0
+    table = Table(
+        "name", "what", "examples", "classes", "licence", "cached", title=f"cache: {data.data_dir()}"
+    )
+    for name, info in data.DATASETS.items():
+        classes = str(info.num_classes or "")
+        cached = "yes" if data.is_cached(name) else "no"
+        table.add_row(name, info.title, f"{info.examples:,}", classes, info.licence, cached)
+    for name, title in data.CORPORA.items():
+        there = "yes" if data.raw_dir(name).is_dir() else "no"
+        table.add_row(name, title, "your own", f"{data.PIECES:,}", "", there)
+    Console().print(table)
+    return 0

@@ -1,0 +1,110 @@
+"""celo convert and celo info: weights files, and what the library has by name."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from celo import __version__
+from celo._errors import CeloError
+from celo._files import make_folder
+from celo.cli._settings import add_import, import_own
+
+
+def add_convert(commands: Any) -> argparse.ArgumentParser:
+    """Adds `celo convert` to the commands."""
+    parser = commands.add_parser("convert", help="published theta.state <-> our .safetensors")
+    parser.add_argument("source", help="a theta.state or .safetensors file, or the name of bundled weights")
+    parser.add_argument("destination", type=Path, help="ending in .safetensors or .state")
+    add_import(parser)
+    parser.set_defaults(run=_convert)
+    return parser
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from celo.convert import convert
+
+    import_own(options.imports)
+    print(convert(options.source, options.destination))
+    return 0
+
+
+def add_info(commands: Any) -> argparse.ArgumentParser:
+    """Adds `celo info` to the commands."""
+    parser = commands.add_parser(
+        "info", help="weights and their model card; what tasks and recipes there are"
+    )
+    parser.add_argument("weights", nargs="?", default=None, help="a bundled name or a .safetensors file")
+    parser.add_argument(
+        "--measure", action="store_true", help="run the recipe's tasks under the weights: their meta-loss"
+    )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="train a small perceptron with the weights, and draw what they do",
+    )
+    parser.add_argument("--out", type=Path, default=None, help="folder for --explain (default: explain)")
+    add_import(parser)
+    parser.set_defaults(run=_info)
+    return parser
+
+
+def _info(options: argparse.Namespace) -> int:
+    from celo import weights
+
+    import_own(options.imports)
+    if options.weights is not None:
+        found = weights.load(options.weights)
+        print(f"{options.weights}: {found.metadata['architecture']}, sha256 {found.sha256}")
+        for name, array in weights.flatten(found.theta).items():
+            print(f"  {name:24s} {array.dtype}{list(array.shape)}")
+        facts = found.facts
+        for key, value in facts.items():
+            print(f"  {key}: {value}")
+        if options.measure:
+            _measure(options.weights, found.theta, facts.get("recipe"))
+        if options.explain:
+            _explain(options.weights, options.out or Path("explain"))
+        return 0
+    for flag in ("measure", "explain"):
+        if getattr(options, flag):
+            raise CeloError(f"--{flag} needs weights: celo info celo --{flag}")
+
+    from celo.evaluate import BASELINES, SUITES
+    from celo.meta import ESTIMATORS, RECIPES
+    from celo.optimizers import OPTIMIZERS
+    from celo.tasks import TASKS
+
+    print(f"celo {__version__}")
+    groups = {
+        "weights": weights.bundled(),
+        "learned optimizers": OPTIMIZERS,
+        "baselines": BASELINES,
+        "tasks": TASKS,
+        "recipes": RECIPES,
+        "estimators": ESTIMATORS,
+        "suites": SUITES,
+    }
+    for title, names in groups.items():
+        print(f"{title}: {', '.join(names)}")
+    return 0
+
+
+def _explain(name: str, folder: Path) -> None:
+    from celo._explain.explanation import explain
+    from celo._explain.figure import draw_explanation
+    from celo._plotting import require_matplotlib
+
+    require_matplotlib()
+    make_folder(folder, "choose another --out")
+    print(f"wrote {draw_explanation(explain(weights=name), folder / 'explain.png')}")
+
+
+def _measure(name: str, theta: Any, recipe: Any) -> None:
+    from celo.meta import Recipe, measure
+
+    if not isinstance(recipe, dict):
+        raise CeloError(f"{name} does not say by what recipe it was trained: --measure has no tasks to run")
+    found = measure(theta, Recipe(**recipe), kernel="auto")
+    print(f"measured meta-loss: {found.meta_loss:.4f} ± {found.standard_error:.4f} (standard error)")
+    for name, loss in found.task_losses.items():
+        print(f"  {name:28s} mean training loss {loss:.4f}")

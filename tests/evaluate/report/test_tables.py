@@ -1,0 +1,145 @@
+import csv
+
+import numpy as np
+import pytest
+import synthetic
+
+from celo._plotting import Slot
+from celo.evaluate._report.tables import (
+    caption,
+    cells,
+    colours,
+    duration,
+    headline,
+    loss_text,
+    markdown,
+    result_cells,
+    score_text,
+    scores_csv,
+    task_cells,
+)
+from celo.evaluate._score import metrics
+from celo.evaluate._score.leaderboard import leaderboard
+
+TASKS, NAMES = ("cifar10_conv", "quadratic"), ("celo", "adam", "muon", "momentum")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two tasks, four contestants; momentum has diverged on all seeds of one."""
+    return [synthetic.record(task, name) for task in TASKS for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def board(small):
+    return leaderboard(small)
+
+
+@pytest.fixture(scope="module")
+def alone(small):
+    """A board of one task."""
+    return leaderboard([one for one in small if one.task == "cifar10_conv"])
+
+
+def standing(board, name):
+    return next(one for one in board.standings if one.contestant == name)
+
+
+def test_the_scores_are_a_table_of_every_run(board):
+    header, *lines = scores_csv(board).splitlines()
+    assert header == "contestant,task,seed,final_loss,loss_ratio,ratio_in_time,speedup,step_cost"
+    assert len(lines) == len(NAMES) * len(TASKS) * 3
+    for name, task, seed, *told in csv.reader(lines):
+        entry = standing(board, name).entries[task]
+        here = entry.seeds.index(int(seed))
+        ratios = entry.ratio[here], entry.ratio_clock[here]
+        wanted = entry.smoothed[here, -1], *ratios, entry.speedup[here], entry.cost
+        np.testing.assert_allclose([float(x) for x in told], wanted, rtol=1e-5)
+
+
+def test_markdown_has_headline_table_and_caption(board):
+    text = markdown(board)
+    header, rows = cells(board)
+    for row in (header, *rows):
+        assert f"| {' | '.join(row)} |" in text
+    assert text.startswith(f"# {headline(board)}\n")
+    assert caption(board) in text
+
+
+def test_markdown_tells_the_ratio_on_each_task(board):
+    header, rows = task_cells(board)
+    assert header == ["task", "adam's loss", "muon", "celo", "momentum"]
+    adam, muon = standing(board, "adam"), standing(board, "muon")
+    for task, loss, ratio, *_ in rows:
+        final = adam.entries[task].smoothed[:, -1].mean()
+        assert loss == f"{final:.4g} at 1e-3"
+        assert ratio == f"{muon.entries[task].ratio.mean():.3f}"
+        assert f"| {task} | {loss} | {ratio} |" in markdown(board)
+
+
+def test_results_of_a_task_are_the_entries_the_lowest_loss_first(board):
+    header, rows = result_cells(board, "quadratic")
+    assert header[:3] == ["contestant", "rate", "training loss"]
+    assert rows[-1][:3] == ["momentum", "1e-1", "diverged [3 of 3]"]
+    losses = [float(row[2]) for row in rows[:-1]]
+    assert losses == sorted(losses)
+    for name, _, loss, ratio, _, speedup, *_ in rows[:-1]:
+        entry = standing(board, name).entries["quadratic"]
+        assert float(loss) == pytest.approx(entry.final.mean(), rel=1e-3)
+        assert ratio == f"{entry.ratio.mean():.2f}"
+        assert speedup in (f"{entry.speedup.mean():.2f}", "never")
+
+
+def test_one_task_shows_its_losses_and_no_ranks(alone):
+    header, rows = cells(alone)
+    assert header[:6] == ["#", "contestant", "rate", "training loss", "validation loss", "accuracy"]
+    assert not {"rank", "P(better)", "target score"} & set(header)
+    celo = next(row for row in rows if row[1] == "celo")
+    record = standing(alone, "celo").entries["cifar10_conv"].record
+    assert celo[2] == "–"
+    assert celo[4] == f"{metrics.smooth(record.valid_loss, alone.smoothing)[:, -1].mean():.4g}"
+    assert "## Loss ratio on each task" not in markdown(alone)
+    assert "On cifar10_conv, 2,000 steps, 3 seeds." in caption(alone)
+    assert "P(better)" not in caption(alone)
+
+
+def test_headline_names_the_best(board, small, alone):
+    best = board.standings[0]
+    assert best.contestant != "adam"
+    ratio = best.scores["ratio_iqm"]
+    assert headline(board).startswith(
+        f"Over 2 tasks, {best.contestant}'s training loss ends {ratio.value:.2f}× below adam's"
+    )
+    assert headline(alone).startswith("On cifar10_conv, ")
+    behind = leaderboard(small, contestants=["momentum"])
+    assert headline(behind) == "Over 2 tasks, nobody's training loss ends below adam's"
+    assert "validation loss ends" in headline(leaderboard(small, loss="valid"))
+
+
+def test_one_seed_is_shown_without_an_interval():
+    board = leaderboard([synthetic.record("wine_mlp", name, seeds=1, num_steps=100) for name in NAMES])
+    assert "interval" not in headline(board)
+    assert "[" not in " ".join(cells(board)[1][0])
+    assert " 1 seed." in caption(board)
+
+
+def test_missing_records_are_said(small):
+    fewer = [one for one in small if (one.task, one.contestant) != ("quadratic", "celo")]
+    text = markdown(leaderboard(fewer))
+    assert "set aside: quadratic (no record of celo)" in text
+    assert "- celo has no record on quadratic" in text
+
+
+def test_colours_are_those_of_reference_learned_and_others(board):
+    found = colours(board)
+    assert found["adam"] == Slot.REFERENCE
+    assert found["celo"] == Slot.LEARNED
+    assert {found["muon"], found["momentum"]} == {Slot.OTHER_1, Slot.OTHER_2}
+
+
+def test_numbers_in_words():
+    assert score_text("speedup", np.array([0.0, 0.0])) == "never"
+    assert score_text("ratio", np.array([0.0, 0.0])) == "0.00"
+    assert score_text("clock", np.array([1.0, np.nan])) == "–"
+    assert loss_text(np.array([1.0, np.inf])) == "diverged [1 of 2]"
+    assert [duration(x) for x in (2.5, 1.5e-3, 7.2e-5, np.nan)] == ["2.5 s", "1.5 ms", "72 µs", "–"]

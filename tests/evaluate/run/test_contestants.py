@@ -1,0 +1,104 @@
+"""Contestants by name: baselines, weights, optimizers of your own."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import PROTOCOL, Here, job, run
+
+from celo import weights
+from celo._errors import CeloError
+from celo.evaluate._records import load_records
+from celo.evaluate._run.baselines import BASELINES
+from celo.evaluate._run.contestants import resolve_contestant, resolve_contestants
+
+
+def test_contestants_by_name_and_file(tmp_path):
+    assert len(resolve_contestants(["baselines"])) == len(BASELINES)
+    theta = tmp_path / "theta.safetensors"
+    weights.save(theta, weights.load("celo").theta, metadata={"architecture": "celo"})
+    assert resolve_contestant(f"mine={theta}").name == "mine"
+    assert resolve_contestant(str(theta)).name == "theta"
+    for text in ("adamm", f"adam={theta}", f"a/b={theta}"):
+        with pytest.raises(CeloError):
+            resolve_contestant(text)
+
+
+def test_every_baseline_tells_its_settings():
+    told = {name: dataclasses.asdict(resolve_contestant(name).facts) for name in BASELINES}
+    assert told["momentum_cosine"]["optimizer"] == "optax.sgd"
+    assert "momentum=0.9, nesterov=False" in told["momentum_cosine"]["settings"]
+    assert told["momentum_cosine"]["schedule"] == "linear warm-up over 5% of the steps, then a cosine to 0"
+    assert told["momentum"]["schedule"] == "constant"
+    assert told["muon"]["optimizer"] == "optax.contrib.muon"
+    assert "warmup_steps=5% of the steps" in told["schedule_free_adamw"]["settings"]
+    assert len({tuple(facts.values()) for facts in told.values()}) == len(BASELINES)
+
+
+def test_a_baseline_under_another_name():
+    one = resolve_contestant("slow=schedule_free_adamw")
+    assert (one.name, one.tuned) == ("slow", True)
+    assert one.facts == resolve_contestant("schedule_free_adamw").facts
+    assert one.answer is resolve_contestant("schedule_free_adamw").answer is not None
+    with pytest.raises(CeloError, match="'lion' cannot be its name; write NAME=adam"):
+        resolve_contestant("lion=adam")
+    with pytest.raises(CeloError, match=r"unknown contestant 'adm'.*nearest first: adam"):
+        resolve_contestant("slow=adm")
+
+
+def test_an_optimizer_of_ones_own_is_tuned_like_any_other(tmp_path, own_module):
+    out = tmp_path / "out"
+    assert run([job(f"{own_module}:make"), job(f"mine={own_module}:make")], out, Here()) == []
+    one, two = load_records(out)
+    assert (one.contestant, two.contestant) == ("make", "mine")
+    assert one.rate in PROTOCOL.rates
+    assert one.settings.contestant.optimizer == "own_optimizers:make"
+    np.testing.assert_array_equal(one.train_loss, two.train_loss)
+
+
+def test_an_optimizer_that_asks_for_the_value_of_its_rate(tmp_path, own_module):
+    (line,) = run([job(f"{own_module}:asks")], tmp_path, Here())
+    assert "asks for the value of its learning rate, which is traced; write a schedule as a factor" in line
+
+
+def test_code_of_ones_own_that_has_changed_is_not_taken_for_what_ran(tmp_path, own_module):
+    with pytest.raises(KeyboardInterrupt):
+        run([job(f"{own_module}:make")], tmp_path / "out", Here(fail=2))
+    file = tmp_path / "own_optimizers.py"
+    file.write_text(file.read_text() + "\n# changed\n")
+    pool = Here()
+    assert run([job(f"{own_module}:make")], tmp_path / "out", pool) == []
+    assert len(pool.trials) == 3  # none of the two that had run before
+    file.write_text(file.read_text() + "\n# again\n")
+    with pytest.raises(CeloError, match="made with the contestant"):
+        run([job(f"{own_module}:make")], tmp_path / "out", Here())
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("own_optimizers:mke", "unknown attribute of own_optimizers 'mke'.*nearest first: make"),
+        ("own_optimizers:number", "is a int: name a function of a learning rate"),
+        ("no_such_module:make", "there is no module 'no_such_module'"),
+        ("adam=own_optimizers:make", "'adam' cannot be its name"),
+    ],
+)
+def test_slips_in_naming_an_optimizer_of_ones_own(own_module, place, words):
+    with pytest.raises(CeloError, match=words):
+        resolve_contestant(place)
+
+
+def test_weights_of_celo_adam_run_as_celo_adam(tmp_path):
+    theta = tmp_path / "theta.safetensors"
+    scheduler = {"scheduler": weights.load("celo").theta["scheduler"]}
+    weights.save(theta, scheduler, metadata={"architecture": "celo_adam"})
+    params, grads = {"x": jnp.array([3.0, -300.0])}, {"x": jnp.array([1e-3, -1e3])}
+    tx = resolve_contestant(str(theta)).transform(100, "xla")(1.0)
+    updates, _ = tx.update(grads, tx.init(params), params, value=jnp.ones(()))
+    # Adam's first step is as long for every parameter, whatever its size and gradient.
+    np.testing.assert_allclose(-updates["x"][0], updates["x"][1], rtol=1e-3)
+    assert updates["x"][0] < 0
+    weights.save(theta, scheduler, metadata={"architecture": "celo_adm"})
+    with pytest.raises(CeloError, match="unknown architecture 'celo_adm'; known, nearest first: celo_adam"):
+        resolve_contestant(str(theta))

@@ -1,0 +1,149 @@
+"""Places where trials run: processes, an accelerator, a cluster; none changes a result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Executor
+
+import numpy as np
+import pytest
+from small import PROTOCOL, TASK, job
+
+from celo._errors import CeloError
+from celo.evaluate._records import load_records
+from celo.evaluate._report.tables import cells
+from celo.evaluate._run import runner
+from celo.evaluate._run.evaluation import evaluate
+from celo.evaluate._score.leaderboard import leaderboard
+
+
+def test_workers_of_several_threads_are_refused():
+    from celo.evaluate._run import executors
+
+    executors._check_workers("tcp://here:1", {"tcp://there:2": {"nthreads": 1}})
+    with pytest.raises(CeloError, match=r"there:2 has 4 threads.*dask worker tcp://here:1 --nthreads 1"):
+        executors._check_workers("tcp://here:1", {"tcp://there:2": {"nthreads": 4}})
+    with pytest.raises(CeloError, match="no workers: start some"):
+        executors._check_workers("tcp://here:1", {})
+
+
+def test_an_accelerator_takes_one_process(monkeypatch):
+    from celo.evaluate._run import executors
+
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    with executors.local() as pool:
+        assert pool.width() == 1
+        assert pool.executor.submit(os.getpid).result() == os.getpid()
+    with pytest.raises(CeloError, match="4 workers: an accelerator takes one process"), executors.local(4):
+        pass
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_records(tmp_path, whole):
+    from celo.evaluate._run import executors
+
+    with executors.local(2) as pool:
+        jobs = [job("adam"), job("celo")]
+        assert runner.run_jobs(jobs, tmp_path, pool.executor, width=pool.width) == []
+    for a, b in zip(load_records(whole), load_records(tmp_path), strict=True):
+        np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=1e-4)
+        assert a.rate == b.rate
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """(address, worker processes) of a Dask scheduler with two workers, each a process of its own."""
+    pytest.importorskip("distributed", reason="needs celo[cluster]")
+    file = tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = (sys.executable, "-m", "distributed.cli.dask_scheduler")
+    scheduler = subprocess.Popen(
+        (*command, "--port", "0", "--no-dashboard", "--scheduler-file", str(file)), **quiet
+    )
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    command = (sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file))
+    flags = ("--nthreads", "1", "--no-dashboard", "--no-nanny")
+    workers = [subprocess.Popen((*command, *flags), **quiet) for _ in range(2)]
+    import json
+
+    try:
+        yield json.loads(file.read_text())["address"], workers
+    finally:
+        for process in (*workers, scheduler):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(tmp_path, whole, cluster):
+    from distributed import Client
+
+    from celo.evaluate._run import executors
+
+    address, workers = cluster
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            with executors.dask(address), Client(address) as client:
+                if len(client.scheduler_info()["workers"]) == 2:
+                    break
+        except CeloError:
+            pass
+        assert time.monotonic() < deadline, "the workers did not come"
+        time.sleep(0.5)
+    killed = []
+
+    class Killing(Executor):
+        """Kills one worker once it has been given a second trial."""
+
+        def __init__(self, pool):
+            self.pool = pool
+
+        def submit(self, fn, /, *args, **kwargs):
+            future = self.pool.submit(fn, *args)
+            killed.append(future)
+            if len(killed) == 2:
+                time.sleep(1.0)
+                os.kill(workers[0].pid, signal.SIGKILL)
+            return future
+
+    out = tmp_path / "out"
+    with executors.dask(address) as pool:
+        jobs = [job("adam"), job("celo")]
+        failures = runner.run_jobs(jobs, out, Killing(pool.executor), width=pool.width)
+    assert failures == []
+    assert workers[0].wait() == -signal.SIGKILL
+    for a, b in zip(load_records(whole), load_records(out), strict=True):
+        np.testing.assert_allclose(a.train_loss, b.train_loss, rtol=1e-4)
+        assert a.rate == b.rate
+    assert table(out) == table(whole)
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_workers_come_late(tmp_path, whole):
+    """As `dask_jobqueue`'s, which have none until the queue grants some."""
+    distributed = pytest.importorskip("distributed", reason="needs celo[cluster]")
+    settings = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=0, **settings) as cluster:
+        cluster.adapt(minimum=0, maximum=2)
+        failures = evaluate(
+            ["adam", "celo"],
+            tasks=["quadratic"],
+            num_steps=TASK.num_steps,
+            protocol=PROTOCOL,
+            out=tmp_path,
+            scheduler=cluster,
+        )
+    assert failures == []
+    assert {one.contestant for one in load_records(tmp_path)} == {"adam", "celo"}
+
+
+def table(folder):
+    """All of the leaderboard but what depends on the time of a step."""
+    header, rows = cells(leaderboard(load_records(folder)))
+    timed = [header.index(name) for name in ("ratio in time", "speedup in time", "step cost")]
+    return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]

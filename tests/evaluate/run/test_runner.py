@@ -1,0 +1,106 @@
+"""Jobs over a pool: what a crash leaves, and what may stand beside what."""
+
+import dataclasses
+
+import pytest
+from small import PROTOCOL, TASK, Here, job, run, same
+
+from celo._errors import CeloError
+from celo.evaluate._records import load_records
+from celo.evaluate._run import runner, trial
+from celo.evaluate._run.contestants import resolve_contestant
+from celo.evaluate._run.training import CurveProgram
+from celo.evaluate._run.tuning import Job
+from celo.evaluate._settings import ContestantFacts, TaskSettings
+from celo.tasks import Quadratics
+
+
+def test_nothing_is_run_twice(whole):
+    pool = Here()
+    assert run([job("adam"), job("celo")], whole, pool) == []
+    assert pool.trials == []
+
+
+def test_a_record_with_other_settings_is_not_taken_for_the_jobs(whole):
+    longer = TaskSettings("quadratic", num_steps=50, eval_every=5)
+    with pytest.raises(CeloError, match=r"has adam on quadratic with num_steps 40, asked for is 50"):
+        run([job("celo", longer)], whole, Here())
+    other = dataclasses.replace(resolve_contestant("celo"), facts=ContestantFacts(weights_sha256="0" * 64))
+    with pytest.raises(CeloError, match="made with the contestant"):
+        run([Job(TASK, other, PROTOCOL, "xla")], whole, Here())
+
+
+def test_several_tasks_are_not_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "load_task", lambda name: Quadratics(members=("one", "other")))
+    (line,) = run([job("celo")], tmp_path, Here())
+    assert "is 2 tasks" in line
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2, 3])
+def test_an_interrupted_evaluation_goes_on_with_the_next_trial(tmp_path, whole, survived):
+    with pytest.raises(KeyboardInterrupt):
+        run([job("adam"), job("celo")], tmp_path, Here(fail=survived))
+    pool = Here()
+    assert run([job("adam"), job("celo")], tmp_path, pool) == []
+    assert survived + len(pool.trials) == 4
+    for a, b in zip(load_records(whole), load_records(tmp_path), strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize("survived", [0, 1, 3, 7])
+def test_an_interrupted_trial_goes_on_with_its_next_run(tmp_path, whole, survived, monkeypatch):
+    """Tuning of Adam is 4 short runs, then 2 long ones; 2 seeds are reported."""
+    left, curves, runs = [survived], CurveProgram.curves, []
+
+    def counted(self, rates, seeds, stop=None):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        runs.append((rates, seeds, stop))
+        return curves(self, rates, seeds, stop)
+
+    monkeypatch.setattr(CurveProgram, "curves", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run([job("adam")], tmp_path, Here())
+    left[0] = 100
+    assert run([job("adam")], tmp_path, Here()) == []
+    assert len(runs) == len(set(runs)) == 4 + 2 + 2
+    same(load_records(whole)[0], load_records(tmp_path)[0])
+    assert not (tmp_path / runner.TRIALS).exists()
+
+
+def test_a_damaged_trial_is_run_again(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        run([job("adam")], tmp_path, Here(fail=2))
+    for path in (tmp_path / runner.TRIALS).iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    assert run([job("adam")], tmp_path, Here()) == []
+    same(load_records(whole)[0], load_records(tmp_path)[0])
+
+
+def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
+    bad = job("adam", TaskSettings("no_such_task", 10))
+    (line,) = run([bad, job("celo")], tmp_path, Here())
+    assert "adam on no_such_task" in line
+    assert [record.contestant for record in load_records(tmp_path)] == ["celo"]
+
+
+def test_records_that_could_not_stand_beside_each_other_are_refused_before_anything_runs(tmp_path, whole):
+    pool, more = Here(), dataclasses.replace(PROTOCOL, seeds=(0, 1, 2))
+    with pytest.raises(
+        CeloError, match=r"has adam on quadratic with seeds \(0, 1\), asked for is \(0, 1, 2\)"
+    ):
+        run([Job(TASK, resolve_contestant("lion"), more, "xla")], whole, pool)
+    longer = dataclasses.replace(TASK, num_steps=50)
+    with pytest.raises(CeloError, match=r"with num_steps 40, asked for is 50.*another out"):
+        run([Job(longer, resolve_contestant("lion"), PROTOCOL, "xla")], whole, pool)
+    with pytest.raises(CeloError, match="made with the kernel xla, asked for is native"):
+        run([Job(TASK, resolve_contestant("celo"), PROTOCOL, "native")], whole, pool)
+    assert pool.trials == []
+
+
+def test_a_task_of_ones_own_that_is_not_there_fails_alone(tmp_path):
+    bad = [job("celo", TaskSettings(place, 10)) for place in ("no_such.module:task", "no_such_module:task")]
+    lines = run([*bad, job("celo")], tmp_path, Here())
+    assert ["there is no module 'no_such" in line for line in lines] == [True, True]
+    assert [record.task for record in load_records(tmp_path)] == ["quadratic"]

@@ -1,0 +1,271 @@
+"""The native kernel: equal to the JAX code on every shape, in batches and in threads; and its errors."""
+
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from celo._errors import CeloError
+from celo._kernels import native, rule_network
+from celo._kernels.statistics import init_stats
+from celo.optimizers import Celo, UpdateRule
+
+FORMS = {"xla": rule_network, "native": native}
+needs_compiler = pytest.mark.skipif(not native.available(), reason="there is no C++ compiler here")
+
+# One and two axes of every kind: shorter and longer than a vector, ties, factored axes in either order, last,
+# apart and followed by others; and sizes that several threads share.
+SHAPES = [
+    *[
+        (),
+        (1,),
+        (7,),
+        (37,),
+        (1000,),
+        (1, 1),
+        (5, 3),
+        (3, 5),
+        (64, 32),
+        (32, 10),
+        (16, 16),
+        (2, 700),
+        (700, 2),
+    ],
+    *[(3, 3, 4, 8), (7, 7, 3, 64), (16, 16, 3, 3), (12, 64, 5), (48, 4, 7), (2, 1, 3), (6, 40, 5, 30)],
+    *[(400_000,), (700, 600), (2, 200_000), (90_000, 4)],
+]
+
+
+def run(kernel, theta, shape, steps=4, scale=1.0):
+    """Updates and statistics after some steps with gradients of very different sizes."""
+    if kernel == "native":
+        native.load()
+
+    @jax.jit
+    def step(stats, grad, param):
+        return FORMS[kernel].tensor_update(theta, stats, grad, param, 0.0)
+
+    param = scale * jax.random.normal(jax.random.key(1), shape)
+    stats = init_stats(param, 3, 3)
+    updates = []
+    for t in range(steps):
+        grad = 10.0 ** (t - 3) * jax.random.normal(jax.random.key(10 + t), shape)
+        update, stats = step(stats, grad, param)
+        updates.append(np.asarray(update))
+    return updates, stats
+
+
+def assert_close(ours, theirs, relative):
+    """Equal to a fraction of the largest number of the array."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=relative * max(1e-30, np.abs(theirs).max()))
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_the_jax_code(shape, noisy_theta):
+    theta = noisy_theta(UpdateRule())["update_rule"]
+    ours, ours_stats = run("native", theta, shape)
+    theirs, theirs_stats = run("xla", theta, shape)
+    for a, b in zip(ours, theirs, strict=True):
+        assert_close(a, b, 3e-5)
+    for a, b in zip(jax.tree.leaves(ours_stats), jax.tree.leaves(theirs_stats), strict=True):
+        assert a.shape == b.shape
+        assert_close(a, b, 3e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(7,), (5, 3), (3, 3, 4, 8)], ids=str)
+def test_bad_gradients_are_taken_alike(shape, noisy_theta):
+    theta = noisy_theta(UpdateRule())["update_rule"]
+    native.load()
+    param = jnp.ones(shape)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf, 1e30, 0.0):
+        grad = jnp.full(shape, 0.01).at[(0,) * len(shape)].set(bad)
+        results = [
+            form.tensor_update(theta, init_stats(param, 3, 3), grad, param, 0.0)
+            for form in (rule_network, native)
+        ]
+        for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+            assert np.isfinite(a).all()
+            assert_close(b, a, 3e-5)
+
+
+@needs_compiler
+def test_large_magnitudes_leave_the_exponential_in_range(noisy_theta):
+    theta = dict(noisy_theta(UpdateRule())["update_rule"])
+    for bias in (-3e4, 3e4, 6e4):
+        theta["b2"] = jnp.array([1.0, bias])
+        ours, _ = run("native", theta, (5, 3), steps=1)
+        theirs, _ = run("xla", theta, (5, 3), steps=1)
+        assert_close(ours[0], theirs[0], 3e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("batch", [3, 40])
+def test_a_batch_is_its_members(batch, noisy_theta):
+    """vmapped over parameters and θ, also where members are dealt to threads, and under two vmaps."""
+    native.load()
+    shape = (90, 50)
+    keys = jax.random.split(jax.random.key(3), batch)
+    base = noisy_theta(UpdateRule())["update_rule"]
+    theta = jax.vmap(lambda k: jax.tree.map(lambda x: x + 0.01 * jax.random.normal(k, x.shape), base))(keys)
+    param = jax.random.normal(jax.random.key(1), (batch, *shape))
+    grad = jax.random.normal(jax.random.key(2), (batch, *shape))
+    stats = jax.vmap(lambda p: init_stats(p, 3, 3))(param)
+
+    def one(*arguments):
+        return native.tensor_update(*arguments, 0.0)
+
+    together = jax.jit(jax.vmap(one))(theta, stats, grad, param)
+    twice = jax.jit(jax.vmap(jax.vmap(one)))(*jax.tree.map(lambda x: x[None], (theta, stats, grad, param)))
+    for i in (0, batch // 2, batch - 1):
+        alone = one(*jax.tree.map(lambda x, i=i: x[i], (theta, stats, grad, param)))
+        for a, b, c in zip(*map(jax.tree.leaves, (together, alone, twice)), strict=True):
+            np.testing.assert_array_equal(a[i], b)
+            np.testing.assert_array_equal(c[0][i], b)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(400_000,), (700, 600)], ids=str)
+def test_threads_do_not_change_the_bits(shape, noisy_theta):
+    theta = noisy_theta(UpdateRule())["update_rule"]
+    first, _ = run("native", theta, shape)
+    for _ in range(5):
+        again, _ = run("native", theta, shape)
+        for a, b in zip(first, again, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@needs_compiler
+def test_given_statistics_are_left_alone_unless_donated(noisy_theta):
+    """The kernel writes in place; XLA must copy what the caller still holds."""
+    native.load()
+    theta = noisy_theta(UpdateRule())["update_rule"]
+    stats = init_stats(jnp.zeros((4, 3)), 3, 3)
+    before = jax.tree.map(np.array, stats)
+    step = jax.jit(lambda s: native.tensor_update(theta, s, jnp.ones((4, 3)), jnp.ones((4, 3)), 0.0))
+    jax.block_until_ready(step(stats))
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, stats))
+
+
+def test_unknown_kernels_are_named():
+    with pytest.raises(CeloError, match="unknown kernel 'natve'; known, nearest first: native"):
+        Celo("natve")
+
+
+def run_without_compiler(script, cache):
+    """A process that has no C++ compiler on its path, and an empty cache."""
+    environment = {**os.environ, "PATH": "", "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_compiler_auto_is_xla_without_a_word(tmp_path):
+    script = """
+import celo, jax.numpy as jnp
+from celo._kernels import native
+tx = celo.celo(100)
+params = {"w": jnp.ones((3, 2))}
+tx.update(params, tx.init(params), params, value=jnp.ones(()))
+print(native.resolve("auto"), end="")
+"""
+    done = run_without_compiler(script, tmp_path)
+    assert (done.stdout, done.stderr, done.returncode) == ("xla", "", 0)
+
+
+def test_without_a_compiler_native_by_name_is_an_error(tmp_path):
+    done = run_without_compiler("import celo; celo.celo(100, kernel='native')", tmp_path)
+    assert done.returncode != 0
+    assert "needs a C++ compiler (c++, g++, clang++) and there is none; install one, or use kernel='xla'" in (
+        done.stderr
+    )
+
+
+@needs_compiler
+def test_auto_is_native_on_one_device_and_xla_where_arrays_may_be_split(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert native.resolve("auto") == "native"
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    assert native.resolve("auto") == "xla"
+    assert native.resolve("native") == "native"
+
+
+@needs_compiler
+def test_a_damaged_kernel_file_is_compiled_again(tmp_path):
+    script = """
+from celo._kernels import native
+path = native.build()
+path.write_bytes(path.read_bytes()[:1000])
+native.load()
+print("loaded", end="")
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "loaded", done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(7,), (5, 3)], ids=str)
+def test_derivatives_are_those_of_the_jax_form(shape, noisy_theta):
+    """Forward and backward: whoever differentiates through training may have the native kernel, too."""
+    theta = noisy_theta(UpdateRule())["update_rule"]
+    param, grad = (jax.random.normal(jax.random.key(i), shape) for i in (1, 2))
+
+    def length(form, theta, param, grad):
+        update, _ = form.tensor_update(theta, init_stats(param, 3, 3), grad, param, 0.01)
+        return jnp.sum(jnp.square(1e3 * update))
+
+    ours, theirs = (
+        jax.grad(lambda *x, form=form: length(form, *x), argnums=(0, 1, 2))(theta, param, grad)
+        for form in (native, rule_network)
+    )
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert_close(a, b, 1e-3)
+
+
+def test_inputs_have_one_order_in_python_and_in_cpp():
+    """The enumeration in the C++ source, written out, is `INPUTS`."""
+    source = native.SOURCE.read_text()
+    enumeration = source[source.index("enum Input {") : source.index("};", source.index("enum Input {"))]
+    values = {name: int(value) for name, value in re.findall(r"k(\w+) = (\d+),", enumeration)}
+    camel = {"".join(part.title() for part in name.split("_")): name for name in rule_network.INPUTS}
+    assert {camel[name]: value for name, value in values.items()} == rule_network.FIRST_ROW
+
+
+@needs_compiler
+def test_a_failed_compilation_shows_the_compilers_words(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-fno-such-flag"))
+    with pytest.raises(CeloError, match=r"(?s)did not compile; use kernel='xla'.*error"):
+        native.build()
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_compiler
+def test_it_is_compiled_once(tmp_path):
+    """A second process finds the first one's work."""
+    script = "from celo._kernels import native; print(native.build())"
+    paths = set()
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        paths.add(done.stdout)
+    (library,) = tmp_path.rglob("*.so")
+    assert paths == {f"{library}\n"}

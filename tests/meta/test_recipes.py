@@ -1,0 +1,93 @@
+"""Recipes: what is refused, and the forms in which they are written and stored."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from celo import weights
+from celo._errors import CeloError
+from celo.meta import RECIPES, Recipe, make_recipe
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rule_steps", 0),
+        ("pairs_per_task", 0),
+        ("std", -1.0),
+        ("rule_learning_rate", float("nan")),
+        ("horizon_max", 99),
+        ("horizon_power", float("inf")),
+        ("augmentation", "globl"),
+        ("augmentation_low", 0.0),
+        ("tasks", ("quadratik",)),
+        ("rule_tasks", ("quadratik",)),
+        ("optimizer", "cello"),
+        ("seed", -1),
+    ],
+)
+def test_recipe_fields_are_checked_by_name(field, value):
+    with pytest.raises(CeloError, match=re.escape(value[0] if isinstance(value, tuple) else str(value))):
+        make_recipe("celo", **{field: value})
+
+
+def test_unknown_recipes_and_fields_list_the_nearest():
+    with pytest.raises(CeloError, match="unknown recipe 'quik'; known, nearest first: quick"):
+        make_recipe("quik")
+    with pytest.raises(CeloError, match="unknown recipe field 'step'"):
+        make_recipe("quick", step=3)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_stored_as_json_is_the_same_recipe(name):
+    recipe = RECIPES[name]
+    assert Recipe(**json.loads(json.dumps(dataclasses.asdict(recipe)))) == recipe
+
+
+def test_tasks_are_names_and_older_files_have_them_in_one_text():
+    recipe = Recipe(tasks="quadratic, celo_image_mlps", rule_tasks="quadratic")
+    assert recipe == Recipe(tasks=("quadratic", "celo_image_mlps"), rule_tasks=("quadratic",))
+    assert recipe.families("rule") == ("quadratic",)
+    assert recipe.families("scheduler") == ("quadratic", "celo_image_mlps")
+    assert Recipe(tasks=("quadratic",), rule_tasks="").families("rule") == ("quadratic",)
+    with pytest.raises(CeloError, match="at least one"):
+        Recipe(tasks="")
+
+
+def test_the_recipe_of_the_bundled_weights_is_read():
+    """It was stored before recipes named their optimizer; but for that it is `laptop`."""
+    assert Recipe(**weights.load("celo").facts["recipe"]) == RECIPES["laptop"]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings"),
+    [
+        ("celo_adam", {"rule_start": "mirrored"}),
+        ("celo_adam", {"rule_schedule": "linear"}),
+        ("celo_adam", {"imitation_steps": 10}),
+        ("celo_rule", {"imitation_steps": 10}),
+    ],
+)
+def test_what_the_optimizer_does_not_have_is_refused(optimizer, settings):
+    (name, value), *_ = settings.items()
+    with pytest.raises(CeloError, match=rf"'{optimizer}' does not fit.*{name}={value!r} needs.*Set {name}="):
+        Recipe(optimizer=optimizer, **settings)
+
+
+def test_all_that_the_optimizer_does_not_have_is_told_at_once():
+    with pytest.raises(CeloError) as error:
+        make_recipe("quick", optimizer="celo_adam")
+    assert "Set rule_start='normal', rule_schedule='constant', imitation_steps=0" in str(error.value)
+
+
+def test_the_first_phase_needs_steps():
+    with pytest.raises(CeloError, match="scheduler_steps must be positive"):
+        Recipe(optimizer="celo_adam", scheduler_steps=0)
+    assert Recipe(optimizer="celo_adam", rule_steps=0).rule_steps == 0
+
+
+def test_an_optimizer_of_ones_own_must_be_registered_first():
+    with pytest.raises(CeloError, match=r"unknown optimizer 'mine'.*imported"):
+        Recipe(optimizer="mine")
