@@ -1,4 +1,4 @@
-"""Equinox: the model is the pytree; what the optimizer sees of it are its arrays.
+"""Equinox: the model is a pytree; the optimizer gets its arrays.
 
 python examples/equinox_loop.py
 """

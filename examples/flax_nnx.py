@@ -1,4 +1,4 @@
-"""Flax NNX: nnx.Optimizer hands `value=` on to the transformation.
+"""Flax NNX: nnx.Optimizer passes `value=` on to the transformation.
 
 python examples/flax_nnx.py
 """

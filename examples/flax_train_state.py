@@ -1,4 +1,4 @@
-"""Flax Linen with a TrainState: its own apply_gradients does not hand the loss on, four lines here do.
+"""Flax Linen with a TrainState: its own apply_gradients drops the loss, the function here passes it on.
 
 python examples/flax_train_state.py
 """

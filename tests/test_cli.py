@@ -3,12 +3,13 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from celo import weights
+from celo import __version__, weights
 from celo.cli import main
 from celo.meta._recipes import RECIPES, Recipe
 from celo.optimizers import Celo
@@ -40,7 +41,15 @@ MISTAKES = {
     "race --steps 0": ["--steps", "0"],
     "race --seeds 0": ["--seeds", "0"],
     "race no/such.safetensors": ["no/such.safetensors"],
-    "race cello": ["'cello'"],
+    "race cello": ["'cello'", "celo"],
+    "race --kernel natve": ["'natve'", "nearest first: native"],
+    "race --optimizers adam": ["'--optimizers'", "option of `celo race`"],
+    "evaluate": ["CONTESTANT"],
+    "evaluate celo --suite labtop": ["'labtop'", "nearest first: laptop"],
+    "evaluate celo --suite laptop --tasks digits_conv": ["'digits_conv'"],
+    "evaluate celo --import mymodule": ["'mymodule'"],
+    "evaluate celo --seeds 0": ["--seeds", "0"],
+    "evaluate celo --steps 0": ["--steps", "0"],
     "report no/such/records": ["no/such/records"],
     "report . --smoothing 1": ["--smoothing", "1"],
     "data fetch mnits": ["'mnits'", "nearest first: mnist"],
@@ -62,7 +71,9 @@ def test_mistakes_are_one_line_that_names_them(line, tmp_path, monkeypatch, caps
     assert "Traceback" not in error
     for words in MISTAKES[line]:
         assert words in error
-    assert not [path for path in tmp_path.iterdir() if path.name in ("runs", "race")], "work had begun"
+    assert not [path for path in tmp_path.iterdir() if path.name in ("runs", "race", "evaluation")], (
+        "work had begun"
+    )
 
 
 @pytest.mark.parametrize(("command", "config"), [("train", Recipe)])
@@ -119,9 +130,14 @@ def test_data_list(tmp_path, monkeypatch, capsys):
 
 
 def test_the_installed_command_answers():
-    code = "import sys; from celo.cli import main; sys.exit(main(['--version']))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("celo ")
+    """The script that pip made, next to the Python that runs the tests."""
+    command = Path(sys.executable).with_name("celo")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"celo {__version__}\n"
+    assert not done.stderr
+    done = subprocess.run([command, "tarin"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("celo: unknown command 'tarin'")
 
 
 def test_weights_that_do_not_name_their_recipe_cannot_be_measured(theta_file, capsys):

@@ -1,4 +1,4 @@
-"""Docs are true: their Python runs, their imports are public, their commands parse, their links lead somewhere.
+"""Docs are true: their Python runs, imports are public, commands parse, and links lead somewhere.
 
 A block that cannot run here carries `<!-- not run: needs … -->` on the line before it; `NOT_RUN` counts them.
 """
@@ -19,7 +19,7 @@ import jax
 import pytest
 
 import celo
-from celo import convert
+from celo import convert, weights
 from celo.cli import _parse
 from celo.evaluate import SUITES
 from celo.meta import ESTIMATORS, RECIPES
@@ -92,7 +92,9 @@ def sources():
 def resolve(dotted):
     """The object at "celo.a.b", if every part of the name is public; fails with the name if not."""
     parts = dotted.split(".")
-    assert not [part for part in parts if part.startswith("_") and part != "__version__"], f"{dotted} is private"
+    assert not [part for part in parts if part.startswith("_") and part != "__version__"], (
+        f"{dotted} is private"
+    )
     found = importlib.import_module(parts[0])
     for i, part in enumerate(parts[1:], start=2):
         if not hasattr(found, part):
@@ -133,6 +135,32 @@ def test_names_in_the_text_exist(page):
                 resolve(dotted)
         for path in re.findall(r"(?<![\w./])(?:tests|src|docs|benchmarks|results|examples)/[\w./]+\w", code):
             assert (ROOT / path).exists() or path.startswith("results/evaluation"), f"{page}: no {path}"
+
+
+def test_no_paragraph_of_the_readme_drowns_in_numbers():
+    text = re.sub(r"^(\|.*\n)+", "", _FENCE.sub("", PAGES["README.md"]), flags=re.MULTILINE)
+    for paragraph in text.split("\n\n"):
+        words = re.sub(r"`[^`]*`|\(https?:[^)]*\)|arXiv [\d.]+", "", paragraph)
+        numbers = re.findall(r"(?<![\w.])\d[\d,.]*", words)
+        assert len(numbers) <= 3, paragraph
+
+
+def test_readme_and_model_card_agree_with_the_results():
+    """The suite's first table is the source: (rank, loss ratio, ratio in time) of a contestant."""
+    table = PAGES["docs/results.md"].split("## Suite `paper`")[0].split("###")[0]
+    rows = {}
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0].isdigit():
+            rows.setdefault(cells[1], (int(cells[0]), cells[2].split()[0], cells[3].split()[0]))
+    rank, ratio, in_time = rows["celo"]
+    limits = weights.card("celo")["known_limits"]
+    for number in (ratio, in_time, rows["adam_cosine"][1], rows["celo_published"][1]):
+        assert number in limits
+    readme = " ".join(PAGES["README.md"].split())
+    assert f"loss ratio is {ratio}" in readme
+    ordinals = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+    assert f"**{ordinals[rank - 1]} of {len(rows)} optimizers" in readme
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -13,7 +13,7 @@ All are imported when first used, so that a part of the package does not load a 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"  # after 0.1.0
 
 if TYPE_CHECKING:
     from celo._errors import CeloError, OutOfRangeWarning

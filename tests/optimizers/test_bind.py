@@ -62,6 +62,7 @@ def test_horizons_outside_are_named_with_the_range_and_a_remedy(saved):
             "OutOfRangeWarning",
         ):
             assert words in str(warning.message)
+        assert warning.filename == __file__  # the line that asked for it
     with pytest.warns(celo.OutOfRangeWarning, match="num_steps is 10,000,000"):
         celo.scale_by_celo_schedule(10_000_000, path)
 

@@ -333,7 +333,6 @@ def test_huge_and_tiny_parameters(train, size):
 # Descent
 
 
-@pytest.mark.skipif("celo" not in weights_files.bundled(), reason="no trained weights are bundled yet")
 def test_bundled_weights_halve_the_loss_of_softmax_regression_on_digits():
     from sklearn.datasets import load_digits
 

@@ -1,8 +1,8 @@
 """The command line: celo train, race, evaluate, report, data, convert, info.
 
 Here: options, terminal output, progress bars and signals, one group of commands a file. What the commands do
-lives in `celo.meta`, `celo.evaluate`, `celo.data`, `celo.convert` and `celo.weights`: use those from Python, and
-`main` to run a command.
+lives in `celo.meta`, `celo.evaluate`, `celo.data`, `celo.convert` and `celo.weights`: use those from Python,
+and `main` to run a command.
 """
 
 import argparse
@@ -50,7 +50,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(prog="celo", description="Learned optimizers: meta-train them, race them, use them.")
+    parser = _Parser(
+        prog="celo", description="Learned optimizers: meta-train them and compare them with others."
+    )
     parser.add_argument("--version", action="version", version=f"celo {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND")
     makers = {

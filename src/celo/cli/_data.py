@@ -11,10 +11,10 @@ from celo._errors import unknown_name
 
 def add_data(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo data` to the commands."""
-    parser = commands.add_parser("data", help="real data sets: list them, fetch them into the cache")
+    parser = commands.add_parser("data", help="list real data sets, or download them into the cache")
     parser.add_argument("action", choices=("list", "fetch"))
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="what to fetch (default: all that can be had)"
+        "names", nargs="*", metavar="NAME", help="data sets to fetch (default: all that can be downloaded)"
     )
     parser.set_defaults(run=_data)
     return parser
@@ -26,7 +26,7 @@ def _data(options: argparse.Namespace) -> int:
     if options.action == "fetch":
         for name in options.names:
             if name in data.CORPORA:
-                data.load_tokens(name)  # says what is wanting: there is nowhere to fetch it from
+                data.load_tokens(name)  # no package has it: the error says which files to supply
             elif name not in data.DATASETS:
                 raise unknown_name("data set", name, (*data.DATASETS, *data.CORPORA))
         asked_for = ("svhn", "cifar100")  # no package has them

@@ -1,4 +1,4 @@
-"""celo convert and celo info: weights files, and what the library has by name."""
+"""celo convert and celo info: weights files, and every name that commands accept."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,9 @@ from celo.cli._settings import add_import, import_own
 
 def add_convert(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo convert` to the commands."""
-    parser = commands.add_parser("convert", help="published theta.state <-> our .safetensors")
+    parser = commands.add_parser(
+        "convert", help="convert published theta.state files to .safetensors and back"
+    )
     parser.add_argument("source", help="a theta.state or .safetensors file, or the name of bundled weights")
     parser.add_argument("destination", type=Path, help="ending in .safetensors or .state")
     add_import(parser)
@@ -31,16 +33,18 @@ def _convert(options: argparse.Namespace) -> int:
 def add_info(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo info` to the commands."""
     parser = commands.add_parser(
-        "info", help="weights and their model card; what tasks and recipes there are"
+        "info", help="show weights and their model card, or list all tasks, baselines and recipes"
     )
     parser.add_argument("weights", nargs="?", default=None, help="a bundled name or a .safetensors file")
     parser.add_argument(
-        "--measure", action="store_true", help="run the recipe's tasks under the weights: their meta-loss"
+        "--measure",
+        action="store_true",
+        help="train the recipe's tasks with the weights and print their meta-loss",
     )
     parser.add_argument(
         "--explain",
         action="store_true",
-        help="train a small perceptron with the weights, and draw what they do",
+        help="train a small perceptron with the weights and draw what they do",
     )
     parser.add_argument("--out", type=Path, default=None, help="folder for --explain (default: explain)")
     add_import(parser)
@@ -103,7 +107,7 @@ def _measure(name: str, theta: Any, recipe: Any) -> None:
     from celo.meta import Recipe, measure
 
     if not isinstance(recipe, dict):
-        raise CeloError(f"{name} does not say by what recipe it was trained: --measure has no tasks to run")
+        raise CeloError(f"{name} does not record its recipe, so --measure has no tasks to run")
     found = measure(theta, Recipe(**recipe), kernel="auto")
     print(f"measured meta-loss: {found.meta_loss:.4f} ± {found.standard_error:.4f} (standard error)")
     for name, loss in found.task_losses.items():

@@ -7,8 +7,10 @@ how many examples they are means of.
 import dataclasses
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -28,6 +30,7 @@ SHORTER, LONGER = 3, 2
 # ones from 10,000 times on; our own evaluation ends at 30 times.
 LARGER = 10_000
 
+_PACKAGE = str(Path(__file__).parents[1])
 _SILENCE = "To silence this: warnings.simplefilter('ignore', celo.OutOfRangeWarning)"
 
 
@@ -138,4 +141,7 @@ def _checked(theta: Mapping[str, Any], optimizer: ReadsTheta, source: str) -> Th
 
 @functools.cache  # once a process: `init` is often traced more than once
 def _warn_once(message: str) -> None:
-    warnings.warn(message, OutOfRangeWarning, stacklevel=4)
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, OutOfRangeWarning, stacklevel=level)  # points at the first line that is not ours
