@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-
 from celo._errors import CeloError
 from celo._import_path import import_modules
 from celo._provenance import cores
@@ -97,23 +95,6 @@ def import_own(modules: Sequence[str]) -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     import_modules(modules)
-
-
-def fastest_kernel(console: Console) -> str:
-    """The native kernel on a CPU with a compiler, else XLA's; says which and why."""
-    import jax
-
-    from celo._kernels import native
-
-    if jax.default_backend() != "cpu":
-        return "xla"
-    try:
-        native.load()
-    except CeloError as error:
-        console.print(f"kernel:  xla ({error})", markup=False)
-        return "xla"
-    console.print("kernel:  native")
-    return "native"
 
 
 def one_device_per_core() -> None:

@@ -152,9 +152,9 @@ class Recipe:
 
 
 def _names(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of tasks, also from one text with commas."""
-    names = value.split(",") if isinstance(value, str) else value
-    return tuple(name.strip() for name in names if name.strip())
+    """Names of tasks; a text may hold several, with commas between them."""
+    text = value if isinstance(value, str) else ",".join(value)
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 # A rule of eight hidden units needs a good start, and evolution strategies find the shape of a schedule

@@ -11,11 +11,10 @@ import numpy as np
 
 from celo import weights
 from celo._files import write_file
+from celo._plotting import LIGHT, Label, place_labels
 from celo._provenance import commit
 
 METRICS, PLOT, CARD = "metrics.jsonl", "meta_loss.png", "theta.json"  # files in the folder of a run
-_LABEL_SIZE, _LABEL_SPACING = 6.5, 0.031  # points; fraction of the axis
-_TASK_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # colour-blind safe
 
 
 class PhaseSummary(NamedTuple):
@@ -81,47 +80,32 @@ def draw_metrics(rows: list[dict[str, Any]], path: Path) -> Path:
     names = list(dict.fromkeys(row["phase"] for row in rows))
     figure = Figure(figsize=(max(10, 4.5 * len(names)), 4.8), layout="constrained", dpi=150)
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    panel_ends = []
+    panel_labels = []
     for axes, phase in zip(panels, names, strict=True):
         mine = [row for row in rows if row["phase"] == phase]
         steps = np.array([row["outer_step"] for row in mine])
         lines = {name: [row["tasks"][name] for row in mine] for name in mine[0]["tasks"]}
         lines = {**lines, "mean": np.mean(list(lines.values()), axis=0).tolist()}
-        ends: dict[str, tuple[float, str]] = {}
-        for (name, losses), colour in zip(lines.items(), _colours(len(lines)), strict=True):
+        labels = []
+        colours = [*LIGHT.cycle(len(lines) - 1), LIGHT.ink]
+        for (name, losses), colour in zip(lines.items(), colours, strict=True):
             window = max(1, len(losses) // 50)
             smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
             axes.plot(steps, losses, color=colour, alpha=0.12, linewidth=0.6)
             axes.plot(steps[window - 1 :], smooth, color=colour, linewidth=2.2 if name == "mean" else 1.3)
-            ends[name] = (smooth[-1], colour)
-        panel_ends.append((axes, steps[-1], ends))
+            labels.append(Label(float(smooth[-1]), name, colour, bold=name == "mean"))
+        panel_labels.append(labels)
+        axes.set_xlim(right=steps[-1])
         axes.set_title(f"phase: {phase}", loc="left", size=10)
         axes.set_xlabel("outer step")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25)
     panels[0].set_ylabel("training loss, mean over the unroll")
     panels[0].set_yscale("log")
-    for axes, last, ends in panel_ends:
-        _label_ends(axes, last, ends)
+    for axes, labels in zip(panels, panel_labels, strict=True):
+        place_labels(axes, labels, size=6.5)
     figure.savefig(path)
     return path
-
-
-def _label_ends(axes: Any, last: float, ends: dict[str, tuple[float, str]]) -> None:
-    """Each line's name beside its end, moved down where it would cover the one above."""
-    low, high = np.log(axes.get_ylim())
-    height = np.inf
-    for name, (value, colour) in sorted(ends.items(), key=lambda item: -item[1][0]):
-        height = min(float(np.log(value)), height - _LABEL_SPACING * (high - low))
-        place = (last, float(np.exp(height)))
-        axes.annotate(
-            name, place, (4, 0), textcoords="offset points", color=colour, va="center", size=_LABEL_SIZE
-        )
-
-
-def _colours(count: int) -> list[str]:
-    """Of the tasks, again and again, and black for their mean."""
-    return [_TASK_COLOURS[i % len(_TASK_COLOURS)] for i in range(count - 1)] + ["black"]
 
 
 def write_card(run: Path, theta: Path) -> Path:

@@ -70,7 +70,7 @@ class Examples(Source):
       batch_size: examples in a batch.
       shift: number or array of the shape of one example; for several sets an array [sets].
       scale: like shift.
-      sizes: for several sets, split -> number of examples of each; None means one set.
+      sizes: for a sequence of sets, split -> number of examples of each; None means one set.
     """
 
     splits: Mapping[str, Split]
@@ -143,7 +143,8 @@ def image_examples(
     """The images of one or several data sets known to `celo.data`.
 
     Args:
-      datasets: a name or several; several sets must have the same shape and number of classes.
+      datasets: a name, or a sequence of them for a family whose tasks differ in their set; all sets must
+        have the same shape and number of classes.
       size: height and width to which images are resized; None keeps the native size.
       batch_size: images in a batch.
       grey: whether images are reduced to one channel.
@@ -167,18 +168,20 @@ def image_examples(
         )
     if standardised:
         shift = np.array([images.train.x.mean() for images in sets])
-        scale = np.array([1 / images.train.x.std() for images in sets])
+        deviation = np.array([images.train.x.std() for images in sets])
     else:
-        shift, scale = np.zeros(len(sets)), np.full(len(sets), 1 / 255)
+        shift, deviation = np.zeros(len(sets)), np.full(len(sets), 255.0)
     splits, sizes = {}, {}
     for split in SPLITS:
         parts = [getattr(images, split) for images in sets]
         sizes[split] = [len(part.y) for part in parts]
         x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         splits[split] = Split(x.reshape(len(x), -1) if flat else x, y)
-    if len(sets) == 1:
-        return Examples(splits, classes.pop(), batch_size, float(shift[0]), float(scale[0]))
-    return Examples(splits, classes.pop(), batch_size, shift, scale, sizes)
+    if isinstance(datasets, str):
+        return Examples(splits, classes.pop(), batch_size, float(shift[0]), float(1 / deviation[0]))
+    # Rounded before the division, not after it: weights were trained on these bits.
+    scale = 1 / deviation.astype(np.float32) if standardised else (1 / deviation).astype(np.float32)
+    return Examples(splits, classes.pop(), batch_size, shift.astype(np.float32), scale, sizes)
 
 
 def text_windows(dataset: str, *, length: int, batch_size: int) -> Windows:
