@@ -12,9 +12,10 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from celo.evaluate import SUITES, load_task
+from celo.evaluate import SUITES
 from celo.evaluate._run.training import CurveProgram
 from celo.evaluate._settings import PAPER_RATES
+from celo.tasks import make_task
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         title=f"{len(PAPER_RATES)} rates, {options.steps} steps",
     )
     for name in options.task:
-        family = load_task(name)
+        family = make_task(name)
         found = []
         for side_by_side in (True, False):
             program = CurveProgram(

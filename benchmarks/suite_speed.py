@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import optax
 from rich.console import Console
 
-from celo.evaluate import SUITES, TaskSettings, load_task
+from celo.evaluate import SUITES, TaskSettings
 from celo.evaluate._run.training import seconds_per_step, train_curve
+from celo.tasks import make_task
 
 ADAM = 1e-3
 
@@ -47,7 +48,7 @@ def main() -> None:
 
 def _measure(task: TaskSettings, whole: bool) -> tuple[float, str]:
     """Seconds of training, and a line about the task."""
-    family = load_task(task.name)
+    family = make_task(task.name)
     sampled = family.sample(jax.random.key(0), jnp.zeros((), jnp.int32))
     params, _ = jax.eval_shape(sampled.init, jax.random.key(0))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

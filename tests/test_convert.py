@@ -8,7 +8,8 @@ import pytest
 from celo import convert as converter
 from celo import weights
 from celo._errors import CeloError
-from celo.convert import convert, read_official, to_official
+from celo._kernels.rule_network import INPUTS
+from celo.convert import _GROUP_WIDTHS, convert, read_official, to_official
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 WIDTHS = [1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3]
@@ -304,7 +305,7 @@ def test_flipped_and_random_bytes_raise_nothing_but_celo_error(state):
         else:
             corrupt = rng.bytes(rng.integers(0, 300))
         try:
-            converter._decode(bytes(corrupt), "fuzz")
+            converter._decode(bytes(corrupt), "fuzz", converter.LAYOUTS)
             outcomes.add("read")  # a changed number is still a number
         except CeloError:
             outcomes.add("refused")
@@ -403,3 +404,7 @@ def test_metadata_and_content_must_agree(tmp_path):
     weights.save(path, theta, metadata={"architecture": "celo"})
     with pytest.raises(CeloError, match="is not a θ of celo: missing: update_rule"):
         convert(path, tmp_path / "x.state")
+
+
+def test_groups_of_the_official_first_layer_are_the_rules_inputs():
+    assert tuple(INPUTS.values()) == _GROUP_WIDTHS

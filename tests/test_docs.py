@@ -19,7 +19,7 @@ import jax
 import pytest
 
 import celo
-from celo import convert, weights
+from celo import weights
 from celo.cli import _parse
 from celo.evaluate import SUITES
 from celo.meta import ESTIMATORS, RECIPES
@@ -73,7 +73,7 @@ def test_python_of_a_page_runs(page, quick_compilation, tmp_path, monkeypatch):
     names = {"__name__": "docs"}
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
-        for registry in (OPTIMIZERS, TASKS, convert.LAYOUTS):  # what a page registers goes with it
+        for registry in (OPTIMIZERS, TASKS):  # what a page registers goes with it
             stack.enter_context(mock.patch.dict(registry))
         for body, runs in blocks(page, "python"):
             if runs:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_SHOWN = 12  # names an error lists before it counts the rest
+
 
 class CeloError(ValueError):
     """Bad input. The command line prints the message alone, without a traceback."""
@@ -23,4 +25,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> CeloError:
     known = sorted(known)
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     ordered = near + [other for other in known if other not in near]
-    return CeloError(f"unknown {kind} {name!r}; known, nearest first: {', '.join(ordered)}")
+    shown = ", ".join(ordered[:_SHOWN])
+    rest = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return CeloError(f"unknown {kind} {name!r}; known, nearest first: {shown}{rest}")

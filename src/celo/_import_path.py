@@ -21,8 +21,10 @@ def import_modules(names: Sequence[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             if not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module is there, and imports one that is not
-            raise CeloError(f"there is no module {name!r} on the Python path; start where it is") from error
+                raise CeloError(f"module {name!r} needs {error.name!r}, which is not installed") from error
+            raise CeloError(
+                f"there is no module {name!r} on the Python path; run in its folder, or set PYTHONPATH"
+            ) from error
 
 
 def attribute_at(place: str, what: str) -> Any:

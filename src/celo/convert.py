@@ -21,6 +21,8 @@ from celo._files import read_file, write_file
 
 STATE_SUFFIX = ".state"
 
+__all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
+
 _NDARRAY = 1  # flax's msgpack extension type for an array
 # With these a hostile header cannot ask for memory that the file does not pay for.
 _LIMITS = {
@@ -88,19 +90,11 @@ _STEP_SIZE = [
 ]
 # In the order of the official files. Their first mixing layer's output is overwritten, their
 # control head is a softmax over one number, and the third output of their update rule is never read.
+_Layouts = Mapping[str, list[_Piece]]
 LAYOUTS: dict[str, list[_Piece]] = {
     "celo": [*_UPDATE_RULE, *_STATE_AND_LSTM, *_CONTROLS, *_STEP_SIZE],
     "celo_adam": [*_STATE_AND_LSTM, *_STEP_SIZE],
 }
-
-
-def plain_layout(shapes: Mapping[str, tuple[int, ...]]) -> list[_Piece]:
-    """A layout for `LAYOUTS` in which every array has its own name: for an optimizer of your own.
-
-    Args:
-      shapes: flat name ("group/name") -> shape of every weight.
-    """
-    return [_Piece(tuple(name.split("/")), shape, ..., name) for name, shape in shapes.items()]
 
 
 def read_official(
@@ -114,7 +108,7 @@ def read_official(
     Raises:
       CeloError: the file is missing, damaged, or holds other names, shapes, dtypes or non-finite numbers.
     """
-    return _decode(read_file(path, weights.MAX_BYTES), os.fspath(path))
+    return _decode(read_file(path, weights.MAX_BYTES), os.fspath(path), LAYOUTS)
 
 
 def to_official(
@@ -130,15 +124,23 @@ def to_official(
     Raises:
       CeloError: θ or `unused` do not fit, or the file cannot be written.
     """
-    return write_file(path, _encode(theta, unused, _architecture(weights.flatten(theta), _our_shapes), "θ"))
+    architecture = _architecture(weights.flatten(theta), LAYOUTS, _our_shapes)
+    return write_file(path, _encode(theta, unused, LAYOUTS[architecture], architecture, "θ"))
 
 
-def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str]) -> str:
+def convert(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
+) -> str:
     """Convert official weights to ours (destination *.safetensors) or back (destination *.state).
 
     Args:
       source: an official theta.state; on the way back, whatever `celo.weights.load` takes.
       destination: the file to write; replaced if it exists.
+      shapes: architecture -> flat name -> shape, for optimizers without an official form: a .state file of
+        theirs has the arrays under their own names.
 
     Returns:
       One line that says what was written.
@@ -146,22 +148,25 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str])
     Raises:
       CeloError: another suffix, a source that is the destination, or what the readers and writers raise.
     """
+    layouts = {**{name: _plain_layout(own) for name, own in (shapes or {}).items()}, **LAYOUTS}
     target = Path(destination)
     if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise CeloError(f"{target}: source and destination are the same file; name another destination")
     if target.suffix == weights.SUFFIX:
         data = read_file(source, weights.MAX_BYTES)
-        theta, unused, architecture = _decode(data, os.fspath(source))
+        theta, unused, architecture = _decode(data, os.fspath(source), layouts)
         metadata = {"architecture": architecture, "official_sha256": hashlib.sha256(data).hexdigest()}
         digest = weights.save(target, theta, metadata=metadata, extra=unused)
     elif target.suffix == STATE_SUFFIX:
         loaded = weights.load(source)
         theta, architecture = loaded.theta, loaded.metadata["architecture"]
-        if architecture not in LAYOUTS:
-            known = " and ".join(LAYOUTS)
+        if architecture not in layouts:
+            known = " and ".join(layouts)
             raise CeloError(f"{source}: only {known} have an official form, not {architecture!r}")
         unused = {name: array for name, array in loaded.extra.items() if name.startswith(_OFFICIAL)}
-        digest = write_file(target, _encode(theta, unused, architecture, os.fspath(source)))
+        digest = write_file(
+            target, _encode(theta, unused, layouts[architecture], architecture, os.fspath(source))
+        )
     else:
         raise CeloError(
             f"{target}: the destination must end in {weights.SUFFIX} (official weights to celo's) "
@@ -171,18 +176,23 @@ def convert(source: str | os.PathLike[str], destination: str | os.PathLike[str])
     return f"{target}: {architecture}, {count:,} weights, sha256 {digest}"
 
 
-def _decode(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+def _plain_layout(shapes: Mapping[str, tuple[int, ...]]) -> list[_Piece]:
+    """Every array under its own name, by flat name -> shape."""
+    return [_Piece(tuple(name.split("/")), shape, ..., name) for name, shape in shapes.items()]
+
+
+def _decode(data: bytes, source: str, layouts: _Layouts) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
     try:
         tree = _unpack(data)
         if not isinstance(tree, dict):
             raise CeloError(f"it holds one {type(tree).__name__} instead of a dict of arrays")
         official = _arrays(tree)
-        architecture = _architecture(official, _official_shapes)
-        layout = LAYOUTS[architecture]
+        architecture = _architecture(official, layouts, _official_shapes)
+        layout = layouts[architecture]
         if problem := weights.misfit(official, _official_shapes(layout)):
             raise CeloError(f"taken for {architecture}, but {problem}")
     except CeloError as error:
-        known = " or ".join(LAYOUTS)
+        known = " or ".join(layouts)
         raise CeloError(
             f"{source}: not an official theta.state of {known}, or a damaged one ({error}); "
             "check the path or fetch the file again"
@@ -197,9 +207,12 @@ def _decode(data: bytes, source: str) -> tuple[dict[str, Any], dict[str, np.ndar
 
 
 def _encode(
-    theta: Mapping[str, Any], unused: Mapping[str, np.ndarray], architecture: str, source: str
+    theta: Mapping[str, Any],
+    unused: Mapping[str, np.ndarray],
+    layout: list[_Piece],
+    architecture: str,
+    source: str,
 ) -> bytes:
-    layout = LAYOUTS[architecture]
     shapes = _our_shapes(layout)
     dead = {name: shapes.pop(name) for name in list(shapes) if name.startswith(_OFFICIAL)}
     live = weights.flatten(theta)
@@ -221,15 +234,17 @@ def _encode(
     return _pack(tree)
 
 
-def _architecture(names: Iterable[str], shapes: Callable[[list[_Piece]], Mapping[str, Any]]) -> str:
+def _architecture(
+    names: Iterable[str], layouts: _Layouts, shapes: Callable[[list[_Piece]], Mapping[str, Any]]
+) -> str:
     """The architecture whose names are the most like these: most in common, then fewest missing."""
     names = set(names)
 
     def likeness(architecture: str) -> tuple[int, int]:
-        expected = shapes(LAYOUTS[architecture]).keys()
+        expected = shapes(layouts[architecture]).keys()
         return len(names & expected), -len(expected - names)
 
-    return max(LAYOUTS, key=likeness)
+    return max(layouts, key=likeness)
 
 
 def _official_shapes(layout: list[_Piece]) -> dict[str, tuple[int, ...]]:

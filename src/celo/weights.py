@@ -21,6 +21,21 @@ from safetensors.numpy import load as parse_safetensors
 from celo._errors import CeloError, unknown_name
 from celo._files import read_file, write_file
 
+__all__ = [
+    "FORMAT",
+    "MAX_BYTES",
+    "SUFFIX",
+    "Weights",
+    "bundled",
+    "card",
+    "check_theta",
+    "flatten",
+    "load",
+    "misfit",
+    "save",
+    "unflatten",
+]
+
 FORMAT = "celo-theta/1"
 SUFFIX = ".safetensors"
 MAX_BYTES = 1 << 30  # no weights are this large; a wrong path should not fill the memory

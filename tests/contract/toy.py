@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo import convert
 from celo.optimizers import OPTIMIZERS, Entry, LearnedOptimizer, TrainingPhase, as_optax
 from celo.tasks import Task, TaskFamily
 
@@ -55,7 +54,6 @@ def toy_momentum(num_steps, *, weights, learning_rate=1.0, kernel="auto"):
 
 
 OPTIMIZERS["toy"] = Entry(ToyMomentum, toy_momentum, (TrainingPhase("rule", ("toy",), ToyMomentum),))
-convert.LAYOUTS["toy"] = convert.plain_layout({"toy/log_rate": (), "toy/decay": ()})
 
 
 @jax.tree_util.register_dataclass

@@ -24,7 +24,7 @@ PUBLISHED = {  # θ of each optimizer and kind, in the published layout
     for kind in golden_data.KINDS
 }
 THETA = {of: golden_data.to_theta(official) for of, official in PUBLISHED.items()}
-NATIVE = native.available()
+NATIVE = native.find_compiler() is not None  # a kernel that does not compile must fail
 # Both ways to get each optimizer: the one meta-training uses, and the one users do.
 FORMS = {
     "celo_phase1": {
@@ -193,7 +193,7 @@ def test_final_state_of_the_scheduler(name):
     ours, theirs = state.schedule, final_state(name)
     assert int(ours.step) == int(theirs["iteration"]) == 30
     assert int(ours.num_steps) == int(theirs["num_steps"])
-    assert int(ours.losses.seen) == int(theirs["loss_buffer/iteration"])
+    assert int(ours.losses.step) == int(theirs["loss_buffer/iteration"])
     np.testing.assert_allclose(ours.losses.means, theirs["loss_buffer/means"], rtol=1e-4)
     np.testing.assert_allclose(ours.losses.minima, theirs["loss_buffer/running_min"], rtol=1e-4)
     for row in range(5):  # theirs has one equal row for each tensor

@@ -16,7 +16,8 @@ from celo._kernels.statistics import init_stats
 from celo.optimizers import Celo, UpdateRule
 
 FORMS = {"xla": rule_network, "native": native}
-needs_compiler = pytest.mark.skipif(not native.available(), reason="there is no C++ compiler here")
+# Whether there is a compiler, not whether the kernel compiles: one that does not must fail here.
+needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler here")
 
 # One and two axes of every kind: shorter and longer than a vector, ties, factored axes in either order, last,
 # apart and followed by others; and sizes that several threads share.
@@ -269,3 +270,27 @@ def test_it_is_compiled_once(tmp_path):
         paths.add(done.stdout)
     (library,) = tmp_path.rglob("*.so")
     assert paths == {f"{library}\n"}
+
+
+@needs_compiler
+def test_split_parameters_are_refused_by_name(tmp_path):
+    script = """
+import celo, jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+params = {"w": jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, PartitionSpec("x")))}
+for kernel in ("auto", "native"):
+    tx = celo.celo(100, kernel=kernel)
+    try:
+        tx.update(params, tx.init(params), params, value=jnp.ones(()))
+        print(kernel)
+    except celo.CeloError as error:
+        print(error)
+"""
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    auto, native_by_name = done.stdout.splitlines()
+    assert auto == "auto"
+    assert "takes whole tensors, and params['w'] is split over devices" in native_by_name

@@ -12,7 +12,7 @@ from celo.optimizers import UpdateRule, scale_by_celo_rule
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-KERNELS = ["xla", "native"] if native.available() else ["xla"]
+KERNELS = ["xla", "native"] if native.find_compiler() else ["xla"]
 LAYERS = 3
 SHAPES = {"kernel": (4, 5), "bias": (5,), "gain": (), "conv": (2, 2, 3, 2)}
 

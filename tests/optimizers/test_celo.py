@@ -309,7 +309,7 @@ def test_only_bad_losses(train):
     updates, state = train(gradients(), np.full(STEPS, np.nan))
     assert_finite(updates)
     assert_finite(state[0])
-    assert int(state[1].losses.seen) == 0
+    assert int(state[1].losses.step) == 0
     assert_finite((state[1].hidden, state[1].cell, state[1].losses.means))
 
 

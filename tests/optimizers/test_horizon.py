@@ -56,12 +56,12 @@ def test_time_is_counted_from_the_beginning(theta):
     equal(with_horizon(state, jnp.int32(40)), longer)
     traced = jax.jit(with_horizon)(state, jnp.int32(40))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), traced, longer)
-    equal((longer.hidden, longer.cell, longer.losses.seen), (state.hidden, state.cell, state.losses.seen))
+    equal((longer.hidden, longer.cell, longer.losses.step), (state.hidden, state.cell, state.losses.step))
 
 
 def corrected(state):
     rates = 1 / scheduler.half_lives(state.num_steps)
-    return state.losses.means / -jnp.expm1(-rates * state.losses.seen.astype(jnp.float32))
+    return state.losses.means / -jnp.expm1(-rates * state.losses.step.astype(jnp.float32))
 
 
 def test_the_averages_are_read_at_the_new_time_scales(theta):
@@ -124,7 +124,7 @@ def test_the_clock_stands_still_on_the_plateau_and_runs_to_its_end(theta):
 
     state, _ = advanced(tx, state, [1.0] * 30)
     assert int(state.schedule.step) == 10
-    assert int(state.schedule.losses.seen) == 40  # it goes on listening
+    assert int(state.schedule.losses.step) == 40  # it goes on listening
 
     for edit in (cool_down, jax.jit(cool_down)):
         cooling = edit(state, jnp.int32(8))

@@ -88,7 +88,7 @@ def test_a_bad_loss_does_not_poison(observe, bad, at):
     broken[at] = bad
     features, history = observe(broken, 60)
     assert np.all(np.isfinite(features))
-    seen = history.seen > 0
+    seen = history.step > 0
     assert np.all(np.isfinite(history.means[seen]))
     assert np.all(np.isfinite(history.minima[seen]))
     changed = losses.copy()
@@ -101,7 +101,7 @@ def test_a_bad_loss_does_not_poison(observe, bad, at):
 def test_a_bad_first_loss_is_as_if_it_had_not_been(observe, bad):
     features, history = observe([bad, bad, 2.0, 1.0, 1.5], 100)
     without, _ = observe([2.0, 1.0, 1.5], 100)
-    np.testing.assert_array_equal(history.seen, [0, 0, 1, 2, 3])
+    np.testing.assert_array_equal(history.step, [0, 0, 1, 2, 3])
     np.testing.assert_array_equal(features[:2], 0.0)
     np.testing.assert_array_equal(features[2:], without)
 

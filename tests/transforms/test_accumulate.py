@@ -41,7 +41,7 @@ def test_a_step_sees_the_mean_gradient_and_the_mean_loss(theta):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state.inner_state, expected_state
     )
-    assert int(state.calls) == 1
+    assert int(state.mini_step) == 1
     assert float(state.loss) == 9.0
 
 

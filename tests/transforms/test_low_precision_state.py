@@ -12,7 +12,7 @@ from celo.transforms._low_precision_state import round_at_random
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-KERNELS = ["xla", "native"] if native.available() else ["xla"]
+KERNELS = ["xla", "native"] if native.find_compiler() else ["xla"]
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 48).reshape(8, 6), "b": jnp.linspace(0.1, 0.5, 6), "s": jnp.float32(1)}
 
 

@@ -170,7 +170,7 @@ def test_statistics_are_split_as_their_tensors_and_the_rest_is_copied(tx):
 def test_sums_over_micro_batches_are_split_too():
     found = state_sharding(accumulate(celo(100), 4), PARAMS)
     assert specs(found.inner_state[0]) == RULE
-    assert specs([found.grads, found.loss, found.calls]) == [WHOLE, P(), P()]
+    assert specs([found.grads, found.loss, found.mini_step]) == [WHOLE, P(), P()]
 
 
 def test_groups():

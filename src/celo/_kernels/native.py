@@ -31,19 +31,38 @@ TARGETS = ("celo_rule",)
 SOURCE = Path(__file__).with_suffix(".cc")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+_CPU_FACTS = ("flags", "Features", "CPU part", "CPU implementer", "isa")  # of x86, ARM and RISC-V
 WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order the kernel reads them; then the least size
 
 
-def check_kernel(kernel: str) -> None:
-    """Refuse a kernel that does not exist, or one asked for by name that this machine cannot have.
-
-    Raises:
-      CeloError: for an unknown name; for "native" as `load`.
-    """
+def check_name(kernel: str) -> None:
+    """CeloError for the name of no kernel."""
     if kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
+
+
+def check_kernel(kernel: str) -> None:
+    """Refuse a kernel that does not exist, or "native" where it does not work.
+
+    Raises:
+      CeloError: for an unknown name; for "native" on another device than a CPU, and as `load`.
+    """
+    check_name(kernel)
     if kernel == "native":
+        if jax.default_backend() != "cpu":
+            backend = jax.default_backend()
+            raise CeloError(f"the native kernel runs on CPUs, JAX computes on {backend}; use kernel='xla'")
         load()
+
+
+def check_whole(param: Array, path: str) -> None:
+    """CeloError for a tensor that is split over devices, which the kernel would gather."""
+    sharding = jax.typeof(param).sharding
+    if sharding.mesh.size > 1 and any(axis is not None for axis in sharding.spec):
+        raise CeloError(
+            f"the native kernel takes whole tensors, and params{path} is split over devices by "
+            f"{sharding.spec}; use kernel='xla' or 'auto'"
+        )
 
 
 def resolve(kernel: str) -> str:
@@ -89,13 +108,18 @@ def load() -> None:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
 
 
+def find_compiler() -> str | None:
+    """The path of a C++ compiler, if there is one."""
+    return next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
 def build() -> Path:
     """The compiled kernel in the user's cache folder, made anew when source, JAX, flags or CPU change.
 
     Raises:
       CeloError: as `load`.
     """
-    compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+    compiler = find_compiler()
     if compiler is None:
         raise CeloError(
             f"the native kernel needs a C++ compiler ({', '.join(COMPILERS)}) and there is none; "
@@ -129,7 +153,9 @@ def _fingerprint(compiler: str) -> str:
     """Differs wherever a compiled kernel could not be shared: home folders are seen from many machines."""
     cpu = Path("/proc/cpuinfo")
     flags = (
-        next((line for line in cpu.read_text().splitlines() if "flags" in line), "") if cpu.exists() else ""
+        "".join(line for line in cpu.read_text().splitlines()[:64] if line.startswith(_CPU_FACTS))
+        if cpu.exists()
+        else ""
     )
     facts = (
         SOURCE.read_text(),

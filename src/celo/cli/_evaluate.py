@@ -18,7 +18,7 @@ from celo.cli._settings import add_import, import_own
 
 RACE_TASK, RACE_STEPS, RACE_EVALUATIONS = "digits_mlp128x128", 300, 100
 _CONTESTANT = (
-    "bundled weights, a .safetensors file, a baseline (`celo info`), baselines: all of them, "
+    "bundled weights, a .safetensors file, a baseline (`celo info`), 'baselines' for all of them, "
     "package.module:function of your own; or NAME= one of these"
 )
 # What the library's errors call an argument, and what the commands call it.
@@ -43,12 +43,17 @@ def add_race(commands: Any) -> argparse.ArgumentParser:
         metavar="CONTESTANT",
         help=f"{_CONTESTANT} (default: celo; adam always runs)",
     )
-    parser.add_argument("--tasks", "--task", default=RACE_TASK, metavar="TASK", help=f"default: {RACE_TASK}")
+    parser.add_argument(
+        "--tasks", "--task", default=RACE_TASK, metavar="TASK", help=f"task to train (default: {RACE_TASK})"
+    )
     parser.add_argument(
         "--steps", type=int, default=RACE_STEPS, help=f"training steps (default: {RACE_STEPS})"
     )
     parser.add_argument(
-        "--seeds", type=int, default=3, help="how many are reported; rates are tuned on as many others"
+        "--seeds",
+        type=int,
+        default=3,
+        help="number of seeds to report; rates are tuned on as many others (default: 3)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("race"), help="folder of the report and its records (default: race)"
@@ -118,11 +123,18 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("contestants", nargs="+", metavar="CONTESTANT", help=_CONTESTANT)
     parser.add_argument("--suite", default=None, help="tasks to evaluate on (default: laptop)")
     parser.add_argument(
-        "--tasks", "--task", nargs="+", default=[], metavar="TASK", help="single tasks, of the suite or any"
+        "--tasks",
+        "--task",
+        nargs="+",
+        default=[],
+        metavar="TASK",
+        help="only these tasks: of the suite or, without --suite, any",
     )
     parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
-    parser.add_argument("--seeds", type=int, default=3, help="how many are reported (default: 3)")
-    parser.add_argument("--out", type=Path, default=None, help="the archive (default: evaluation/SUITE)")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds to report (default: 3)")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder for the records (default: evaluation/SUITE)"
+    )
     parser.add_argument("--resume", action="store_true", help="add to an archive that is there")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://host:port")
     _add_running(parser)
@@ -133,7 +145,9 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
 def _add_running(parser: argparse.ArgumentParser) -> None:
     """The options that say how contestants are run, and not what is measured."""
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
-    parser.add_argument("--kernel", default="auto", help="of learned optimizers: auto, native or xla")
+    parser.add_argument(
+        "--kernel", default="auto", help="kernel for learned optimizers: auto, native or xla (default: auto)"
+    )
     add_import(parser)
 
 
@@ -178,8 +192,11 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"no table: scores are relative to {REFERENCE}, which has no record with these tasks, steps and "
             f"seeds; add {REFERENCE} to the command, with --resume"
         )
-    archives = f"{out} {bundled_archive(suite)}" if len(every) > len(mine) else str(out)
-    console.print(f"records: {out}; to draw them: celo report {archives}", highlight=False, soft_wrap=True)
+    if mine:
+        archives = f"{out} {bundled_archive(suite)}" if len(every) > len(mine) else str(out)
+        console.print(
+            f"records: {out}; to draw them: celo report {archives}", highlight=False, soft_wrap=True
+        )
     return 1 if failures else 0
 
 
@@ -190,7 +207,7 @@ def add_report(commands: Any) -> argparse.ArgumentParser:
         "archives",
         nargs="+",
         metavar="ARCHIVE",
-        help="folders that `celo evaluate` wrote, or .zip files of them; the first to have a record counts",
+        help="folders that `celo evaluate` wrote, or .zip files; if several have a record, the first counts",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("report"), help="folder of the report (default: report)"
@@ -227,9 +244,14 @@ def _report(options: argparse.Namespace) -> int:
 
     if not 0 <= options.smoothing < 1:
         raise CeloError(f"--smoothing must be at least 0 and below 1, got {options.smoothing}")
+    records = load_records(*options.archives)
+    if not records:
+        raise CeloError(
+            f"{', '.join(options.archives)}: no records; make some with `celo evaluate --out FOLDER`"
+        )
     console = Console()
     board = write_report(
-        load_records(*options.archives),
+        records,
         options.out,
         reference=options.reference,
         contestants=options.contestants,

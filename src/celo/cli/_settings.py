@@ -35,7 +35,7 @@ def add_fields(parser: Any, config: type, aliases: Mapping[str, str] | None = No
             type=typing.get_args(hint)[0] if many else hint,
             nargs="+" if many else None,
             default=None,
-            metavar=field.name.split("_")[-1].upper(),
+            metavar="N" if hint in (int, float) else field.name.split("_")[-1].upper(),
             help=f"{field.metadata['help']}{_default(field.default)}".replace("%", "%%"),
         )
 

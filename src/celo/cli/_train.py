@@ -43,7 +43,7 @@ def add_train(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--kernel",
         default=None,
-        help="of the update rule: native (C++ for CPUs), xla, or auto (default): native where it works",
+        help="kernel for the update rule: native, xla, or auto (default): native where it works",
     )
     add_import(parser)
     several = parser.add_argument_group("several processes (docs/scaling.md)")

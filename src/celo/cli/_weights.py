@@ -23,10 +23,17 @@ def add_convert(commands: Any) -> argparse.ArgumentParser:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from celo.convert import convert
+    from celo.convert import LAYOUTS, convert
 
     import_own(options.imports)
-    print(convert(options.source, options.destination))
+    if not options.imports:  # the published forms are known without JAX, which takes its time to load
+        print(convert(options.source, options.destination))
+        return 0
+    from celo.optimizers._bind import expected_shapes
+    from celo.optimizers._registry import OPTIMIZERS
+
+    own = {name: expected_shapes(e.optimizer()) for name, e in OPTIMIZERS.items() if name not in LAYOUTS}
+    print(convert(options.source, options.destination, shapes=own))
     return 0
 
 

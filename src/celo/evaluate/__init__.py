@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from celo.evaluate._run.baselines import BASELINES
     from celo.evaluate._run.evaluation import evaluate
     from celo.evaluate._run.learned_optimizer_task import training_a_rule
-    from celo.evaluate._run.suites import SUITES, load_task
+    from celo.evaluate._run.suites import SUITES
     from celo.evaluate._run.training import Curve, train_curve
     from celo.evaluate._score import aggregate, metrics, time_to_target
     from celo.evaluate._score.leaderboard import Leaderboard, leaderboard
@@ -35,7 +35,6 @@ _HOMES = {
     "evaluate": "_run.evaluation",
     "leaderboard": "_score.leaderboard",
     "load_records": "_records",
-    "load_task": "_run.suites",
     "pack_records": "_records",
     "race_protocol": "_settings",
     "read_record": "_records",
@@ -59,7 +58,6 @@ __all__ = [
     "evaluate",
     "leaderboard",
     "load_records",
-    "load_task",
     "metrics",
     "pack_records",
     "race_protocol",
@@ -81,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted(__all__)

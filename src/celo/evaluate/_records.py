@@ -41,7 +41,7 @@ class Record:
       rung_losses: [rungs, R] their smoothed training loss at the end, mean of the tuning seeds; inf where one
         diverged, NaN for a rate that was not in the rung.
       seconds_per_step: of one training run alone; `adam_seconds_per_step` of Adam beside it.
-      settings: what it was asked to be.
+      settings: how the record was meant to be made.
       provenance: where it was made.
     """
 

@@ -21,7 +21,7 @@ class TaskSettings:
     """A task and how long it is trained.
 
     Attributes:
-      name: what `load_task` takes.
+      name: what `celo.tasks.make_task` takes.
       num_steps: training steps of a run.
       eval_every: steps between evaluations; 20 of 2,000 make a hundred points. At Celo's 10, evaluation
         would cost a third of the training.
@@ -169,7 +169,7 @@ def differences(a: Settings, b: Settings) -> list[Difference]:
 
 def same_run(a: Settings, b: Settings) -> list[Difference]:
     """What keeps one record from taking the place of the other; empty if nothing does."""
-    return differences(a, b) + _unequal(a, b, ("contestant", "kernel"))
+    return differences(a, b) + _unequal(a, b, ("contestant",))
 
 
 def _tuning_of(a: Protocol, b: Protocol) -> tuple[str, ...]:

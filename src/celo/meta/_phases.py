@@ -18,7 +18,7 @@ from celo.optimizers._decayed_rule import HORIZON_POWER
 from celo.optimizers._registry import OPTIMIZERS, MakeOptimizer
 from celo.tasks._augment import Augmented, Reparametrisation
 from celo.tasks._base import TaskFamily
-from celo.tasks._registry import TASKS, make_task, task_at
+from celo.tasks._registry import make_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def task_families(recipe: Recipe, phase: Phase) -> tuple[TaskFamily, ...]:
     Raises:
       CeloError: if the data or a package that a task needs is missing, or there is none at its import path.
     """
-    families = tuple(make_task(n) if n in TASKS else task_at(n) for n in recipe.families(phase.name))
+    families = tuple(make_task(name) for name in recipe.families(phase.name))
     if recipe.augmentation == "none":
         return families
     low, high = recipe.augmentation_low, recipe.augmentation_high

@@ -40,10 +40,12 @@ class Recipe:
     tasks: tuple[str, ...] = _setting(
         ("celo_image_mlps",), "families of tasks to train on: names, or package.module:attribute"
     )
-    rule_tasks: tuple[str, ...] = _setting((), "families for phase 1, if not the same")
+    rule_tasks: tuple[str, ...] = _setting((), "families of tasks for phase 1, if different from tasks")
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     rule_start: str = _setting("normal", f"first weights of the rule: {' or '.join(RULE_STARTS)}")
-    rule_schedule: str = _setting("constant", f"of the rule's step in phase 1: {' or '.join(RULE_SCHEDULES)}")
+    rule_schedule: str = _setting(
+        "constant", f"schedule of the rule's step in phase 1: {' or '.join(RULE_SCHEDULES)}"
+    )
     imitation_steps: int = _setting(
         0, "back-propagation steps that teach the scheduler a linear decay before phase 2"
     )
@@ -53,7 +55,7 @@ class Recipe:
     pairs_per_task: int = _setting(8, "antithetic pairs for each kind of task")
     truncation_length: int = _setting(50, "inner steps in one truncation")
     std: float = _setting(0.01, "standard deviation of the perturbations of θ")
-    estimator: str = _setting("pes", f"of the meta-gradient: {', '.join(ESTIMATORS)}")
+    estimator: str = _setting("pes", f"estimator of the meta-gradient: {', '.join(ESTIMATORS)}")
     objective: str = _setting("loss", f"what is minimized: {' or '.join(SCALES)}")
     lateness: float = _setting(0.0, "p: a step at the fraction u of its training has weight (p + 1) u^p")
     horizon_min: int = _setting(100, "shortest inner training, in steps")
@@ -61,15 +63,19 @@ class Recipe:
     horizon_power: float = _setting(
         1.0, "p: horizons h have density h^-p; 1 is log-uniform, at 2 each scale gets as many steps"
     )
-    rule_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 1")
-    scheduler_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 2")
-    refinement_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 3")
-    finish_learning_rate: float = _setting(3e-4, "of AdamW on θ, at the start of phase 4")
+    rule_learning_rate: float = _setting(3e-4, "AdamW's learning rate for θ at the start of phase 1")
+    scheduler_learning_rate: float = _setting(3e-4, "AdamW's learning rate for θ at the start of phase 2")
+    refinement_learning_rate: float = _setting(3e-4, "AdamW's learning rate for θ at the start of phase 3")
+    finish_learning_rate: float = _setting(3e-4, "AdamW's learning rate for θ at the start of phase 4")
     warmup_steps: int = _setting(0, "outer steps in which each phase's learning rate rises from zero")
-    learning_rate_end: float = _setting(3e-4, "at the end of each phase, reached along a cosine")
-    weight_decay: float = _setting(1e-4, "of AdamW on θ, decoupled")
+    learning_rate_end: float = _setting(
+        3e-4, "AdamW's learning rate at the end of each phase, reached along a cosine"
+    )
+    weight_decay: float = _setting(1e-4, "AdamW's decoupled weight decay on θ")
     gradient_clip: float = _setting(math.inf, "largest norm of the meta-gradient that AdamW sees")
-    average_decay: float = _setting(0.0, "of the moving average of θ that a phase ends with; 0: its last θ")
+    average_decay: float = _setting(
+        0.0, "decay of the moving average of θ that a phase ends with; 0: its last θ"
+    )
     augmentation: str = _setting("global", "reparametrisation level: none, global, tensor, parameter")
     augmentation_low: float = _setting(1e-3, "smallest reparametrisation factor")
     augmentation_high: float = _setting(1e3, "largest reparametrisation factor")

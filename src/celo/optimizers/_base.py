@@ -17,7 +17,7 @@ class LearnedOptimizer(abc.ABC):
 
     Settings are fields of the (frozen) subclass, arrays are arguments: the methods are pure, can be jitted,
     and can be vmapped over θ as well as over parameters. Every subclass takes `kernel` ("auto", "native" or
-    "xla") as a setting; one without a native kernel refuses "native".
+    "xla") as a setting; one that has no native kernel ignores it.
 
     Attributes:
       theta_groups: top-level groups of θ that the optimizer reads.

@@ -50,7 +50,7 @@ class CeloAdam(LearnedOptimizer):
       kernel: of no consequence, for there is no learned rule to compute: XLA fuses Adam's step by itself.
 
     Raises:
-      CeloError: for an unknown kernel, or a native one that does not work here.
+      CeloError: for an unknown kernel.
     """
 
     kernel: str = "auto"
@@ -58,7 +58,7 @@ class CeloAdam(LearnedOptimizer):
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = _schedule.OPTIONAL_THETA
 
     def __post_init__(self):
-        native.check_kernel(self.kernel)
+        native.check_name(self.kernel)
 
     def init_theta(self, key: Key) -> Theta:
         """Fresh weights of the scheduler; 35,649."""

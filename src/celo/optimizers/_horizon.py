@@ -76,15 +76,15 @@ def _stretched(schedule: ScheduleState, num_steps: Array) -> ScheduleState:
     """The schedule with another horizon, its averages read off at the new time scales."""
     old, new = _schedule.half_lives(schedule.num_steps), _schedule.half_lives(num_steps)
     losses = schedule.losses
-    count = jnp.maximum(losses.seen, 1).astype(jnp.float32)
+    count = jnp.maximum(losses.step, 1).astype(jnp.float32)
     order = jnp.argsort(old)  # they fall where the horizon is shorter than the shortest average
 
     def read(averages: Array) -> Array:
         return jnp.interp(jnp.log(new), jnp.log(old[order]), averages[order])
 
     means = read(losses.means / -jnp.expm1(-count / old)) * -jnp.expm1(-count / new)
-    minima = jnp.where(losses.seen == 0, losses.minima, read(losses.minima))
-    return schedule._replace(num_steps=num_steps, losses=LossHistory(means, minima, losses.seen))
+    minima = jnp.where(losses.step == 0, losses.minima, read(losses.minima))
+    return schedule._replace(num_steps=num_steps, losses=LossHistory(means, minima, losses.step))
 
 
 def _edit(state: OptState, kind: type, change: Callable[[Any], Any]) -> OptState:

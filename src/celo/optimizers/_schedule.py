@@ -40,7 +40,7 @@ class LossHistory(NamedTuple):
 
     means: Array  # [10], not bias-corrected
     minima: Array  # [10], of the bias-corrected means
-    seen: Array  # int32, how many losses
+    step: Array  # int32, losses taken in; those that are not finite are left out
 
 
 class ScheduleState(NamedTuple):
@@ -82,7 +82,7 @@ def init(theta: dict[str, Array], num_steps: Array) -> ScheduleState:
         step=jnp.zeros((), jnp.int32),
         num_steps=jnp.array(num_steps, jnp.int32),
         sized_for=jnp.array(num_steps, jnp.int32),
-        losses=LossHistory(means=zeros, minima=zeros + jnp.inf, seen=jnp.zeros((), jnp.int32)),
+        losses=LossHistory(means=zeros, minima=zeros + jnp.inf, step=jnp.zeros((), jnp.int32)),
         hidden=jnp.array(theta["h0"], jnp.float32),
         cell=jnp.array(theta["c0"], jnp.float32),
     )
@@ -146,15 +146,15 @@ def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHis
     """
     rates = 1.0 / half_lives(num_steps)
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
-    largest = jnp.max(_corrected(losses.means, rates, losses.seen + 1))
-    loss = jnp.minimum(loss, jnp.where(losses.seen == 0, loss, 2.0 * jnp.abs(largest)))
+    largest = jnp.max(_corrected(losses.means, rates, losses.step + 1))
+    loss = jnp.minimum(loss, jnp.where(losses.step == 0, loss, 2.0 * jnp.abs(largest)))
     means = losses.means + -jnp.expm1(-rates) * (loss - losses.means)
-    corrected = _corrected(means, rates, losses.seen + 1)
-    history = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.seen + 1)
+    corrected = _corrected(means, rates, losses.step + 1)
+    history = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.step + 1)
     return jax.tree.map(
         lambda new, old: jnp.where(jnp.isfinite(loss), new, old),
         (history, corrected),
-        (losses, _corrected(losses.means, rates, losses.seen)),
+        (losses, _corrected(losses.means, rates, losses.step)),
     )
 
 
@@ -165,7 +165,7 @@ def loss_features(means: Array, losses: LossHistory) -> Array:
     """
     faster, slower, least = means[:-1], means[1:], losses.minima[:-1]
     ratio = (faster - least) / jnp.maximum(1e-8, slower - least)
-    return jnp.where(losses.seen <= 2, 0.0, jnp.clip(ratio - 1.0, -1.0, 1.0))
+    return jnp.where(losses.step <= 2, 0.0, jnp.clip(ratio - 1.0, -1.0, 1.0))
 
 
 def _corrected(means: Array, rates: Array, count: Array) -> Array:

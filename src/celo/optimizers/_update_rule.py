@@ -110,6 +110,9 @@ class UpdateRule(LearnedOptimizer):
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
+        if kernel == "native":
+            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+                native.check_whole(leaf, jax.tree_util.keystr(path))
         step = partial(_tensor_update, kernel, self._least_rms(theta), theta[GROUP])
         tensors = list(zip(tensor_stats(state, treedef), grad_leaves, leaves, strict=True))
         steps: list[Any] = [None] * len(leaves)
@@ -192,9 +195,9 @@ def mirrored(theta: dict[str, Array]) -> dict[str, Array]:
     """Fresh weights of the rule, rearranged so that its direction begins as a linear function of the inputs.
 
     Units come in pairs of opposite sign, relu(x) and relu(-x), whose difference is x: the looks-linear
-    initialisation of Balduzzi et al. (arXiv 1702.08591). Steps uphill and downhill then are alike from the
-    start. With four units a layer a plain beginning often has none that can point one of the two ways but the
-    bias, and training does not find its way out of that (results/LOG.md).
+    initialisation of Balduzzi et al. (arXiv 1702.08591). Steps uphill and downhill are then treated the
+    same from the start. With four units a layer, plain weights often have none that can point one of the two
+    ways but the bias, and training does not find its way out of that (results/LOG.md).
 
     Args:
       theta: what `UpdateRule.init_theta` gives under "update_rule".

@@ -18,7 +18,7 @@ class AccumulateState(NamedTuple):
     inner_state: OptState
     grads: Updates  # float32, shaped like the gradients
     loss: Array  # float32
-    calls: Array  # int32, micro-batches in the sums
+    mini_step: Array  # int32, micro-batches in the sums; `optax.MultiSteps` calls it so
 
 
 def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTransformationExtraArgs:
@@ -47,7 +47,7 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
             inner_state=inner.init(params),
             grads=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
             loss=jnp.zeros((), jnp.float32),
-            calls=jnp.zeros((), jnp.int32),
+            mini_step=jnp.zeros((), jnp.int32),
         )
 
     def update_fn(
@@ -61,19 +61,19 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
         like = updates if params is None else params
         sums = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), state.grads, updates)
         loss = state.loss if value is None else state.loss + require_value(value)
-        calls = state.calls + 1
+        mini_step = state.mini_step + 1
 
         def step() -> tuple[Updates, AccumulateState]:
             mean = jax.tree.map(lambda total, g: (total / every).astype(g.dtype), sums, updates)
             given = extra_args if value is None else {**extra_args, "value": loss / every}
             steps, inner_state = inner.update(mean, state.inner_state, params, **given)
             steps = jax.tree.map(lambda u, p: u.astype(p.dtype), steps, like)
-            return steps, AccumulateState(inner_state, *jax.tree.map(jnp.zeros_like, (sums, loss, calls)))
+            return steps, AccumulateState(inner_state, *jax.tree.map(jnp.zeros_like, (sums, loss, mini_step)))
 
         def wait() -> tuple[Updates, AccumulateState]:
             zeros = jax.tree.map(jnp.zeros_like, like)
-            return zeros, AccumulateState(state.inner_state, sums, loss, calls)
+            return zeros, AccumulateState(state.inner_state, sums, loss, mini_step)
 
-        return jax.lax.cond(calls == every, step, wait)
+        return jax.lax.cond(mini_step == every, step, wait)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -2,8 +2,8 @@
 
 Each step reads them as float32, computes as ever, and rounds what it stores up or down at random, so that it
 is right on average. Rounding to nearest would not do: an average over 1,000 steps moves by a thousandth of
-itself in a step, bfloat16 knows steps of 1/256, and so it would never move. The random bits are a hash of
-element, tensor and step: a resumed run equals an uninterrupted one.
+itself in a step, bfloat16 has a resolution of 1/256, and so it would never move. The random bits are a hash
+of element, tensor and step: a resumed run equals an uninterrupted one.
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ class CompactState(NamedTuple):
     """State of an optimizer, its float32 arrays rounded to bfloat16."""
 
     inner_state: OptState
-    steps: Array  # int32, steps taken; what the random bits are drawn from
+    step: Array  # int32, steps taken; what the random bits are drawn from
 
 
 def check_state_dtype(dtype: Any) -> str:
@@ -57,7 +57,7 @@ def in_bfloat16(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTran
             lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner_state
         )
         updates, wide = tx.update(updates, wide, params, **extra_args)
-        return updates, CompactState(_rounded(wide, state.steps), state.steps + 1)
+        return updates, CompactState(_rounded(wide, state.step), state.step + 1)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

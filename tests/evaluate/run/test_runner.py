@@ -31,7 +31,7 @@ def test_a_record_with_other_settings_is_not_taken_for_the_jobs(whole):
 
 
 def test_several_tasks_are_not_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "load_task", lambda name: Quadratics(members=("one", "other")))
+    monkeypatch.setattr(trial, "make_task", lambda name: Quadratics(members=("one", "other")))
     (line,) = run([job("celo")], tmp_path, Here())
     assert "is 2 tasks" in line
 
@@ -94,8 +94,12 @@ def test_records_that_could_not_stand_beside_each_other_are_refused_before_anyth
     longer = dataclasses.replace(TASK, num_steps=50)
     with pytest.raises(CeloError, match=r"with num_steps 40, asked for is 50.*another out"):
         run([Job(longer, resolve_contestant("lion"), PROTOCOL, "xla")], whole, pool)
-    with pytest.raises(CeloError, match="made with the kernel xla, asked for is native"):
-        run([Job(TASK, resolve_contestant("celo"), PROTOCOL, "native")], whole, pool)
+    assert pool.trials == []
+
+
+def test_a_record_of_another_kernel_is_not_made_again(tmp_path, whole):
+    pool = Here()
+    assert run([Job(TASK, resolve_contestant("celo"), PROTOCOL, "native")], whole, pool) == []
     assert pool.trials == []
 
 

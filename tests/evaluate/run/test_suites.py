@@ -4,9 +4,9 @@ import optax
 import pytest
 
 from celo._errors import CeloError
-from celo.evaluate._run.suites import SUITES, load_task, suite_tasks
+from celo.evaluate._run.suites import SUITES, suite_tasks
 from celo.evaluate._run.training import train_curve
-from celo.tasks import TASKS, Quadratics
+from celo.tasks import TASKS, Quadratics, make_task
 
 
 def test_suites_name_registered_tasks_once():
@@ -49,17 +49,17 @@ def test_a_task_that_a_suite_has_not():
 
 
 def test_load_task_by_name_and_by_place():
-    assert load_task("quadratic") == load_task("celo.tasks:Quadratics") == Quadratics()
+    assert make_task("quadratic") == make_task("celo.tasks:Quadratics") == Quadratics()
 
 
 def test_load_task_that_is_not_there():
     with pytest.raises(CeloError, match="unknown task 'kjv_gro'; known, nearest first: kjv_gru"):
-        load_task("kjv_gro")
+        make_task("kjv_gro")
 
 
 def test_a_curve_evaluates_as_the_model_would_be_used():
     """Dropout is in the training loss and not in that of validation."""
-    family = load_task("breast_cancer_mlp")
+    family = make_task("breast_cancer_mlp")
     curve = train_curve(family, 0, optax.adam(1e-3), num_steps=100, seeds=(0, 1), eval_every=50)
     assert curve.train_loss.shape == (2, 3)
     assert np.all(curve.train_loss[:, -1] < curve.train_loss[:, 0])

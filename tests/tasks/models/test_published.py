@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from celo.evaluate._run.learned_optimizer_task import InnerTrainings
-from celo.evaluate._run.suites import CELO_TASKS, SUITES, load_task
+from celo.evaluate._run.suites import CELO_TASKS, SUITES
 from celo.evaluate._run.training import train_curve
+from celo.tasks import make_task
 from celo.tasks._models.convnets import ConvNet
 from celo.tasks._models.published import LanguageLSTM, LanguageTransformer, TokenTransformer
 
@@ -180,7 +181,7 @@ def test_no_step_of_an_inner_training_costs_more_than_the_cap(make):
 def test_the_papers_tasks_run_fifty_steps_on_real_data(task):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # optax.adam
         curve = train_curve(
-            load_task(task.name), 0, optax.adam(1e-3), num_steps=50, seeds=(0,), eval_every=25
+            make_task(task.name), 0, optax.adam(1e-3), num_steps=50, seeds=(0,), eval_every=25
         )
     assert np.isfinite(curve.train_loss).all()
     assert curve.train_loss[0, -1] < curve.train_loss[0, 0]

@@ -13,7 +13,7 @@ import numpy as np
 from celo._plotting import DARK, LIGHT, OTHERS, Look, Slot, rate_text
 from celo.evaluate._report import figures, rows, tables
 from celo.evaluate._report.figures import Frame
-from celo.evaluate._score.leaderboard import LOSSES, SCORES, TAUS, Entry, Leaderboard, Standing
+from celo.evaluate._score.leaderboard import LOSSES, SCORES, TAUS, Leaderboard, Standing, TaskScores
 
 _FONT = "system-ui, sans-serif"
 # The charts' colours are the page's variables, so that light and dark are matters of style alone.
@@ -188,7 +188,7 @@ _SUMS = {
 }
 
 
-def _record(entry: Entry, settings: dict[str, int]) -> dict[str, Any]:
+def _record(entry: TaskScores, settings: dict[str, int]) -> dict[str, Any]:
     """The texts of `_FACTS`, seed by seed, and where the record's settings are in the pool `settings`."""
     record = entry.record
     losses = [getattr(record, f"{kind}_loss")[:, -1] for kind in LOSSES]
@@ -199,7 +199,7 @@ def _record(entry: Entry, settings: dict[str, int]) -> dict[str, Any]:
     return {"facts": facts, "config": [settings.setdefault(text, len(settings)) for text in texts]}
 
 
-def _settings(entry: Entry) -> Mapping[str, Any]:
+def _settings(entry: TaskScores) -> Mapping[str, Any]:
     """A record's settings as JSON values, by name."""
     return entry.record.facts()
 
@@ -333,7 +333,7 @@ def _diverged(board: Leaderboard) -> str:
     return f'<div class="beside">{"".join(tables_of)}</div>'
 
 
-def _where(entry: Entry) -> str:
+def _where(entry: TaskScores) -> str:
     """Which seeds are lost, and by which step."""
     losses, steps = entry.record.train_loss, entry.record.steps
     lost = [(seed, ~np.isfinite(losses[i])) for i, seed in enumerate(entry.seeds)]

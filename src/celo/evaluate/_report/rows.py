@@ -12,7 +12,7 @@ import numpy as np
 
 from celo.evaluate._report.tables import score_text
 from celo.evaluate._score import metrics
-from celo.evaluate._score.leaderboard import Entry, Leaderboard
+from celo.evaluate._score.leaderboard import Leaderboard, TaskScores
 
 _POINTS = 41  # of a curve: what 400 to 800 pixels can show
 
@@ -194,7 +194,7 @@ def _reference(board: Leaderboard) -> Any:
     return next(one for one in board.standings if one.contestant == board.reference).entries
 
 
-def _smoothed(entry: Entry, board: Leaderboard, loss: str) -> np.ndarray:
+def _smoothed(entry: TaskScores, board: Leaderboard, loss: str) -> np.ndarray:
     if loss == board.loss:
         return entry.smoothed
     return metrics.smooth(getattr(entry.record, f"{loss}_loss"), board.smoothing)

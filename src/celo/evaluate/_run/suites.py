@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from celo._errors import CeloError, unknown_name
 from celo.evaluate._run.training import EVAL_EVERY
 from celo.evaluate._settings import TaskSettings
-from celo.tasks._base import TaskFamily
-from celo.tasks._registry import TASKS, make_task, task_at
+from celo.tasks._registry import TASKS
 
 # The 17 tasks of Celo's paper (arXiv 2501.12670): the published name, the task here and, where that one has
 # other data, the task on the published data, which no package hands out. Fashion-MNIST and CIFAR-10 stand in
@@ -112,12 +111,3 @@ def suite_tasks(suite: str | None, tasks: Sequence[str], num_steps: int | None) 
             raise unknown_name("task", name, TASKS)
     found = tuple(known.get(name, TaskSettings(name)) for name in tasks) or SUITES[suite or "laptop"]
     return found if num_steps is None else tuple(dataclasses.replace(t, num_steps=num_steps) for t in found)
-
-
-def load_task(name: str) -> TaskFamily:
-    """The task family registered under `name`, or your own at "package.module:attribute".
-
-    Raises:
-      CeloError: if there is no such task, or its data or a package it needs is missing.
-    """
-    return task_at(name) if ":" in name else make_task(name)

@@ -24,10 +24,10 @@ from celo._import_path import import_modules
 from celo._provenance import commit, cores, environment
 from celo.evaluate._records import pack_arrays, unpack_arrays
 from celo.evaluate._run.contestants import Contestant
-from celo.evaluate._run.suites import load_task
 from celo.evaluate._run.training import Curve, CurveProgram, seconds_per_step
 from celo.evaluate._settings import TaskSettings
 from celo.tasks._base import TaskFamily
+from celo.tasks._registry import make_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _program(trial: Trial) -> tuple[CurveProgram, Any, TaskFamily]:
     key = (task, one.name, one.facts, trial.kernel)
     if key in _kept:
         return _kept[key]
-    family = load_task(task.name)
+    family = make_task(task.name)
     if len(family.members) > 1:
         raise CeloError(
             f"{task.name!r} is {len(family.members)} tasks ({', '.join(family.members)}); name a single one"

@@ -32,7 +32,7 @@ TAUS: dict[str, np.ndarray] = {
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Entry:
+class TaskScores:
     """One contestant on one task, beside the reference with the same seeds; S seeds, E evaluations.
 
     Attributes:
@@ -76,7 +76,7 @@ class Standing:
     Attributes:
       contestant: its name.
       learned: nothing about it was tuned, on any task.
-      entries: task -> Entry, wherever it has a record; aggregates may be over fewer tasks.
+      entries: task -> TaskScores, wherever it has a record; aggregates may be over fewer tasks.
       counted: the tasks that its aggregates are over.
       scores: name -> interval over tasks and seeds: {ratio, ratio_clock, speedup, clock}_{iqm, median, mean};
         ratio_gap, improvement (the probability of a lower loss than the reference), rank and algoperf, and
@@ -86,7 +86,7 @@ class Standing:
 
     contestant: str
     learned: bool
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TaskScores]
     counted: tuple[str, ...]
     scores: Mapping[str, Interval]
     profiles: Mapping[str, Interval]
@@ -203,7 +203,7 @@ def leaderboard(
     return Leaderboard(reference, here, counted, set_aside, early, tuple(order), common, smoothing, loss)
 
 
-def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> Entry:
+def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> TaskScores:
     """A record's scores beside those of the reference on the same task.
 
     Args:
@@ -233,7 +233,7 @@ def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> E
     final = _or_lost(smoothed[:, -1])
     final_clock = _or_lost(metrics.loss_in_time(record.steps, smoothed, cost))
     unknown = np.full(len(final), np.nan)
-    return Entry(
+    return TaskScores(
         record=record,
         smoothed=smoothed,
         final=final,
@@ -261,7 +261,7 @@ def _adams(record: Record) -> float:
 
 
 def _useless(
-    name: str, entries: Mapping[str, Entry], smoothing: float
+    name: str, entries: Mapping[str, TaskScores], smoothing: float
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """({task: why nobody can be compared on it}, `Leaderboard.early`), of the reference."""
     why, share = {}, {}
@@ -294,7 +294,7 @@ def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
 
 
 def _standings(
-    entries: Mapping[str, Mapping[str, Entry]],
+    entries: Mapping[str, Mapping[str, TaskScores]],
     reference: str,
     own: Mapping[str, tuple[str, ...]],
     counted: tuple[str, ...],
@@ -324,7 +324,7 @@ def _standings(
     return standings
 
 
-SCORES = ("ratio", "ratio_clock", "speedup", "clock")  # of an `Entry`, aggregated over tasks and seeds
+SCORES = ("ratio", "ratio_clock", "speedup", "clock")  # of an `TaskScores`, aggregated over tasks and seeds
 _AGGREGATES: dict[str, Callable] = {
     "iqm": aggregate.iqm,
     "median": aggregate.median,
@@ -336,7 +336,7 @@ def _profile(rows: list[np.ndarray], taus: np.ndarray) -> Interval:
     return interval(lambda scores: aggregate.profile(scores, taus), rows)
 
 
-def _compared(entries: Mapping[str, Mapping[str, Entry]], tasks: tuple[str, ...]) -> dict[str, Interval]:
+def _compared(entries: Mapping[str, Mapping[str, TaskScores]], tasks: tuple[str, ...]) -> dict[str, Interval]:
     """Scores that are about all contestants at once, over tasks that all have: arrays [contestants, ...]."""
     everyone = list(entries.values())
     steps = [[one[task].times for task in tasks] for one in everyone]

@@ -19,7 +19,7 @@ def typical_times(times: list[ArrayLike]) -> np.ndarray:
 def ratios(times: ArrayLike, too_slow: float = TOO_SLOW) -> np.ndarray:
     """Times [..., contestants, tasks] over the shortest of each task; inf from beyond `too_slow`.
 
-    A time that is not known, NaN, has no ratio and hinders nobody else's.
+    A time that is not known, NaN, gets no ratio and does not affect the others.
     """
     times = np.asarray(times, np.float64)
     best = np.fmin.reduce(times, axis=-2)[..., None, :]
@@ -38,7 +38,7 @@ def profile(ratio: ArrayLike, taus: ArrayLike) -> np.ndarray:
 def score(ratio: ArrayLike, too_slow: float = TOO_SLOW) -> np.ndarray:
     """AlgoPerf's score, in [0, 1]: the mean of the profile over 1 <= tau <= `too_slow`, exactly.
 
-    1 for who is the fastest everywhere, 0 for who reaches no target in time.
+    1 for a contestant that is fastest everywhere, 0 for one that reaches no target in time.
 
     Args:
       ratio: of `ratios`, [..., tasks].
