@@ -15,8 +15,8 @@ from rich.table import Table
 from celo._errors import CeloError
 from celo.cli._console import progress_bars
 from celo.cli._settings import add_import, import_own
+from celo.evaluate._settings import RACE_NUM_EVALUATIONS, RACE_NUM_STEPS, RACE_TASK
 
-RACE_TASK, RACE_STEPS, RACE_EVALUATIONS = "digits_mlp128x128", 300, 100
 _CONTESTANT = (
     "bundled weights, a .safetensors file, a baseline (`celo info`), 'baselines' for all of them, "
     "package.module:function of your own; or NAME= one of these"
@@ -47,7 +47,7 @@ def add_race(commands: Any) -> argparse.ArgumentParser:
         "--tasks", "--task", default=RACE_TASK, metavar="TASK", help=f"task to train (default: {RACE_TASK})"
     )
     parser.add_argument(
-        "--steps", type=int, default=RACE_STEPS, help=f"training steps (default: {RACE_STEPS})"
+        "--steps", type=int, default=RACE_NUM_STEPS, help=f"training steps (default: {RACE_NUM_STEPS})"
     )
     parser.add_argument(
         "--seeds",
@@ -83,7 +83,7 @@ def _race(options: argparse.Namespace) -> int:
             out=archive,
             tasks=[options.tasks],
             num_steps=options.steps,
-            num_evaluations=RACE_EVALUATIONS,
+            num_evaluations=RACE_NUM_EVALUATIONS,
             protocol=race_protocol(options.seeds),
             resume=True,
             imports=options.imports,
@@ -111,7 +111,7 @@ def _again(options: argparse.Namespace) -> str:
     """The command that repeats a race."""
     words = ["celo", "race", *options.contestants]
     words += [word for module in options.imports for word in ("--import", module)]
-    for name, default in (("tasks", RACE_TASK), ("steps", RACE_STEPS), ("seeds", 3), ("kernel", "auto")):
+    for name, default in (("tasks", RACE_TASK), ("steps", RACE_NUM_STEPS), ("seeds", 3), ("kernel", "auto")):
         if getattr(options, name) != default:
             words += [f"--{name}", str(getattr(options, name))]
     return shlex.join(words)

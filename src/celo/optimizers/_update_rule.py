@@ -240,7 +240,8 @@ def scale_by_celo_rule(
     Args:
       weights: a bundled name, a path to a .safetensors file, or θ itself.
       kernel: "auto" is the native kernel on a CPU with a C++ compiler, where arrays lie on one device (it is
-        compiled at its first use), else XLA; "native" and "xla" ask for one.
+        compiled at its first use), else XLA; "native" and "xla" ask for one. A program that is exported or
+        lowered for another platform needs "xla".
       min_rms: a tensor counts as at least this large in the length of its step. None: what the weights say,
         0.01 for the bundled ones. 0 is the published rule, under which a tensor of zeros takes steps of
         3e-8; see docs/loops.md.

@@ -18,9 +18,7 @@ from celo.tasks._base import Task, TaskFamily, value_and_grad
 from celo.tasks._losses import guessing_cap
 from celo.tasks._models.perceptrons import ImageMLP, ImageMLPs
 
-_RULE = UpdateRule(
-    kernel="xla"
-)  # differentiated: the native kernel would run for nothing
+_RULE = UpdateRule(kernel="xla")  # differentiated: the native kernel would run for nothing
 
 
 class Episode(NamedTuple):
