@@ -7,8 +7,8 @@ from pathlib import Path
 # Most of the tests' time is compilation: kept from run to run. Read by the processes that tests start, too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-# Now and then XLA's thread pool on CPUs loses a task of a vmapped program, and a test waits for ever (seen once
-# in `test_suite_tasks`, all threads idle). Others report the same, and that this flag avoids it. There is a
+# XLA's thread pool on CPUs can lose a task of a vmapped program, and a test then waits for ever (seen once in
+# `test_suite_tasks`, all threads idle). Others report the same, and that this flag avoids it. There is a
 # test process for each core anyway.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 
