@@ -1,0 +1,43 @@
+"""What users name by where it is, and what they are told when it is not there."""
+
+import hashlib
+
+import pytest
+
+from celo._errors import CeloError
+from celo._import_path import attribute_at, import_modules, source_sha256
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module `mine` of the user's, and one that needs another which is not installed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text("answer = 42\n")
+    (tmp_path / "needy.py").write_text("import no_such_dependency\n")
+    return tmp_path
+
+
+def test_an_attribute_is_found(mine):
+    assert attribute_at("mine:answer", "task") == 42
+    assert source_sha256("mine:answer") == hashlib.sha256(b"answer = 42\n").hexdigest()
+    import_modules(["mine"])
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("mine", "task 'mine': write one of your own as package.module:attribute"),
+        ("mine:anser", "unknown attribute of mine 'anser'; known, nearest first: answer"),
+        ("no_such_module:x", "there is no module 'no_such_module' on the Python path"),
+    ],
+)
+def test_an_attribute_that_is_not_there(mine, place, message):
+    with pytest.raises(CeloError, match=message):
+        attribute_at(place, "task")
+
+
+def test_a_module_that_is_not_there_or_needs_another(mine):
+    with pytest.raises(CeloError, match=r"no module 'no_such_module' .*run in its folder, or set PYTHONPATH"):
+        import_modules(["no_such_module"])
+    with pytest.raises(CeloError, match="module 'needy' needs 'no_such_dependency', which is not installed"):
+        import_modules(["needy"])
