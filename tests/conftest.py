@@ -7,15 +7,14 @@ from pathlib import Path
 # Most of the tests' time is compilation: kept from run to run. Read by the processes that tests start, too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-# XLA's thread pool on CPUs can lose a task of a vmapped program, and a test then waits for ever (seen once in
-# `test_suite_tasks`, all threads idle). Others report the same, and that this flag avoids it. There is a
-# test process for each core anyway.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Dispatched asynchronously, a vmapped program on CPUs waited for ever, all of XLA's threads idle (twice in
+# `test_suite_tasks`, with nothing cached; others report the same).
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def study(family):
         return {"start": start, "end": end, "losses": losses, "before": before, "after": after}
 
     with jax.numpy_dtype_promotion("standard"):  # optax.adam
-        return jax.jit(jax.vmap(run))(jnp.asarray(SEEDS, jnp.uint32))
+        return jax.jit(lambda seeds: jax.lax.map(run, seeds))(jnp.asarray(SEEDS, jnp.uint32))
 
 
 @pytest.fixture(scope="module", params=NAMES)
