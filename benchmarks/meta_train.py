@@ -31,8 +31,7 @@ from celo._types import Array
 from celo.cli._settings import one_device_per_core
 from celo.meta import RECIPES, Recipe, make_recipe
 from celo.meta._outer_step import PARTICLES, PhaseProgram
-from celo.meta._phases import kinds_of, phases, task_families
-from celo.optimizers import Celo
+from celo.meta._phases import first_theta, kinds_of, phases, task_families
 from celo.tasks import TaskFamily
 from celo.tasks._base import value_and_grad
 
@@ -48,13 +47,20 @@ def main() -> None:
     )
     parser.add_argument("--truncation", type=int, default=None, help="inner steps (default: as the recipe)")
     parser.add_argument("--kernels", nargs="+", default=("native", "xla"), choices=native.KERNELS)
+    parser.add_argument(
+        "--orthogonalize", action=argparse.BooleanOptionalAction, help="default: as the recipe"
+    )
     options = parser.parse_args()
     one_device_per_core()
-    given = {"pairs_per_task": options.pairs, "truncation_length": options.truncation}
+    given = {
+        "pairs_per_task": options.pairs,
+        "truncation_length": options.truncation,
+        "orthogonalize": options.orthogonalize,
+    }
     recipe = make_recipe(options.recipe, **{k: v for k, v in given.items() if v is not None})
     families = task_families(recipe, phases(recipe)[0])
     particles = recipe.pairs_per_task * len(kinds_of(families))
-    theta = Celo().init_theta(jax.random.key(0))
+    theta = first_theta(recipe, jax.random.key(0))
 
     inner_steps = 2 * particles * recipe.truncation_length * OUTER_STEPS
     contestants: dict[str, tuple[Callable[[], None], float, int]] = {}

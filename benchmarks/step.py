@@ -67,8 +67,10 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     "adam": lambda: optax.with_extra_args_support(optax.adam(1e-3)),
     "adamw": lambda: optax.with_extra_args_support(optax.adamw(1e-3)),
     "muon": lambda: optax.with_extra_args_support(optax.contrib.muon(1e-3)),
-    "celo, xla": lambda: celo.celo(1000),
-    "celo, native": lambda: celo.celo(1000, kernel="native"),
+    "celo, xla": lambda: celo.celo(1000, kernel="xla", orthogonalize=False),
+    "celo, native": lambda: celo.celo(1000, kernel="native", orthogonalize=False),
+    "celo orthogonalised, xla": lambda: celo.celo(1000, orthogonalize=True, kernel="xla"),
+    "celo orthogonalised, native": lambda: celo.celo(1000, orthogonalize=True, kernel="native"),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SRC = ROOT / "src" / "celo"
+SRC, TESTS = ROOT / "src" / "celo", ROOT / "tests"
 MAX_LINES = 450
 
 # Rooms by layer, lowest first. An import may point down, or stay in its room. A room is a module or a folder.
@@ -24,10 +24,10 @@ LAYERS = [
     ["_kernels"],
     ["transforms", "optimizers", "tasks"],
     ["meta", "evaluate", "_explain"],
-    ["cli"],
+    ["cli", "__main__"],
 ]
 # Rooms of one layer do not import each other, but for these (importer, imported).
-NEIGHBOURS = {("optimizers", "transforms")}
+NEIGHBOURS = {("optimizers", "transforms"), ("__main__", "cli")}
 
 # Inside a room: (these, never import those); a folder stands for all that is in it.
 STRANGERS = [
@@ -54,6 +54,31 @@ THIRD_PARTIES = {
 # What users may import; everything else begins with an underscore.
 PUBLIC = {"", "cli", "convert", "data", "evaluate", "meta", "optimizers", "tasks", "transforms", "weights"}
 
+# Modules without a test file of their own name, and why.
+UNMIRRORED = {
+    "_types": "type aliases alone; pyright checks them",
+    "_kernels.rule_network": "test_update_rule holds it to its definition, test_native to the native form",
+}
+# Test files that mirror no module, and what they test together.
+TOGETHER = {
+    "test_architecture": "all modules",
+    "test_cli": "the command line, end to end",
+    "test_docs": "the pages of docs, the README and all docstrings",
+    "test_examples": "the scripts in examples",
+    "test_package": "what importing celo costs and hands out",
+    "contract/test_optax_contract": "all optimizers and transformations, by their registry",
+    "contract/test_outside": "an optimizer and a task from outside, through every command",
+    "contract/test_task_contract": "all tasks, by their registry",
+    "evaluate/report/test_browser": "the whole page in a browser",
+    "evaluate/test_public_face": "what celo.evaluate hands out",
+    "evaluate/test_race": "a race from the command to the report",
+    "golden/test_golden": "Celo against recordings of the published code",
+    "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",
+    "meta/estimators/test_estimators": "all estimators, by their registry",
+    "optimizers/test_properties": "optimizers under any parameters, gradients and losses",
+    "tasks/test_suite_tasks": "the tasks of the laptop suite, trained",
+}
+
 FILES = sorted(SRC.rglob("*.py"))
 
 
@@ -64,6 +89,12 @@ def name_of(path):
 
 MODULES = {name_of(path): path for path in FILES}
 INNER_MODULES = [module for module in MODULES if module]
+
+
+def mirror_of(path):
+    """src/celo/meta/_estimators/pes.py -> "meta/estimators/test_pes", below tests."""
+    *folders, stem = path.relative_to(SRC).with_suffix("").parts
+    return "/".join([*(folder.lstrip("_") for folder in folders), f"test_{stem.strip('_')}"])
 
 
 def imports(source, module, is_package=False):
@@ -277,6 +308,30 @@ def test_files(path):
 def test_each_folder_says_what_lives_there(path):
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert len(docstring.splitlines()) >= 3, "say what lives here, what elsewhere, what outsiders may import"
+
+
+def test_where_the_test_of_a_module_is():
+    assert mirror_of(SRC / "meta" / "_estimators" / "pes.py") == "meta/estimators/test_pes"
+    assert mirror_of(SRC / "_kernels" / "native.py") == "kernels/test_native"
+    assert mirror_of(SRC / "weights.py") == "test_weights"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "__init__.py"], ids=name_of)
+def test_every_module_has_a_test_file_of_its_name(path):
+    """In the folder of tests that mirrors its own; `UNMIRRORED` says which have none."""
+    mirror = TESTS / f"{mirror_of(path)}.py"
+    if name_of(path) in UNMIRRORED:
+        assert not mirror.exists(), f"take celo.{name_of(path)} out of UNMIRRORED"
+    else:
+        assert mirror.is_file(), f"write {mirror.relative_to(ROOT)}, or say in UNMIRRORED why not"
+        assert "def test_" in mirror.read_text(encoding="utf-8")
+
+
+def test_every_test_file_mirrors_a_module_or_tests_several_together():
+    mirrors = {mirror_of(path) for path in FILES if path.name != "__init__.py"}
+    found = {path.relative_to(TESTS).with_suffix("").as_posix() for path in TESTS.rglob("test_*.py")}
+    assert found - mirrors == set(TOGETHER), "name it after its module, or say in TOGETHER what it tests"
+    assert set(UNMIRRORED) <= set(MODULES), "a module in UNMIRRORED is gone"
 
 
 def test_layers_name_each_room_once():

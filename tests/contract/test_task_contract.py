@@ -1,18 +1,14 @@
 """Every registered task keeps the contract, on stand-ins for data that would have to be downloaded."""
 
 import dataclasses
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-
-from celo.tasks import SPLITS, TASKS, Quadratic, Quadratics, TaskFamily, make_task
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tasks"))
 import stand_ins
 from task_contract import check_task_family
+
+from celo.tasks import SPLITS, TASKS, Quadratic, Quadratics, TaskFamily, make_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from celo._errors import CeloError
-from celo.cli import main
 from celo.data import load_tokens
 
 
@@ -51,13 +50,3 @@ def test_a_damaged_or_missing_file_or_unknown_name_is_named(folder):
         load_tokens("lm1b")
     with pytest.raises(CeloError, match="unknown corpus 'lm1c'"):
         load_tokens("lm1c")
-
-
-def test_the_command_lists_corpora_and_says_what_is_wanting(data_folder, capsys):
-    assert main(["data", "fetch", "wikipedia"]) == 2
-    assert "train.npy" in capsys.readouterr().err
-
-
-def test_the_command_finds_a_corpus(folder, capsys):
-    assert main(["data", "fetch", "lm1b"]) == 0
-    assert capsys.readouterr().out == f"lm1b: {folder}\n"

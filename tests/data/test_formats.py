@@ -9,7 +9,6 @@ import pytest
 
 from celo._errors import CeloError
 from celo.data import _formats as formats
-from celo.data._splits import every_line, split_lines, verses
 
 RANDOM = np.random.default_rng(1)
 
@@ -221,25 +220,6 @@ def test_kjv_blocks_are_joined():
 def test_kjv_of_another_format_is_refused():
     with pytest.raises(ValueError, match="EC02"):
         formats.read_kjv(getter({"bible.data": gzip.compress(b"something else")}))
-
-
-def test_verses_are_split_in_order_without_references():
-    text = split_lines(verses("A title.\n" + "\n".join(VERSES) + "\n"), 18, 1)
-    parts = ["".join(text.vocabulary[token] for token in part) for part in text[:3]]
-    lines = [verse.partition(" ")[2] + "\n" for verse in VERSES]
-    assert parts == ["".join(lines[:18]), lines[18], lines[19]]
-    assert text.train.dtype == np.uint8
-    assert list(text.vocabulary) == sorted(set("".join(lines)))
-
-
-def test_lines_of_any_letters_are_split_in_order():
-    text = split_lines(every_line("A £5 note.\n\nη θ\nend"), 2, 1)
-    assert ["".join(text.vocabulary[token] for token in part) for part in text[:3]] == [
-        "A £5 note.\n\n",
-        "η θ\n",
-        "end\n",
-    ]
-    assert list(text.vocabulary) == sorted(set("A £5 note.η θend\n"))
 
 
 def test_cifar100_takes_the_fine_label():

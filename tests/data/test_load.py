@@ -71,11 +71,6 @@ def test_splits_are_the_same_every_time(data_folder, monkeypatch, tmp_path):
         np.testing.assert_array_equal(one.y, other.y)
 
 
-def test_the_permutation_never_changes():
-    assert fixed_permutation(10).tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5, 9]
-    assert sorted(fixed_permutation(1000)) == list(range(1000))
-
-
 def test_images_are_converted_once_and_cached(data_folder, monkeypatch):
     load_images("digits", size=4)
     assert (data_folder / "digits-4x4.npz").is_file()
@@ -216,26 +211,6 @@ def test_text_from_a_provider(data_folder, monkeypatch):
     (data_folder / "raw" / "kjv").mkdir(parents=True)
     kjv = load_text()
     assert [len(part) for part in kjv[:3]] == [18 * 18, 18, 18]
-
-
-def test_the_registry_is_whole():
-    for name, info in DATASETS.items():
-        assert info.name == name
-        assert info.providers
-        assert info.title
-        assert info.licence
-        assert info.source
-    assert {info.name: info.examples for info in DATASETS.values()} == {
-        "mnist": 70_000,
-        "fashion_mnist": 70_000,
-        "cifar10": 60_000,
-        "svhn": 99_289,
-        "digits": 1_797,
-        "mnist_on_cifar10": 70_000,
-        "cifar100": 60_000,
-        "kjv": 31_102,
-        "austen": 73_427,
-    }
 
 
 REMOTE = {

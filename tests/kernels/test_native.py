@@ -238,7 +238,7 @@ def test_derivatives_are_those_of_the_jax_form(shape, noisy_theta):
 
 def test_inputs_have_one_order_in_python_and_in_cpp():
     """The enumeration in the C++ source, written out, is `INPUTS`."""
-    source = native.SOURCE.read_text()
+    source = native.SOURCES[0].read_text()
     enumeration = source[source.index("enum Input {") : source.index("};", source.index("enum Input {"))]
     values = {name: int(value) for name, value in re.findall(r"k(\w+) = (\d+),", enumeration)}
     camel = {"".join(part.title() for part in name.split("_")): name for name in rule_network.INPUTS}

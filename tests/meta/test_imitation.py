@@ -10,7 +10,7 @@ from celo.meta import _imitation as imitation
 from celo.meta import _run
 from celo.meta._phases import first_theta
 from celo.meta._recipes import Recipe
-from celo.optimizers import Celo, DecayedRule, UpdateRule
+from celo.optimizers import Celo
 from celo.optimizers import _schedule as scheduler
 from celo.optimizers._decayed_rule import HORIZON_POWER, linear_decay
 from celo.tasks import Quadratics
@@ -32,16 +32,6 @@ TINY = {
 @pytest.fixture(scope="module")
 def theta():
     return Celo().init_theta(jax.random.key(0))
-
-
-def test_the_decayed_rule_is_the_rule_times_what_is_left_and_a_power_of_the_horizon(theta):
-    params, grads = {"w": jnp.ones((4, 3))}, {"w": jnp.linspace(-1, 1, 12).reshape(4, 3)}
-    plain, decayed = UpdateRule(), DecayedRule()
-    state, other = (rule.init(theta, params, jnp.int32(4)) for rule in (plain, decayed))
-    for left in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
-        updates, state = plain.update(theta, grads, state, params, value=jnp.float32(1))
-        less, other = decayed.update(theta, grads, other, params, value=jnp.float32(1))
-        np.testing.assert_allclose(less["w"], 250**0.4 * left * updates["w"], rtol=1e-5)
 
 
 def recording(horizons, rows_length=60):

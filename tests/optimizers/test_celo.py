@@ -95,40 +95,15 @@ def test_injected_learning_rate_can_be_changed_in_the_state(theta):
     )
 
 
-@pytest.mark.parametrize(
-    ("num_steps", "shown"),
-    [
-        (0, "0"),
-        (-1, "-1"),
-        (2.5, "2.5"),
-        (10.0, "10.0"),
-        ("10", "'10'"),
-        (True, "True"),
-        (None, "None"),
-        (np.int64(0), "0"),
-        (np.array([5]), "array"),
-    ],
-    ids=repr,
-)
-def test_bad_num_steps(theta, num_steps, shown):
+def test_a_bad_horizon_is_refused_by_all_that_take_one(theta):
     for build in (
         lambda n: celo(n, weights=theta),
         lambda n: scale_by_celo_schedule(n, theta),
         lambda n: as_optax(Celo(), theta, n),
     ):
-        with pytest.raises(CeloError, match="num_steps must be a positive whole number, got .*" + shown):
-            build(num_steps)
-
-
-def test_bad_num_steps_as_jax_arrays(theta):
-    for bad, shown in [
-        (jnp.int32(0), "got 0"),
-        (jnp.int32(-3), "got -3"),
-        (jnp.float32(5), "float32"),
-        (jnp.ones(2, jnp.int32), r"int32\[2\]"),
-    ]:
-        with pytest.raises(CeloError, match=shown):
-            celo(bad, weights=theta)
+        for bad in (0, 2.5, jnp.int32(0)):
+            with pytest.raises(CeloError, match=f"num_steps must be a positive whole number, got {bad}"):
+                build(bad)
 
 
 @pytest.mark.parametrize("num_steps", [20, np.int32(20), np.int64(20), jnp.int32(20)], ids=repr)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo._nn import lstm_step
 from celo.optimizers import _schedule as scheduler
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -129,19 +128,6 @@ def test_half_lives(num_steps):
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
-
-
-def test_lstm_step_is_its_definition():
-    rng = np.random.default_rng(0)
-    inputs, units = 3, 5
-    x, hidden, cell = rng.normal(size=inputs), rng.normal(size=units), rng.normal(size=units)
-    w, b = rng.normal(size=(inputs + units, 4 * units)), rng.normal(size=4 * units)
-    ours = lstm_step(*(jnp.asarray(a, jnp.float32) for a in (x, hidden, cell, w, b)))
-    gates = np.concatenate([x, hidden]) @ w + b
-    i, g, f, o = gates[:5], gates[5:10], gates[10:15], gates[15:]
-    new_cell = sigmoid(f + 1) * cell + sigmoid(i) * np.tanh(g)
-    np.testing.assert_allclose(ours[1], new_cell, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(ours[0], sigmoid(o) * np.tanh(new_cell), rtol=1e-5, atol=1e-6)
 
 
 def test_step_size_is_its_definition(theta):

@@ -9,7 +9,7 @@ SHAPES = {
     **{"cifar10": (32, 3), "cifar100": (32, 3), "svhn": (32, 3)},
 }
 CLASSES = {"cifar100": 100}  # of others 10
-CHARACTERS = {"kjv": 63, "austen": 81}
+CHARACTERS = {"kjv": 63, "austen": 81, "moby_dick": 83, "state_of_the_union": 87}
 
 
 def images(name, *, size=None, grey=False):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from celo.data import Split
-from celo.tasks import Examples, ModuleFamily, ModuleTask, Quadratics, Reparametrisation, cross_entropy
+from celo.tasks import Examples, ModuleFamily, ModuleTask, Reparametrisation, cross_entropy
 from celo.tasks._augment import Reparametrised
 from celo.tasks._models.convnets import ConvNet
 from celo.tasks._models.layers import Perceptron
@@ -61,12 +61,6 @@ def test_other_units_evaluate_alike(normed, key):
     found = Reparametrised(task, factors).evaluate(there, state, key, images(8))
     expected = task.evaluate(params, state, key, images(8))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), found, expected)
-
-
-def test_a_task_without_its_own_evaluation_has_that_of_its_loss(key):
-    task = Quadratics().sample(key, jnp.int32(0))
-    params, state = task.init(key)
-    assert task.evaluate(params, state, key, ()) == (task.loss(params, state, key, ())[0], {})
 
 
 def test_dropout_is_of_the_key_and_of_training_alone(key):

@@ -16,103 +16,20 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <functional>
-#include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
+#include "lanes.h"
+#include "parallel.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
+using namespace celo;
 
 namespace {
-
-// ---------------------------------------------------------------------------------- sixteen numbers at a time
-
-constexpr int kLanes = 16;
-typedef float V __attribute__((vector_size(4 * kLanes)));
-typedef int32_t VI __attribute__((vector_size(4 * kLanes)));
-
-inline V all(float x) { return x - V{}; }
-
-#if defined(__AVX512F__)
-inline V load(const float* p) { return (V)_mm512_loadu_ps(p); }
-inline void store(float* p, V x) { _mm512_storeu_ps(p, (__m512)x); }
-inline V load(const float* p, int n) { return (V)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
-inline void store(float* p, V x, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)x); }
-inline V larger(V a, V b) { return (V)_mm512_max_ps((__m512)a, (__m512)b); }
-inline V smaller(V a, V b) { return (V)_mm512_min_ps((__m512)a, (__m512)b); }
-inline V inverse_sqrt(V x) {  // an estimate of 14 bits and one step of Newton's method
-  V y = (V)_mm512_rsqrt14_ps((__m512)x);
-  return y * (1.5f - 0.5f * x * y * y);
-}
-inline float total(V x) { return _mm512_reduce_add_ps((__m512)x); }
-#else
-inline V load(const float* p) {
-  V x;
-  std::memcpy(&x, p, sizeof x);
-  return x;
-}
-inline void store(float* p, V x) { std::memcpy(p, &x, sizeof x); }
-inline V load(const float* p, int n) {
-  V x{};
-  for (int i = 0; i < n; i++) x[i] = p[i];
-  return x;
-}
-inline void store(float* p, V x, int n) {
-  for (int i = 0; i < n; i++) p[i] = x[i];
-}
-inline V larger(V a, V b) { return a > b ? a : b; }
-inline V smaller(V a, V b) { return a < b ? a : b; }
-inline V inverse_sqrt(V x) {
-  V y;
-  for (int i = 0; i < kLanes; i++) y[i] = 1.0f / std::sqrt(x[i]);
-  return y;
-}
-inline float total(V x) {
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; i++) x[i] += x[i + half];
-  return x[0];
-}
-#endif
-
-inline V exponential(V x) {  // 2^n e^r with |r| <= ln(2)/2, e^r by its series: good to an ulp or two
-  x = smaller(larger(x, all(-87.0f)), all(88.0f));
-  const V shifted = x * 1.44269504f + 12582912.0f;  // adding 1.5 * 2^23 rounds to a whole number
-  const V n = shifted - 12582912.0f;
-  const V r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  V y = all(1.9875691500e-4f);
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = (y * r) * r + r + 1.0f;
-  return (V)((VI)y + ((((VI)shifted) - 0x4B400000) << 23));
-}
-
-// body(j, get, put, only) for every vector of n elements; in the last one `only` zeroes the lanes past the end.
-template <typename Body>
-inline void by_lanes(int64_t n, Body body) {
-  int64_t j = 0;
-  for (; j + kLanes <= n; j += kLanes)
-    body(j, [](const float* p) { return load(p); }, [](float* p, V x) { store(p, x); }, [](V x) { return x; });
-  if (const int rest = (int)(n - j); rest > 0) {
-    const V there = (V)(VI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < rest);
-    body(j, [rest](const float* p) { return load(p, rest); }, [rest](float* p, V x) { store(p, x, rest); },
-         [there](V x) { return (V)((VI)x & (VI)there); });
-  }
-}
 
 // ------------------------------------------------------------------------------------------------ the network
 
@@ -281,42 +198,6 @@ inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Lo
     take(kFactoredGrad + k, g * grad_factor[k]);
     take(kFactoredMomentum + k, m * momentum_factor[k]);
   }
-}
-
-// -------------------------------------------------------------------------------------------- work in parallel
-
-// Runs body(chunk) for all chunks on the pool's threads and on this one; returns when all are done. Threads that
-// come late find nothing left, so that waiting never depends on a busy pool.
-template <typename Body>
-void in_parallel(ffi::ThreadPool& pool, int64_t chunks, Body body) {
-  if (chunks == 1) return body(0);
-  struct Shared {
-    std::atomic<int64_t> next{0}, left;
-    std::mutex mutex;
-    std::condition_variable done;
-  };
-  auto shared = std::make_shared<Shared>();
-  shared->left = chunks;
-  auto work = [shared, chunks, &body] {
-    for (int64_t chunk; (chunk = shared->next++) < chunks;) {
-      body(chunk);  // `body` is alive: its caller waits for every chunk that was taken
-      if (--shared->left == 0) {
-        std::lock_guard<std::mutex> lock(shared->mutex);
-        shared->done.notify_all();
-      }
-    }
-  };
-  for (int64_t i = 1; i < chunks; i++) pool.Schedule(std::function<void()>(work));
-  work();
-  std::unique_lock<std::mutex> lock(shared->mutex);
-  shared->done.wait(lock, [&] { return shared->left == 0; });
-}
-
-struct Range {
-  int64_t begin, end;
-};
-Range part(int64_t total, int64_t chunks, int64_t chunk) {
-  return {total * chunk / chunks, total * (chunk + 1) / chunks};
 }
 
 using Runner = void (*)(ffi::ThreadPool&, int64_t, const Tensor&, const Shape&);

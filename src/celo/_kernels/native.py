@@ -27,8 +27,10 @@ from celo._kernels.statistics import TensorStats, factored_axes
 from celo._types import Array
 
 KERNELS = ("auto", "native", "xla")
-TARGETS = ("celo_rule",)
-SOURCE = Path(__file__).with_suffix(".cc")
+TARGETS = ("celo_rule", "celo_orthogonalize")
+_FOLDER = Path(__file__).parent
+SOURCES = (_FOLDER / "native.cc", _FOLDER / "orthogonal.cc")
+HEADERS = (_FOLDER / "lanes.h", _FOLDER / "parallel.h")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _CPU_FACTS = ("flags", "Features", "CPU part", "CPU implementer", "isa")  # of x86, ARM and RISC-V
@@ -130,7 +132,7 @@ def build() -> Path:
     if library.exists() and checksum.exists() and checksum.read_text() == _sha256(library):
         return library  # a damaged one would end the process
     make_folder(library.parent, "use kernel='xla'")
-    command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o"]
+    command = [compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), *map(str, SOURCES), "-o"]
     try:
         with replacing(library) as draft:  # never there in part, whoever else is compiling
             subprocess.run([*command, str(draft)], check=True, capture_output=True, text=True)
@@ -158,7 +160,7 @@ def _fingerprint(compiler: str) -> str:
         else ""
     )
     facts = (
-        SOURCE.read_text(),
+        *(source.read_text() for source in (*SOURCES, *HEADERS)),
         *FLAGS,
         compiler,
         importlib.metadata.version("jaxlib"),

@@ -29,25 +29,47 @@ def leading_axes(per_layer: PerLayer, params: Params) -> list[int]:
     Raises:
       CeloError: if `per_layer` is no prefix of the parameters, or asks for axes that are not there.
     """
-    leaves = jax.tree.leaves(params)
-    if per_layer is None or not leaves:  # optax finds parameters in a state by `init` of an empty tree
-        return [0] * len(leaves)
-    prefix = per_layer(params) if callable(per_layer) else per_layer
-    try:
-        full = jax.tree.map(lambda axes, part: jax.tree.map(lambda _: axes, part), prefix, params)
-    except ValueError as error:
-        raise CeloError(
-            f"per_layer must be a whole number, a pytree prefix of the parameters, or a function of them "
-            f"giving one, got {prefix!r}: {error}"
-        ) from error
-    counts = jax.tree.leaves(full)
-    for axes, leaf in zip(counts, leaves, strict=True):
-        if not isinstance(axes, int) or not 0 <= axes <= leaf.ndim:
+    counts = per_leaf(per_layer, params, int, "per_layer", default=0)
+    for axes, leaf in zip(counts, jax.tree.leaves(params), strict=True):
+        if not 0 <= axes <= leaf.ndim:
             raise CeloError(
                 f"per_layer must be from 0 to {leaf.ndim} for a tensor of shape {tuple(leaf.shape)}, "
                 f"got {axes!r}; give the number of leading axes that count layers"
             )
-    return [int(axes) for axes in counts]
+    return counts
+
+
+def per_leaf(setting: Any, params: Params, kind: type, name: str, *, default: Any) -> list[Any]:
+    """A setting's value for each leaf of the parameters.
+
+    Args:
+      setting: a pytree prefix of the parameters with values of that kind, a function of the parameters
+        giving one, or None for the default everywhere.
+      params: the parameters.
+      kind: bool or int.
+      name: what the setting is called, for the error.
+      default: where the setting is None.
+
+    Raises:
+      CeloError: if the setting is no prefix of the parameters, or holds something else.
+    """
+    leaves = jax.tree.leaves(params)
+    if setting is None or not leaves:  # optax finds parameters in a state by `init` of an empty tree
+        return [default] * len(leaves)
+    prefix = setting(params) if callable(setting) else setting
+    what = {bool: "a bool", int: "a whole number"}[kind]
+    try:
+        full = jax.tree.map(lambda value, part: jax.tree.map(lambda _: value, part), prefix, params)
+    except ValueError as error:
+        raise CeloError(
+            f"{name} must be {what}, a pytree prefix of the parameters, or a function of them "
+            f"giving one, got {prefix!r}: {error}"
+        ) from error
+    values = jax.tree.leaves(full)
+    for value in values:
+        if not isinstance(value, kind):
+            raise CeloError(f"{name} must be {what} for each tensor, got {value!r}")
+    return [kind(value) for value in values]
 
 
 def over_slices(function: Callable[..., Any], axes: int) -> Callable[..., Any]:

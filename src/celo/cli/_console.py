@@ -16,6 +16,11 @@ from rich.console import Console
 from celo._types import Progress
 
 
+def plain_console(*, quiet: bool = False) -> Console:
+    """A terminal that shows what users name as they wrote it: [x] and :x: are no markup."""
+    return Console(quiet=quiet, markup=False, emoji=False)
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
     """A `Progress` function that draws one bar for each thing it is told of, as long as the block runs.

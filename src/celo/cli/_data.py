@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from celo._errors import unknown_name
+from celo.cli._console import plain_console
 
 
 def add_data(commands: Any) -> argparse.ArgumentParser:
@@ -43,5 +43,5 @@ def _data(options: argparse.Namespace) -> int:
     for name, title in data.CORPORA.items():
         there = "yes" if data.raw_dir(name).is_dir() else "no"
         table.add_row(name, title, "your own", f"{data.PIECES:,}", "", there)
-    Console().print(table)
+    plain_console().print(table)
     return 0

@@ -11,9 +11,10 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from celo._errors import CeloError
-from celo.cli._console import progress_bars
+from celo.cli._console import plain_console, progress_bars
 from celo.cli._settings import add_import, import_own
 from celo.evaluate._settings import RACE_NUM_EVALUATIONS, RACE_NUM_STEPS, RACE_TASK
 
@@ -74,7 +75,7 @@ def _race(options: argparse.Namespace) -> int:
 
     require_altair()  # before anything is run
     import_own(options.imports)
-    console = Console()
+    console = plain_console()
     who = resolve_contestants([*(options.contestants or ["celo"]), REFERENCE])
     archive: Path = options.out / "records"
     with _speaking_of_options(), progress_bars(console) as progress:
@@ -159,7 +160,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from celo.evaluate._settings import Protocol
 
     import_own(options.imports)
-    console = Console()
+    console = plain_console()
     if options.seeds < 1:
         raise CeloError(f"--seeds must be at least 1, got {options.seeds}")
     out: Path = options.out or Path("evaluation") / (options.suite or ("own" if options.tasks else "laptop"))
@@ -249,7 +250,7 @@ def _report(options: argparse.Namespace) -> int:
         raise CeloError(
             f"{', '.join(options.archives)}: no records; make some with `celo evaluate --out FOLDER`"
         )
-    console = Console()
+    console = plain_console()
     board = write_report(
         records,
         options.out,
@@ -303,9 +304,8 @@ def _show(board: Any, console: Console) -> None:
         table.add_column(header[i], justify="left" if i == 1 else "right", no_wrap=True)
     for row, one in zip(rows, board.standings, strict=True):
         table.add_row(*(row[i] for i in kept), style="bold" if one.learned else None)
-    console.print(
-        f"\n[bold]{tables.headline(board)}[/bold]", table, tables.caption(board), sep="\n", highlight=False
-    )
+    headline = Text(f"\n{tables.headline(board)}", style="bold")
+    console.print(headline, table, tables.caption(board), sep="\n", highlight=False)
     for line in tables.missing(board):
         console.print(line, highlight=False)
 

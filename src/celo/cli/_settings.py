@@ -29,6 +29,11 @@ def add_fields(parser: Any, config: type, aliases: Mapping[str, str] | None = No
     for field in dataclasses.fields(config):
         hint, many = hints[field.name], typing.get_origin(hints[field.name]) is tuple
         names = [option(field.name), *([aliases[field.name]] if aliases and field.name in aliases else [])]
+        help_text = f"{field.metadata['help']}{_default(field.default)}".replace("%", "%%")
+        if hint is bool:
+            switch = argparse.BooleanOptionalAction
+            parser.add_argument(*names, dest=field.name, action=switch, default=None, help=help_text)
+            continue
         parser.add_argument(
             *names,
             dest=field.name,
@@ -36,7 +41,7 @@ def add_fields(parser: Any, config: type, aliases: Mapping[str, str] | None = No
             nargs="+" if many else None,
             default=None,
             metavar="N" if hint in (int, float) else field.name.split("_")[-1].upper(),
-            help=f"{field.metadata['help']}{_default(field.default)}".replace("%", "%%"),
+            help=help_text,
         )
 
 

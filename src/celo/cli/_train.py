@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from celo._errors import CeloError, unknown_name
-from celo.cli._console import progress_bars, stop_requests
+from celo.cli._console import plain_console, progress_bars, stop_requests
 from celo.cli._settings import (
     INTERRUPTED,
     add_fields,
@@ -89,7 +89,7 @@ def _train(options: argparse.Namespace) -> int:
         checkpoint.read_header(run / _run.CHECKPOINT)  # a mistake shows before JAX starts
     one_device_per_core()
 
-    console = Console(quiet=not hosts.is_first())
+    console = plain_console(quiet=not hosts.is_first())
     try:
         with (
             _ending_at_once_alone(),

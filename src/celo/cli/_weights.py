@@ -115,7 +115,14 @@ def _measure(name: str, theta: Any, recipe: Any) -> None:
 
     if not isinstance(recipe, dict):
         raise CeloError(f"{name} does not record its recipe, so --measure has no tasks to run")
-    found = measure(theta, Recipe(**recipe), kernel="auto")
+    try:
+        read = Recipe(**recipe)
+    except TypeError as error:
+        raise CeloError(
+            f"{name} records a recipe that this version of celo does not read ({error}); measure it with the "
+            "version that trained it"
+        ) from error
+    found = measure(theta, read, kernel="auto")
     print(f"measured meta-loss: {found.meta_loss:.4f} ± {found.standard_error:.4f} (standard error)")
     for name, loss in found.task_losses.items():
         print(f"  {name:28s} mean training loss {loss:.4f}")

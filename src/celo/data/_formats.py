@@ -249,6 +249,27 @@ def read_austen(get_file: GetFile) -> Arrays:
     return {"text": np.frombuffer(text.encode(), np.uint8)}
 
 
+def read_moby_dick(get_file: GetFile) -> Arrays:
+    """Melville's novel from data.txt of the package, UTF-8."""
+    return {"text": np.frombuffer(get_file("data.txt"), np.uint8)}
+
+
+def read_state_of_the_union(get_file: GetFile) -> Arrays:
+    """The presidents' addresses from 1790 to 2020, one a line and a year, as plain letters.
+
+    Files are called "<year>_<president>_<party>.txt". Of a year with two addresses the first by name is
+    taken, and a year without one is left out.
+    """
+    addresses = []
+    for year in range(1790, 2021):
+        try:
+            addresses.append(get_file(f"{year}_*.txt").decode("ascii", "ignore"))
+        except FileNotFoundError:
+            continue
+    text = "\n".join(" ".join(address.split()) for address in addresses)
+    return {"text": np.frombuffer(text.encode(), np.uint8)}
+
+
 def array_files(arrays: Arrays) -> dict[str, bytes]:
     """The bytes of each array, for sets that have no official files of their own."""
     return {key: array.tobytes() for key, array in arrays.items()}

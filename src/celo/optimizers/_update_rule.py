@@ -2,7 +2,9 @@
 
 Celo (arXiv 2501.12670), section 3; `_kernels.rule_network` has the mathematics for one tensor. A tensor that
 begins at zero hardly moves under the published rule. Ours may have one weight more, `log_min_rms`: in the
-length of its step a tensor counts as at least the exponential of that.
+length of its step a tensor counts as at least the exponential of that. And where they have `log_matrix_gain`,
+the steps of matrices are orthogonalised (`_kernels.orthogonal`): each keeps its root mean square, times the
+exponential of that weight.
 """
 
 import dataclasses
@@ -16,9 +18,9 @@ import optax
 
 from celo._arguments import require_params
 from celo._errors import CeloError
-from celo._kernels import native, rule_network
+from celo._kernels import native, orthogonal, rule_network
 from celo._kernels.rule_network import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
-from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, stackable
+from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, per_leaf, stackable
 from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -27,6 +29,7 @@ from celo.optimizers._bind import BoundWeights, WeightsLike, bind
 from celo.transforms._low_precision_state import check_state_dtype, in_bfloat16
 
 GROUP = "update_rule"
+Orthogonalize = Any | Callable[[Params], Any] | None  # pytree prefix of bools, or a function giving one
 
 
 class RuleState(NamedTuple):
@@ -45,7 +48,7 @@ class UpdateRule(LearnedOptimizer):
     """Celo's update rule by itself: the optimizer of meta-training's first phase.
 
     It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
-    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be a scalar log_min_rms.
+    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms and log_matrix_gain.
 
     Attributes:
       kernel: "auto" (see `_kernels.native.resolve`), "native" or "xla".
@@ -54,6 +57,8 @@ class UpdateRule(LearnedOptimizer):
         nothing.
       per_layer: how many leading axes of each tensor count tensors: a whole number, a pytree prefix of the
         parameters, or a function of them giving one. None: none.
+      orthogonalize: whether the steps of matrices are orthogonalised: a bool, a pytree prefix of the
+        parameters, or a function of them giving one. None: what θ says, which is no if it says nothing.
 
     Raises:
       CeloError: for an unknown kernel, or a native one that does not work here; for a negative `min_rms`.
@@ -62,8 +67,12 @@ class UpdateRule(LearnedOptimizer):
     kernel: str = "auto"
     min_rms: float | Array | None = None
     per_layer: PerLayer = None
+    orthogonalize: Orthogonalize = None
     theta_groups: ClassVar[tuple[str, ...]] = (GROUP,)
-    optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {f"{GROUP}/log_min_rms": ()}
+    optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {
+        f"{GROUP}/log_min_rms": (),
+        f"{GROUP}/log_matrix_gain": (),
+    }
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
@@ -125,8 +134,19 @@ class UpdateRule(LearnedOptimizer):
             results = over_stack(of_tensor, [tensors[i] for i in group])
             for i, result in zip(group, results, strict=True):
                 steps[i] = result
-        updates = [step.astype(p.dtype) for (step, _), p in zip(steps, leaves, strict=True)]
+        updates = self._orthogonalized(theta, params, [update for update, _ in steps], layers, kernel)
+        updates = [update.astype(p.dtype) for update, p in zip(updates, leaves, strict=True)]
         return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+
+    def _orthogonalized(
+        self, theta: Theta, params: Params, updates: list[Array], layers: list[int], kernel: str
+    ) -> list[Array]:
+        """The updates, those of matrices orthogonalised where that is wanted."""
+        log_gain = theta[GROUP].get("log_matrix_gain")
+        wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=log_gain is not None)
+        replaced = orthogonal.orthogonalized(updates, wanted, layers, kernel)
+        gain = 1.0 if log_gain is None else jnp.exp(log_gain)
+        return [gain * replaced[i] if i in replaced else update for i, update in enumerate(updates)]
 
     def _least_rms(self, theta: Theta) -> float | Array:
         """The least size of a tensor: what the caller says, else θ, else none."""
@@ -223,6 +243,7 @@ def scale_by_celo_rule(
     kernel: str = "auto",
     min_rms: float | Array | None = None,
     per_layer: PerLayer = None,
+    orthogonalize: Orthogonalize = None,
     state_dtype: Any = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     """Celo's update rule alone, to be used under any schedule; it needs neither loss nor horizon.
@@ -248,13 +269,16 @@ def scale_by_celo_rule(
       per_layer: how many leading axes of each tensor count layers, which are then treated apart: a pytree
         prefix of the parameters with whole numbers (`{"blocks": 1, "head": 0}`), or a function of the
         parameters giving one.
+      orthogonalize: whether the steps of matrices are orthogonalised: a bool, a pytree prefix of the
+        parameters (`{"embedding": False, "blocks": True}`), or a function of them giving one. None: as the
+        weights were meta-trained.
       state_dtype: float32, or bfloat16 for statistics of half the size.
 
     Raises:
       CeloError: if the weights cannot be read or do not fit, the kernel does not work here, or an option is
         out of range; in `init`, if `per_layer` does not fit the parameters.
     """
-    rule = UpdateRule(kernel, min_rms, per_layer)
+    rule = UpdateRule(kernel, min_rms, per_layer, orthogonalize)
     return scale_by_rule(rule, bind(weights, rule), state_dtype)
 
 
@@ -287,6 +311,7 @@ def celo_rule(
     nonfinite: str | None = None,
     min_rms: float | Array | None = None,
     per_layer: PerLayer = None,
+    orthogonalize: Orthogonalize = None,
     state_dtype: Any = "float32",
     kernel: str = "auto",
 ) -> optax.GradientTransformationExtraArgs:
@@ -306,6 +331,7 @@ def celo_rule(
       nonfinite: policy for gradients that are not finite.
       min_rms: for tensors that begin at zero.
       per_layer: for tensors that stack layers.
+      orthogonalize: for the steps of matrices.
       state_dtype: "bfloat16" halves the state.
       kernel: as in `scale_by_celo_rule`.
 
@@ -316,7 +342,12 @@ def celo_rule(
       CeloError: as `celo.celo`.
     """
     links = scale_by_celo_rule(
-        weights, kernel=kernel, min_rms=min_rms, per_layer=per_layer, state_dtype=state_dtype
+        weights,
+        kernel=kernel,
+        min_rms=min_rms,
+        per_layer=per_layer,
+        orthogonalize=orthogonalize,
+        state_dtype=state_dtype,
     )
     return chain(
         links, learning_rate=learning_rate, weight_decay=weight_decay, mask=mask, nonfinite=nonfinite

@@ -55,6 +55,12 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "small_transformers": _model("small:transformers"),
     "small_recurrent": _model("small:recurrent"),
     "small_autoencoders": _model("small:autoencoders"),
+    "small_coordinates": _model("small:coordinates"),
+    "small_language": _model(
+        "transformers:language_model",
+        "state_of_the_union",
+        **{"length": 16, "width": 24, "depth": 1, "heads": 2, "batch_size": 8},
+    ),
     # The same kind of perceptron on one set.
     **{f"{name}_8x8_mlp32": partial(ImageMLPs, (name,)) for name in (*CELO_DATASETS, "digits", "svhn")},
     "digits_mlp128x128": partial(ImageMLPs, ("digits",), hidden=(128, 128)),
@@ -136,6 +142,17 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "flower_fourier": _model("coordinates:photograph", "flower", network="fourier"),
     "flower_siren": _model("coordinates:photograph", "flower", network="siren", hidden=(32, 32)),
     "wine_mlp": _model("perceptrons:table_model", "wine"),
+    "digits_mlp_tanh": _model(
+        "perceptrons:image_classifier", "digits", hidden=(64, 64, 64), activation=jnp.tanh
+    ),
+    "digits_conv_batchnorm": _model(
+        "convnets:convnet", "digits", channels=(8, 16, 16), norm="batch", batch_size=32
+    ),
+    "digits_mixer": _model("transformers:mixer", "digits", patch=2, width=16),
+    "digits_vae": _model("autoencoders:variational", "digits", batch_size=64),
+    "moby_dick_transformer": _model("transformers:language_model", "moby_dick"),
+    "moby_dick_lstm": _model("recurrent:language_model", "moby_dick", cell="lstm"),
+    "moby_dick_gru": _model("recurrent:language_model", "moby_dick", cell="gru", batch_size=32),
 }
 """Factories of all task families by name."""
 

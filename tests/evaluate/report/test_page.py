@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 import synthetic
 
-from celo._errors import CeloError
 from celo.evaluate._report.page import as_json, page
-from celo.evaluate._report.tables import caption, cells, headline, markdown
-from celo.evaluate._report.write import write_report
+from celo.evaluate._report.tables import caption, cells, headline
 from celo.evaluate._score.leaderboard import leaderboard
 
 pytest.importorskip("altair", reason="charts need Altair")
@@ -121,28 +119,6 @@ def test_a_large_archive_makes_a_page_of_three_megabytes():
     for one in records:
         assert one.train_loss.shape == crowd[0].train_loss.shape
     assert len(page_of(leaderboard(records)).encode()) < 3.2e6
-
-
-def test_a_report_is_tables_charts_and_a_page(tmp_path, small):
-    board = write_report(small, tmp_path / "new" / "report", made_from="two archives")
-    folder = tmp_path / "new" / "report"
-    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    drawn = {path for path in found if path.startswith("figures")}
-    assert found - drawn == {"leaderboard.md", "report.html", "scores.csv"}
-    assert {path.rpartition(".")[2] for path in drawn} == {"png", "svg"}
-    text = (folder / "leaderboard.md").read_text()
-    assert text.startswith(markdown(board))
-    assert re.search(r"Made by celo \S+.* from two archives\.$", text.strip())
-    assert "from two archives." in (folder / "report.html").read_text()
-
-
-def test_a_report_prints_nothing_and_says_what_is_wrong(tmp_path, small, capsys):
-    with pytest.raises(CeloError, match="no records to report on"):
-        write_report([], tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CeloError, match="choose another folder for the report"):
-        write_report(small, tmp_path / "file" / "report")
-    assert capsys.readouterr() == ("", "")
 
 
 def test_what_is_not_a_number_is_no_error():

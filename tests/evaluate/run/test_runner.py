@@ -7,12 +7,11 @@ from small import PROTOCOL, TASK, Here, job, run, same
 
 from celo._errors import CeloError
 from celo.evaluate._records import load_records
-from celo.evaluate._run import runner, trial
+from celo.evaluate._run import runner
 from celo.evaluate._run.contestants import resolve_contestant
 from celo.evaluate._run.training import CurveProgram
 from celo.evaluate._run.tuning import Job
 from celo.evaluate._settings import ContestantFacts, TaskSettings
-from celo.tasks import Quadratics
 
 
 def test_nothing_is_run_twice(whole):
@@ -28,12 +27,6 @@ def test_a_record_with_other_settings_is_not_taken_for_the_jobs(whole):
     other = dataclasses.replace(resolve_contestant("celo"), facts=ContestantFacts(weights_sha256="0" * 64))
     with pytest.raises(CeloError, match="made with the contestant"):
         run([Job(TASK, other, PROTOCOL, "xla")], whole, Here())
-
-
-def test_several_tasks_are_not_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "make_task", lambda name: Quadratics(members=("one", "other")))
-    (line,) = run([job("celo")], tmp_path, Here())
-    assert "is 2 tasks" in line
 
 
 @pytest.mark.parametrize("survived", [0, 1, 2, 3])

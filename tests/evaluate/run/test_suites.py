@@ -37,7 +37,7 @@ def test_a_task_alone_runs_as_in_the_first_suite_that_has_it():
     names = ("mnist_autoencoder", "cifar10_conv_full", "lm1b_lstm256", "digits_vit", "celo_image_mlps")
     found = suite_tasks(None, names, None)
     assert [task.name for task in found] == list(names)
-    assert [task.eval_every for task in found] == [20, 10, 10, 20, 20]
+    assert [task.eval_every for task in found] == [20, 10, 10, 5, 20]
     assert suite_tasks("paper", names[:2], None) == (SUITES["paper"][13], SUITES["paper"][3])
     assert suite_tasks("paper", (), 30)[3].num_steps == 30
     assert suite_tasks(None, (), None) == SUITES["laptop"]

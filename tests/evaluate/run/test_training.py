@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from celo._errors import CeloError
-from celo.evaluate._run.baselines import BASELINES
 from celo.evaluate._run.training import CurveProgram, curve_at, seconds_per_step, train_curve
 from celo.optimizers import celo
 from celo.tasks import Quadratics, Task, TaskFamily, make_task
@@ -104,31 +103,6 @@ def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(stop, side_by_
     np.testing.assert_allclose(again.train_loss, early.train_loss[0], rtol=1e-6)
     with pytest.raises(CeloError, match="stop must be from 1 to num_steps, 30, got 31"):
         program.curves((0.1,), (1,), 31)
-
-
-@pytest.mark.parametrize("name", BASELINES)
-def test_every_baseline_takes_a_traced_rate_and_lowers_the_loss(name):
-    # Two-dimensional parameters, so that Muon and Adafactor do what sets them apart.
-    target = jnp.array([[1.0, -2.0, 0.5], [3.0, 0.2, -1.0]])
-
-    def loss(params):
-        return jnp.mean(jnp.square(params["w"] - target)) + jnp.mean(jnp.square(params["b"] - 1.0))
-
-    steps = 100 if name.startswith("prodigy") else 20  # it has to find its scale first
-
-    @jax.jit
-    def train(rate):
-        tx = BASELINES[name](rate, steps)
-        params = {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}
-
-        def step(_, run):
-            updates, state = tx.update(jax.grad(loss)(run[0]), run[1], run[0])
-            return optax.apply_updates(run[0], updates), state
-
-        trained, _ = jax.lax.fori_loop(0, steps, step, (params, tx.init(params)))
-        return loss(trained) / loss(params)
-
-    assert min(float(train(jnp.float32(rate))) for rate in (1e-3, 1e-1, 1.0)) < 0.95
 
 
 def test_step_time_is_that_of_one_step():

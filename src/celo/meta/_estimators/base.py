@@ -56,7 +56,11 @@ class GradientEstimator(abc.ABC):
 
     @abc.abstractmethod
     def init(self, theta: Theta, key: Key, index: Array) -> Any:
-        """State of the particles numbered `index` [particles]; every leaf has the particle axis first."""
+        """State of the particles numbered `index` [particles].
+
+        A named tuple whose every leaf has the particle axis first, and whose field `number` is `index`: by it
+        losses are told apart by the kind of their task.
+        """
 
     @abc.abstractmethod
     def estimate(self, theta: Theta, state: Any, key: Key) -> tuple[Estimate, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from celo._types import Array, Key
 from celo.data._bundled import load_photograph
-from celo.data._splits import split_tenths
+from celo.data._splits import Split, split_tenths
 from celo.tasks._base import SPLITS
 from celo.tasks._losses import colour_error
 from celo.tasks._models.layers import Perceptron
@@ -66,10 +66,14 @@ def photograph(
     batch_size: int = 256,
 ) -> ModuleFamily:
     """The colours of a photograph's pixels; the cap is the largest possible error."""
-    colours = load_photograph(name)
+    source = Examples(colours_at_points(load_photograph(name).astype(np.float32) / 255), 0, batch_size)
+    return ModuleFamily(name, source, MODULES[network](hidden), colour_error, loss_cap=1.0)
+
+
+def colours_at_points(colours: np.ndarray) -> dict[str, Split]:
+    """A photograph [height, width, 3], float32, as splits of points [N, 2] in [-1, 1] and colours [N, 3]."""
     height, width, _ = colours.shape
     rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
     points = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32)
-    parts = split_tenths(points.reshape(-1, 2), colours.reshape(-1, 3).astype(np.float32) / 255)
-    source = Examples(dict(zip(SPLITS, parts, strict=True)), 0, batch_size)
-    return ModuleFamily(name, source, MODULES[network](hidden), colour_error, loss_cap=1.0)
+    parts = split_tenths(points.reshape(-1, 2), colours.reshape(-1, 3))
+    return dict(zip(SPLITS, parts, strict=True))

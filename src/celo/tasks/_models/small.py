@@ -8,15 +8,19 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from celo._types import Array
-from celo.tasks._losses import cross_entropy, guessing_cap, reconstruction_error
+from celo.data._splits import Split
+from celo.tasks._base import SPLITS
+from celo.tasks._losses import colour_error, cross_entropy, guessing_cap, reconstruction_error
 from celo.tasks._models.autoencoders import Autoencoder
 from celo.tasks._models.convnets import ConvNet
+from celo.tasks._models.coordinates import FourierPerceptron, colours_at_points
 from celo.tasks._models.layers import Perceptron
 from celo.tasks._models.transformers import VisionTransformer
 from celo.tasks._module import ModuleFamily
-from celo.tasks._sources import CELO_DATASETS, image_examples
+from celo.tasks._sources import CELO_DATASETS, Examples, image_examples
 
 SIZE = 8
 
@@ -83,6 +87,28 @@ def autoencoders(datasets: Sequence[str] = CELO_DATASETS[1:3], *, batch_size: in
     )
     members = _members("autoencoder", datasets)
     return ModuleFamily(members, source, Autoencoder((48, 12, 48)), reconstruction_error, loss_cap=0.25)
+
+
+def coordinates(count: int = 2, *, batch_size: int = 64) -> ModuleFamily:
+    """Photographs of CIFAR-10, one a member, as functions from a point to its colour.
+
+    Args:
+      count: photographs, the first of the training split.
+      batch_size: pixels in a batch.
+    """
+    images = image_examples("cifar10", size=None, batch_size=batch_size)
+    photographs = images.splits["train"].x[:count].astype(np.float32) / 255
+    sets = [colours_at_points(colours) for colours in photographs]
+    splits = {
+        split: Split(
+            *(np.concatenate(arrays) for arrays in zip(*(parts[split] for parts in sets), strict=True))
+        )
+        for split in SPLITS
+    }
+    sizes = {split: [len(parts[split].y) for parts in sets] for split in SPLITS}
+    source = Examples(splits, 0, batch_size, np.zeros(count, np.float32), np.ones(count, np.float32), sizes)
+    members = tuple(f"cifar10_{i}_coordinates" for i in range(count))
+    return ModuleFamily(members, source, FourierPerceptron((32, 32)), colour_error, loss_cap=1.0)
 
 
 def _classifiers(

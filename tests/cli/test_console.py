@@ -1,0 +1,94 @@
+"""Bars and signals at a terminal."""
+
+import io
+import re
+import signal
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from celo.cli._console import plain_console, progress_bars, stop_requests
+
+
+@pytest.fixture
+def terminal():
+    return Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+
+
+def last_lines(terminal, count):
+    """What stands there at the end, without the codes that move the cursor."""
+    text = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", terminal.file.getvalue())
+    return text.replace("\r", "\n").rstrip().splitlines()[-count:]
+
+
+def test_a_bar_shows_what_is_done_of_how_much_and_a_note(terminal):
+    with progress_bars(terminal) as tell:
+        tell("phase 1: rule", 0, 40, "compiling")
+        tell("phase 1: rule", 30, 40, "meta-loss 0.5")
+    [line] = last_lines(terminal, 1)
+    assert line.startswith("phase 1: rule")
+    assert "30/40" in line
+    assert "meta-loss 0.5" in line
+    assert "compiling" not in line
+
+
+def test_each_thing_has_a_bar_of_its_own_and_the_total_may_change(terminal):
+    with progress_bars(terminal) as tell:
+        tell("one", 1, 2, "")
+        tell("two", 5, 6, "")
+        tell("one", 2, 9, "")
+    one, two = last_lines(terminal, 2)
+    assert (one.split()[0], two.split()[0]) == ("one", "two")
+    assert "2/9" in one
+    assert "5/6" in two
+
+
+def test_what_users_name_is_not_taken_for_markup(terminal):
+    with progress_bars(terminal) as tell:
+        tell("mine[bold]", 1, 2, "on [/x] task")
+    [line] = last_lines(terminal, 1)
+    assert "mine[bold]" in line
+    assert "on [/x] task" in line
+
+
+def test_a_plain_console_shows_words_and_tables_as_they_are(capsys):
+    console, table = plain_console(), Table("name")
+    table.add_row("mine[v2] :smile:")
+    console.print(table, "a[/x]")
+    shown = capsys.readouterr().out
+    assert "mine[v2] :smile:" in shown
+    assert "a[/x]" in shown
+    plain_console(quiet=True).print("nothing")
+    assert capsys.readouterr().out == ""
+
+
+HANDLED = (signal.SIGINT, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", HANDLED, ids=lambda number: number.name)
+def test_a_signal_asks_to_stop(number):
+    with stop_requests() as should_stop:
+        assert not should_stop()
+        signal.raise_signal(number)
+        assert should_stop()
+
+
+def test_a_second_interrupt_ends_it_at_once_and_a_second_termination_does_not():
+    with stop_requests() as should_stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert should_stop()
+
+
+def test_the_handlers_that_were_there_come_back_whatever_happens():
+    before = [signal.getsignal(number) for number in HANDLED]
+    with stop_requests():
+        assert [signal.getsignal(number) for number in HANDLED] != before
+    assert [signal.getsignal(number) for number in HANDLED] == before
+    with pytest.raises(ZeroDivisionError), stop_requests():
+        _ = 1 / 0
+    assert [signal.getsignal(number) for number in HANDLED] == before
