@@ -216,6 +216,13 @@ def _encode(
     shapes = _our_shapes(layout)
     dead = {name: shapes.pop(name) for name in list(shapes) if name.startswith(_OFFICIAL)}
     live = weights.flatten(theta)
+    if (more := sorted(live.keys() - shapes.keys())) and not weights.misfit(
+        {name: live[name] for name in shapes.keys() & live.keys()}, shapes
+    ):
+        raise CeloError(
+            f"{source} has weights that the official form of {architecture} has no place for: "
+            f"{', '.join(more)}. Its optimizer is another without them; keep the {weights.SUFFIX} file"
+        )
     if problem := weights.misfit(live, shapes):
         raise CeloError(f"{source} is not a θ of {architecture}: {problem}. Use weights of its own layout")
     if unused and (problem := weights.misfit(unused, dead)):

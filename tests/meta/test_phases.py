@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from celo._errors import CeloError
-from celo.meta import RECIPES, Recipe
+from celo.meta import RECIPES, Recipe, make_recipe
 from celo.meta._phases import first_theta, kinds_of, largest_model, phases, task_families
 from celo.optimizers import OPTIMIZERS, Celo, CeloAdam, DecayedRule, Entry, TrainingPhase, UpdateRule
 from celo.tasks import Augmented, Quadratics, make_task
@@ -131,3 +131,14 @@ def test_the_largest_model_is_counted_in_parameters():
     perceptron = make_task("digits_8x8_mlp32")
     assert largest_model([Quadratics()]) == 10
     assert largest_model([Quadratics(), perceptron, Quadratics(dim=3)]) == 2410
+
+
+def test_a_rule_begins_with_the_settings_that_it_is_to_carry():
+    key = jax.random.key(0)
+    plain = first_theta(make_recipe("quick"), key)["update_rule"]
+    theta = first_theta(make_recipe("quick", orthogonalize=True, min_rms=0.01), key)["update_rule"]
+    assert theta.keys() - plain.keys() == {"log_matrix_gain", "log_min_rms"}
+    assert float(theta["log_matrix_gain"]) == 0.0
+    assert float(jnp.exp(theta["log_min_rms"])) == pytest.approx(0.01)
+    for name, weights in plain.items():
+        np.testing.assert_array_equal(theta[name], weights)

@@ -1,23 +1,34 @@
-"""The small models of meta-training, on the digits that need no download."""
+"""The small models of meta-training, on digits or made-up data, which need no download."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stand_ins
 
 from celo.tasks import TASKS, Augmented, Reparametrisation, make_task, value_and_grad
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
+OTHER_DATA = {"small_coordinates": ["cifar10_0", "cifar10_1"], "small_language": ["state_of_the_union"]}
+
+
 @pytest.fixture(scope="module", params=[name for name in TASKS if name.startswith("small_")])
 def family(request):
-    return make_task(request.param, datasets=("digits", "digits"))
+    if request.param not in OTHER_DATA:
+        yield make_task(request.param, datasets=("digits", "digits"))
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        stand_ins.install(patch)
+        yield make_task(request.param)
 
 
-def test_members_are_called_after_set_and_model(family):
-    assert len(family.members) == 2
-    assert all(name.startswith("digits_") for name in family.members)
+def test_members_are_called_after_set_and_model(family, request):
+    sets = OTHER_DATA.get(request.node.callspec.params["family"], ["digits", "digits"])
+    assert len(family.members) == len(sets)
+    for member, name in zip(family.members, sets, strict=True):
+        assert member.startswith(name)
 
 
 def test_it_learns_and_many_run_side_by_side_in_other_units(family):
@@ -28,7 +39,7 @@ def test_it_learns_and_many_run_side_by_side_in_other_units(family):
     @jax.vmap
     def train(index):
         key = jax.random.fold_in(jax.random.key(0), index)
-        task = augmented.sample(key, index % 2)
+        task = augmented.sample(key, index % len(family.members))
         params, state = task.init(key)
         factor = jax.tree.leaves(task.factors)[0]
 
