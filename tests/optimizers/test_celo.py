@@ -186,7 +186,7 @@ def test_the_weight_of_the_horizon_may_be_there_and_is_checked(theta, tmp_path):
     close(knowing, jax.tree.map(lambda x: x * 50**0.4, plain), rtol=1e-5)
     with pytest.raises(CeloError, match=r"horizon_w is \(1,\), expected \(\)"):
         celo(20, weights={**theta, "scheduler": {**schedule, "horizon_w": jnp.zeros(1)}})
-    with pytest.raises(CeloError, match="unexpected: scheduler/horizon_w"):
+    with pytest.raises(CeloError, match="no place for: scheduler/horizon_w"):
         convert(path, tmp_path / "theta.state")
 
 
