@@ -281,22 +281,25 @@ def test_it_is_compiled_once(tmp_path):
 @needs_compiler
 def test_split_parameters_are_refused_by_name(tmp_path):
     script = """
-import celo, jax, jax.numpy as jnp
+import celo, celo.transforms, jax, jax.numpy as jnp, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
-params = {"w": jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, PartitionSpec("x")))}
+params = {"w": jax.device_put(jnp.ones((4, 6)), NamedSharding(mesh, PartitionSpec("x")))}
 for kernel in ("auto", "native"):
-    tx = celo.celo(100, kernel=kernel)
-    try:
-        tx.update(params, tx.init(params), params, value=jnp.ones(()))
-        print(kernel)
-    except celo.CeloError as error:
-        print(error)
+    for tx in (celo.celo(100, kernel=kernel), celo.transforms.orthogonalize(kernel=kernel)):
+        tx = optax.with_extra_args_support(tx)
+        try:
+            tx.update(params, tx.init(params), params, value=jnp.ones(()))
+            print(kernel)
+        except celo.CeloError as error:
+            print(error)
 """
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    auto, native_by_name = done.stdout.splitlines()
-    assert auto == "auto"
-    assert "takes whole tensors, and params['w'] is split over devices" in native_by_name
+    auto, by_name = done.stdout.splitlines()[:2], done.stdout.splitlines()[2:]
+    assert auto == ["auto", "auto"]
+    assert len(by_name) == 2
+    for line in by_name:
+        assert "takes whole tensors, and params['w'] is split over devices" in line

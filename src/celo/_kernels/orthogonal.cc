@@ -250,7 +250,7 @@ void orthogonalize(ffi::ThreadPool& pool, int64_t chunks, const Job& job) {
 
   static thread_local std::vector<float> kept;  // for small matrices an allocation costs as much as the work
   std::vector<float> own;
-  const int64_t square = Symmetric::size(k), pack = panels(k) * kTile * std::max(kDepth, panels(k) * kTile);
+  const int64_t square = Symmetric::size(k), pack = panels(k) * kTile * kDepth;
   const int64_t needed = 5 * square + (chunks - 1) * square + chunks * pack + kLanes;
   std::vector<float>& buffer = chunks == 1 ? kept : own;  // others write to it where chunks > 1
   if ((int64_t)buffer.size() < needed) buffer.resize(needed);

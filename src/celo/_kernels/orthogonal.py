@@ -9,7 +9,7 @@ Polynomials p(x) = a x + b x³ + c x⁵, one after another, bring singular value
 and multiply smaller ones by about 226. They are the best such (Amsel et al., arXiv 2505.16932, from the
 minimax problem solved anew). In the Gram matrix they commute: k³ work each, and two products with X in all
 instead of two each. Before, G is divided by ‖G²‖^(1/2) in Frobenius' norm, which is at least its largest
-eigenvalue and never above k^(1/2) times that.
+eigenvalue and never above k^(1/4) times that.
 
 This is the JAX form; `orthogonal.cc` computes the same.
 """
@@ -120,16 +120,22 @@ def polar_factor(x: Array) -> tuple[Array, Array]:
 def _inverse_root(gram: Array) -> Array:
     """The polynomials' approximation of G^(-1/2), for [..., k, k]."""
     identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
-    bound = jnp.sqrt(_norm(_product(gram, gram)))
+    square = _product(gram, gram)
+    bound = jnp.sqrt(_norm(square))
     bound = jnp.where(bound > 0, bound, 1.0)  # of a matrix of zeros
-    gram = gram / bound
-    root = identity / jnp.sqrt(bound)
-    for stage, (a, b, c) in enumerate(POLYNOMIALS):
-        factor = a * identity + b * gram + c * _product(gram, gram)
-        root = factor * jax.lax.rsqrt(bound) if stage == 0 else _product(root, factor)
-        if stage < len(POLYNOMIALS) - 1:
-            gram = _product(_product(gram, factor), factor)
-    return root
+    gram, square = gram / bound, square / bound**2
+
+    def polynomial(coefficients: tuple[float, float, float]) -> Array:
+        a, b, c = coefficients
+        return a * identity + b * gram + c * square
+
+    root = factor = polynomial(POLYNOMIALS[0])
+    for coefficients in POLYNOMIALS[1:]:
+        gram = _product(_product(gram, factor), factor)
+        square = _product(gram, gram)
+        factor = polynomial(coefficients)
+        root = _product(root, factor)
+    return root * jax.lax.rsqrt(bound)
 
 
 def _product(a: Array, b: Array) -> Array:

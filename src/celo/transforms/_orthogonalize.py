@@ -51,10 +51,14 @@ def orthogonalize(
     ) -> tuple[Updates, OptState]:
         del params
         leaves, treedef = jax.tree.flatten(updates)
+        resolved = native.resolve(kernel)
+        if resolved == "native":
+            for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+                native.check_whole(leaf, jax.tree_util.keystr(path))
         wanted = per_leaf(matrices, updates, bool, "matrices", default=True)
         layers = leading_axes(per_layer, updates)
         steps = [leaf.astype(jnp.float32) for leaf in leaves]
-        replaced = orthogonal.orthogonalized(steps, wanted, layers, native.resolve(kernel))
+        replaced = orthogonal.orthogonalized(steps, wanted, layers, resolved)
         leaves = [replaced[i].astype(leaf.dtype) if i in replaced else leaf for i, leaf in enumerate(leaves)]
         return jax.tree.unflatten(treedef, leaves), state
 

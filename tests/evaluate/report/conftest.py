@@ -3,12 +3,18 @@ import synthetic
 
 
 @pytest.fixture(scope="session")
-def board():
-    """Two tasks, four contestants; momentum has diverged on all seeds of one."""
+def small():
+    """Records of two tasks and four contestants; momentum has diverged on all seeds of one."""
+    tasks, names = ("cifar10_conv", "quadratic"), ("celo", "adam", "muon", "momentum")
+    return [synthetic.record(task, name) for task in tasks for name in names]
+
+
+@pytest.fixture(scope="session")
+def board(small):
+    """Their leaderboard."""
     from celo.evaluate._score.leaderboard import leaderboard
 
-    tasks, names = ("cifar10_conv", "quadratic"), ("celo", "adam", "muon", "momentum")
-    return leaderboard([synthetic.record(task, name) for task in tasks for name in names])
+    return leaderboard(small)
 
 
 @pytest.fixture(scope="session")

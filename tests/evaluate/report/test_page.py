@@ -17,12 +17,6 @@ TASKS, NAMES = ("cifar10_conv", "quadratic"), ("celo", "adam", "muon", "momentum
 
 
 @pytest.fixture(scope="module")
-def small():
-    """Two tasks, four contestants; momentum has diverged on all seeds of one."""
-    return [synthetic.record(task, name) for task in TASKS for name in NAMES]
-
-
-@pytest.fixture(scope="module")
 def board(small):
     return leaderboard(small)
 

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import synthetic
 
 from celo import __version__
 from celo._errors import CeloError
@@ -13,13 +12,6 @@ from celo.evaluate._report.write import write_report
 
 pytest.importorskip("altair", reason="charts need Altair")
 pytest.importorskip("vl_convert", reason="charts need vl-convert")
-TASKS, NAMES = ("cifar10_conv", "quadratic"), ("celo", "adam", "muon", "momentum")
-
-
-@pytest.fixture(scope="module")
-def small():
-    """Two tasks, four contestants; momentum has diverged on all seeds of one."""
-    return [synthetic.record(task, name) for task in TASKS for name in NAMES]
 
 
 @pytest.fixture

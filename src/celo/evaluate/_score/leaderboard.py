@@ -324,7 +324,7 @@ def _standings(
     return standings
 
 
-SCORES = ("ratio", "ratio_clock", "speedup", "clock")  # of an `TaskScores`, aggregated over tasks and seeds
+SCORES = ("ratio", "ratio_clock", "speedup", "clock")  # of `TaskScores`, aggregated over tasks and seeds
 _AGGREGATES: dict[str, Callable] = {
     "iqm": aggregate.iqm,
     "median": aggregate.median,
