@@ -47,12 +47,13 @@ def test_outer_optimizer_takes_the_published_steps():
 
 
 def steps_of(recipe, gradients, theta=1.0):
-    """The updates of one weight under these gradients, one after another."""
+    """The updates of one weight, a number or an array, under these gradients, one after another."""
     optimizer = outer_optimizer(recipe, phases(recipe)[0])
-    state, updates = optimizer.init(np.float32(theta)), []
+    theta = np.float32(theta)
+    state, updates = optimizer.init(theta), []
     for gradient in gradients:
-        update, state = optimizer.update(np.float32(gradient), state, np.float32(theta))
-        updates.append(float(update))
+        update, state = optimizer.update(np.full_like(theta, gradient), state, theta)
+        updates.append(np.asarray(update))
     return np.array(updates)
 
 
@@ -72,8 +73,13 @@ def test_meta_gradients_are_clipped_before_adam_sees_them():
 def test_weights_decay_decoupled_from_the_gradient():
     recipe = Recipe(weight_decay=0.5)
     np.testing.assert_allclose(
-        steps_of(recipe, [0.0], theta=3.0), -recipe.rule_learning_rate * 0.5 * 3, rtol=1e-5
+        steps_of(recipe, [0.0], theta=[3.0]), [[-recipe.rule_learning_rate * 0.5 * 3]], rtol=1e-5
     )
+
+
+def test_scalars_of_theta_do_not_decay():
+    """Decay would pull a learned gain to 1, and a learned floor of sizes to 1 too."""
+    assert steps_of(Recipe(weight_decay=0.5), [0.0], theta=-4.6) == 0
 
 
 def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():

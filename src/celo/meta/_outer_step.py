@@ -57,8 +57,13 @@ def outer_optimizer(recipe: Recipe, phase: Phase) -> optax.GradientTransformatio
     )
     return optax.chain(
         optax.clip_by_global_norm(recipe.gradient_clip),
-        optax.adamw(schedule, weight_decay=recipe.weight_decay),
+        # Scalars of θ are a gain, a power and the logarithm of a floor: zero is no neutral value for them.
+        optax.adamw(schedule, weight_decay=recipe.weight_decay, mask=_has_axes),
     )
+
+
+def _has_axes(theta: Theta) -> Any:
+    return jax.tree.map(lambda weight: jnp.ndim(weight) > 0, theta)
 
 
 def _devices(particles: Sequence[int]) -> list[Any]:
