@@ -283,6 +283,8 @@ def test_split_parameters_are_refused_by_name(tmp_path):
     script = """
 import celo, celo.transforms, jax, jax.numpy as jnp, optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+# Collectives of many small programs in flight can wait for each other on busy cores, until XLA aborts.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
 params = {"w": jax.device_put(jnp.ones((4, 6)), NamedSharding(mesh, PartitionSpec("x")))}
 for kernel in ("auto", "native"):
@@ -295,9 +297,8 @@ for kernel in ("auto", "native"):
             print(error)
 """
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     auto, by_name = done.stdout.splitlines()[:2], done.stdout.splitlines()[2:]
     assert auto == ["auto", "auto"]
     assert len(by_name) == 2
