@@ -18,7 +18,17 @@ MAX_LINES = 450
 # Rooms by layer, lowest first. An import may point down, or stay in its room. A room is a module or a folder.
 LAYERS = [
     [
-        *("_errors", "_types", "_tree", "_nn", "_files", "_import_path", "_plotting", "_provenance"),
+        *(
+            "_definitions",
+            "_errors",
+            "_types",
+            "_tree",
+            "_nn",
+            "_files",
+            "_import_path",
+            "_plotting",
+            "_provenance",
+        ),
         *("_arguments", "weights", "convert", "data"),
     ],
     ["_kernels"],

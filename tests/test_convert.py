@@ -7,8 +7,8 @@ import pytest
 
 from celo import convert as converter
 from celo import weights
+from celo._definitions import INPUTS
 from celo._errors import CeloError
-from celo._kernels.rule_network import INPUTS
 from celo.convert import _GROUP_WIDTHS, convert, read_official, to_official
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

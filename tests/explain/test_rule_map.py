@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
+from celo._definitions import FIRST_ROW
 from celo._explain.rule_map import AXIS, rule_map
-from celo._kernels.rule_network import FIRST_ROW, tensor_update
+from celo._kernels.rule_network import tensor_update
 from celo._kernels.statistics import init_stats, rms
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -1,7 +1,6 @@
 """The native kernel: equal to the JAX code on every shape, in batches and in threads; and its errors."""
 
 import os
-import re
 import subprocess
 import sys
 
@@ -240,15 +239,6 @@ def test_derivatives_are_those_of_the_jax_form(shape, noisy_theta):
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert_close(a, b, 1e-3)
-
-
-def test_inputs_have_one_order_in_python_and_in_cpp():
-    """The enumeration in the C++ source, written out, is `INPUTS`."""
-    source = native.SOURCES[0].read_text()
-    enumeration = source[source.index("enum Input {") : source.index("};", source.index("enum Input {"))]
-    values = {name: int(value) for name, value in re.findall(r"k(\w+) = (\d+),", enumeration)}
-    camel = {"".join(part.title() for part in name.split("_")): name for name in rule_network.INPUTS}
-    assert {camel[name]: value for name, value in values.items()} == rule_network.FIRST_ROW
 
 
 @needs_compiler

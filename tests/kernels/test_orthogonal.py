@@ -1,15 +1,14 @@
 """Polar factors against singular value decompositions in float64, both forms of the kernel alike."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from celo._definitions import POLYNOMIALS, SMALLEST
 from celo._kernels import native, orthogonal
-from celo._kernels.orthogonal import POLYNOMIALS, SMALLEST, matrix_shape, orthogonalized
+from celo._kernels.orthogonal import orthogonalized
 
 needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
 KERNELS = ("xla", pytest.param("native", marks=needs_compiler))
@@ -140,13 +139,6 @@ def test_derivatives_of_the_native_form_are_those_of_the_jax_form():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-def test_polynomials_are_the_same_in_python_and_in_cpp():
-    source = native.SOURCES[1].read_text()
-    table = source[source.index("kPolynomials[][3]") : source.index("kStages")]
-    found = [tuple(map(float, row)) for row in re.findall(r"\{([-.\d]+)f, ([-.\d]+)f, ([-.\d]+)f\}", table)]
-    assert found == list(POLYNOMIALS)
-
-
 def test_polynomials_are_best_one_after_another():
     """Each misses 1 equally far four times on its interval: no odd quintic does better there (Chebyshev)."""
     low, high = 0.005, 1.0
@@ -160,28 +152,6 @@ def test_polynomials_are_best_one_after_another():
         assert np.all(extremes[:-1] * extremes[1:] < 0)
         low, high = 1 - np.abs(extremes[0]), 1 + np.abs(extremes[0])
     assert (low, high) == pytest.approx((LOW, HIGH), abs=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("shape", "layers", "matrix"),
-    [
-        ((64, 32), 0, (64, 32)),
-        ((3, 3, 16, 32), 0, (144, 32)),  # convolution
-        ((3, 3, 4, 8), 0, (36, 8)),
-        ((9, 16, 32), 0, (144, 32)),  # along a line
-        ((128, 4, 32), 0, (128, 128)),  # attention: queries by head
-        ((4, 32, 128), 0, (128, 128)),  # attention: out of the heads
-        ((6, 64, 32), 1, (64, 32)),  # layers
-        ((6, 5, 64, 32), 2, (64, 32)),
-        ((7,), 0, None),
-        ((), 0, None),
-        ((3, 64), 0, None),  # too thin
-        ((64, 3), 0, None),
-        ((8, 5), 1, None),
-    ],
-)
-def test_what_counts_as_a_matrix(shape, layers, matrix):
-    assert matrix_shape(shape, layers) == matrix
 
 
 def test_only_wanted_matrices_are_replaced():

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from celo._definitions import FACTORED_FLOOR, factored_axes
 from celo._kernels.statistics import (
-    FACTORED_FLOOR,
-    factored_axes,
     finite_gradient,
     init_stats,
     inverse_factors,
@@ -18,27 +17,6 @@ from celo._kernels.statistics import (
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DECAYS = {"momentum_decays": (0.9, 0.5), "second_moment_decay": 0.8, "factored_decays": (0.7,)}
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes"),
-    [
-        ((), None),
-        ((7,), None),
-        ((2, 5), (1, 0)),
-        ((5, 2), (0, 1)),
-        ((4, 4), (1, 0)),  # among equals the later axis counts as larger
-        ((16, 16, 3, 3), (1, 0)),
-        ((3, 3, 16, 16), (3, 2)),
-        ((3, 3, 2, 4), (3, 1)),
-        ((16, 3, 16), (2, 0)),
-        ((4, 4, 4), (2, 1)),
-        ((1, 1), (1, 0)),
-        ((0, 3), (1, 0)),
-    ],
-)
-def test_factored_axes(shape, axes):
-    assert factored_axes(shape) == axes
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (3, 5), (4, 4), (2, 3, 1), (3, 3, 2, 4)])

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo._arguments import check_num_steps
+from celo._definitions import RMS_FLOOR
 from celo._errors import CeloError
 from celo._explain.rule_map import AXIS, RuleMap, rule_map
-from celo._kernels.rule_network import RMS_FLOOR
 from celo._kernels.statistics import rms
 from celo._types import Array, Batch, Params, Theta
 from celo.optimizers import _schedule, _update_rule

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, SECOND_MOMENT_DECAY
 from celo._kernels import rule_network
 from celo._kernels.statistics import TensorStats, ema, rms, update_stats
 from celo._types import Array
@@ -48,9 +49,9 @@ def rule_map(
     after = update_stats(
         stats,
         grad,
-        momentum_decays=rule_network.MOMENTUM_DECAYS,
-        second_moment_decay=rule_network.SECOND_MOMENT_DECAY,
-        factored_decays=rule_network.FACTORED_DECAYS,
+        momentum_decays=MOMENTUM_DECAYS,
+        second_moment_decay=SECOND_MOMENT_DECAY,
+        factored_decays=FACTORED_DECAYS,
     )
     z, g = jnp.meshgrid(jnp.asarray(AXIS), jnp.asarray(AXIS), indexing="ij")
     if param.ndim < 2:  # whose second moments are not factored
@@ -58,8 +59,7 @@ def rule_map(
     g = g * rms(grad, 0.0)
     element = TensorStats(
         momenta=tuple(
-            ema(z * rms(m, 0.0), g, decay)
-            for m, decay in zip(stats.momenta, rule_network.MOMENTUM_DECAYS, strict=True)
+            ema(z * rms(m, 0.0), g, decay) for m, decay in zip(stats.momenta, MOMENTUM_DECAYS, strict=True)
         ),
         **{
             name: jax.tree.map(lambda x: jnp.full(z.shape, jnp.mean(x)), getattr(after, name))

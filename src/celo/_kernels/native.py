@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from celo._definitions import factored_axes
 from celo._errors import CeloError, unknown_name
 from celo._files import make_folder, platform_cache, replacing, write_file
 from celo._kernels import rule_network
-from celo._kernels.statistics import TensorStats, factored_axes
+from celo._kernels.statistics import TensorStats
 from celo._types import Array
 
 KERNELS = ("auto", "native", "xla")

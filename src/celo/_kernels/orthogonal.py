@@ -14,7 +14,6 @@ eigenvalue and never above k^(1/4) times that.
 This is the JAX form; `orthogonal.cc` computes the same.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -23,36 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
+from celo._definitions import LARGEST, POLYNOMIALS, SMALLEST, matrix_shape
 from celo._types import Array
-
-POLYNOMIALS = (
-    (8.298703, -24.430498, 18.090304),
-    (3.915221, -2.92113, 0.559223),
-    (3.174604, -2.380433, 0.497826),
-    (2.189463, -1.567221, 0.407887),
-)
-SMALLEST, LARGEST = 1e-30, 1e37  # a matrix whose largest entry is not between these stays as it is
-THINNEST = 4  # rows or columns, whichever are fewer, of a tensor that counts as a matrix
-
-
-def matrix_shape(shape: tuple[int, ...], layers: int = 0) -> tuple[int, int] | None:
-    """(rows, columns) of each matrix in a tensor whose first `layers` axes count matrices.
-
-    Of a tensor with more axes, neighbours are merged. Four or more are a convolution's [height, width, in,
-    out], a matrix [height * width * in, out]. Three are an attention's, or those of a convolution along a
-    line, and are merged so that the matrix is as nearly square as it can be: [in, heads, size] is
-    [in, heads * size], and [heads, size, out] is [heads * size, out].
-
-    Returns:
-      None for a tensor that is no matrix, or too thin for one.
-    """
-    axes = shape[layers:]
-    if len(axes) < 2:
-        return None
-    cuts = (1, 2) if len(axes) == 3 else (len(axes) - 1,)
-    splits = [(math.prod(axes[:cut]), math.prod(axes[cut:])) for cut in cuts]
-    matrix = max(splits, key=lambda split: (min(split), split[0]))
-    return matrix if min(matrix) >= THINNEST else None
 
 
 def orthogonalized(

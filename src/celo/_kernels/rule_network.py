@@ -13,41 +13,25 @@ This is the JAX form; `native.cc` computes the same.
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import accumulate, chain
+from itertools import chain
 from operator import add
 
 import jax
 import jax.numpy as jnp
 
+from celo._definitions import (
+    CLIPPED_GRADIENT,
+    FACTORED_DECAYS,
+    INPUT_FLOOR,
+    INPUTS,
+    MAGNITUDE_SCALE,
+    MOMENTUM_DECAYS,
+    RMS_FLOOR,
+    SECOND_MOMENT_DECAY,
+    STEP_SCALE,
+)
 from celo._kernels.statistics import TensorStats, finite_gradient, inverse_factors, rms, update_stats
 from celo._types import Array
-
-MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
-SECOND_MOMENT_DECAY = 0.999
-FACTORED_DECAYS = (0.9, 0.99, 0.999)
-STEP_SCALE, MAGNITUDE_SCALE = 1e-3, 1e-3
-RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
-
-# Inputs by name, in the order of the rows of `w0`, and how many each has: one for every decay, or one.
-INPUTS = {
-    "grad": 1,
-    "clipped_grad": 1,
-    "param": 1,
-    "momentum": 3,
-    "second_moment": 1,
-    "momentum_over_rms": 3,
-    "inverse_rms": 1,
-    "factored_grad": 3,
-    "grad_over_rms": 1,
-    "row": 3,
-    "col": 3,
-    "inverse_row": 3,
-    "inverse_col": 3,
-    "factored_momentum": 3,
-}
-NUM_INPUTS, HIDDEN, NUM_OUTPUTS = sum(INPUTS.values()), 4, 2
-# Name -> the first row of `w0` that belongs to it.
-FIRST_ROW = dict(zip(INPUTS, accumulate(INPUTS.values(), initial=0), strict=False))
 
 # Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
 LARGE = 1 << 16
@@ -124,7 +108,7 @@ def normalisers(inputs: RuleInputs) -> Array:
 
 
 def _inverse_rms_of(arrays: Sequence[Array]) -> Array:
-    return jnp.stack([jax.lax.rsqrt(1e-5 + jnp.mean(jnp.square(x))) for x in arrays])
+    return jnp.stack([jax.lax.rsqrt(INPUT_FLOOR + jnp.mean(jnp.square(x))) for x in arrays])
 
 
 def _in_order(inputs: RuleInputs) -> list[Array]:
@@ -168,7 +152,7 @@ def network_inputs(stats: TensorStats, grad: Array, param: Array) -> RuleInputs:
         factored_momentum = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
     return {
         "grad": [grad],
-        "clipped_grad": [jnp.clip(grad, -0.1, 0.1)],
+        "clipped_grad": [jnp.clip(grad, -CLIPPED_GRADIENT, CLIPPED_GRADIENT)],
         "param": [param],
         "momentum": momenta,
         "second_moment": [stats.second_moment],

@@ -8,10 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from celo._definitions import FACTORED_FLOOR, GRADIENT_LIMIT, factored_axes
 from celo._types import Array
-
-GRADIENT_LIMIT = 1000.0  # what every published rule clips gradients to
-FACTORED_FLOOR = 1e-30  # added to g² inside the factored moments, so that they are never zero
 
 
 class TensorStats(NamedTuple):
@@ -26,17 +24,6 @@ class TensorStats(NamedTuple):
     second_moment: Array  # EMA(g²), shape S
     row: tuple[Array, ...]
     col: tuple[Array, ...]
-
-
-def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The axes (largest, second largest) that a factored second moment averages over.
-
-    Among equal sizes the later axis counts as larger. None for fewer than two axes.
-    """
-    if len(shape) < 2:
-        return None
-    order = sorted(range(len(shape)), key=lambda axis: shape[axis])
-    return order[-1], order[-2]
 
 
 def init_stats(param: Array, num_momenta: int, num_factored: int) -> TensorStats:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import require_params
+from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
 from celo._kernels.statistics import ema, finite_gradient
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -21,8 +22,7 @@ from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._schedule import ScheduleState, scale_by_schedule
 
-STEP_SCALE = 1e-3
-FIRST_DECAY, SECOND_DECAY = 0.9, 0.999
+FIRST_DECAY, SECOND_DECAY = ADAM_DECAYS
 
 
 class AdamState(NamedTuple):
@@ -141,7 +141,7 @@ def _adam_step(updates: Updates, state: OptState, params: Params | None = None) 
     share_first, share_second = 1.0 - FIRST_DECAY**steps, 1.0 - SECOND_DECAY**steps  # of a whole mean
 
     def step(m: Array, v: Array, p: Array) -> Array:
-        direction = m / share_first / (jnp.sqrt(v / share_second + 1e-10) + 1e-8)
+        direction = m / share_first / (jnp.sqrt(v / share_second + ADAM_ROOT_FLOOR) + ADAM_FLOOR)
         return (-STEP_SCALE * direction).astype(p.dtype)
 
     return jax.tree.map(step, first, second, params), AdamState(count, first, second)

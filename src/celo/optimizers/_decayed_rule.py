@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
+from celo._definitions import REFERENCE_HORIZON
 from celo._kernels import native
 from celo._tree import scaled
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer
-from celo.optimizers._schedule import REFERENCE_HORIZON
 from celo.optimizers._update_rule import RuleState, UpdateRule
 
 # At -0.5 undirected steps would carry a run as far at any horizon. Tried on a rule trained without it, -0.33

@@ -19,19 +19,21 @@ import optax
 
 from celo import _tree as tree
 from celo._arguments import check_num_steps, require_value
+from celo._definitions import (
+    NUM_LOSS_AVERAGES,
+    REFERENCE_HORIZON,
+    SCHEDULE_INPUTS,
+    SHORTEST_AVERAGE,
+    STEP_SIZE_SCALE,
+    TIME_CENTRES,
+    UNITS,
+)
 from celo._errors import CeloError
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._bind import BoundWeights, WeightsLike, bind
 
 GROUP = "scheduler"
-UNITS = 64
-TIME_CENTRES = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)
-NUM_LOSS_AVERAGES = 10
-SHORTEST_AVERAGE = 10.0  # steps
-NUM_INPUTS = len(TIME_CENTRES) + NUM_LOSS_AVERAGES - 1
-STEP_SIZE_SCALE = 0.1
-REFERENCE_HORIZON = 1_000.0  # steps: where `horizon_w` changes nothing
 OPTIONAL_THETA = {f"{GROUP}/horizon_w": ()}  # weights that the published scheduler does not have
 
 
@@ -59,9 +61,9 @@ def init_theta(key: Key) -> dict[str, Array]:
     and initial state."""
     key_mix, key_skip, key_lstm, key_out = jax.random.split(key, 4)
     return {
-        "mix_w": truncated_normal_fan_in(key_mix, (NUM_INPUTS, UNITS), NUM_INPUTS),
+        "mix_w": truncated_normal_fan_in(key_mix, (SCHEDULE_INPUTS, UNITS), SCHEDULE_INPUTS),
         "mix_b": jnp.zeros((UNITS,), jnp.float32),
-        "skip_w": truncated_normal_fan_in(key_skip, (NUM_INPUTS, UNITS), NUM_INPUTS),
+        "skip_w": truncated_normal_fan_in(key_skip, (SCHEDULE_INPUTS, UNITS), SCHEDULE_INPUTS),
         "skip_b": jnp.zeros((UNITS,), jnp.float32),
         "lstm_w": truncated_normal_fan_in(key_lstm, (2 * UNITS, 4 * UNITS), 2 * UNITS),
         "lstm_b": jnp.zeros((4 * UNITS,), jnp.float32),

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import require_params
+from celo._definitions import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
-from celo._kernels.rule_network import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
 from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, per_leaf, stackable
 from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
