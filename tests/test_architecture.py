@@ -32,7 +32,7 @@ LAYERS = [
         *("_arguments", "weights", "convert", "data"),
     ],
     ["_kernels"],
-    ["transforms", "optimizers", "tasks"],
+    ["transforms", "optimizers", "tasks", "torch"],
     ["meta", "evaluate", "_explain"],
     ["cli", "__main__"],
 ]
@@ -46,6 +46,8 @@ STRANGERS = [
     # Scores know records, not how they came to be; and what runs knows no scores' reports.
     ("evaluate._score", ("evaluate._run", "evaluate._report")),
     ("evaluate._run", ("evaluate._report",)),
+    # PyTorch users have no JAX.
+    ("torch", ("_kernels", "_arguments", "_tree", "_nn", "_types")),
     # Nothing of the library knows the command line or its printing.
     *((room, ("cli",)) for layer in LAYERS[:-1] for room in layer),
 ]
@@ -56,13 +58,26 @@ THIRD_PARTIES = {
     "_files": set(),
     "weights": {"numpy", "safetensors"},
     "convert": {"numpy", "msgpack"},
+    "torch": {"numpy", "torch"},
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate._score.metrics": {"numpy"},
     "evaluate._score.aggregate": {"numpy"},
     "evaluate._score.time_to_target": {"numpy"},
 }
 # What users may import; everything else begins with an underscore.
-PUBLIC = {"", "cli", "convert", "data", "evaluate", "meta", "optimizers", "tasks", "transforms", "weights"}
+PUBLIC = {
+    "",
+    "cli",
+    "convert",
+    "data",
+    "evaluate",
+    "meta",
+    "optimizers",
+    "tasks",
+    "torch",
+    "transforms",
+    "weights",
+}
 
 # Modules without a test file of their own name, and why.
 UNMIRRORED = {

@@ -52,7 +52,7 @@ _HOMES = {
     "state_sharding": "celo.transforms",
     "with_horizon": "celo.optimizers",
 }
-_FACES = ("convert", "data", "evaluate", "meta", "optimizers", "tasks", "transforms", "weights")
+_FACES = ("convert", "data", "evaluate", "meta", "optimizers", "tasks", "torch", "transforms", "weights")
 
 __all__ = [
     "CeloError",

@@ -1,6 +1,5 @@
 """What users pass to optimizers and their updates, checked: horizon, parameters, loss."""
 
-import numbers
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from celo._errors import CeloError
+from celo._limits import check_steps
 from celo._types import Array, Params
 
 
@@ -22,12 +22,7 @@ def check_num_steps(num_steps: Any) -> Any:
         if isinstance(num_steps, Tracer):
             return num_steps
         num_steps = int(num_steps)
-    if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral) or num_steps < 1:
-        raise CeloError(
-            f"num_steps must be a positive whole number, got {num_steps!r}; "
-            "pass the number of steps that training will take"
-        )
-    return int(num_steps)
+    return check_steps(num_steps)
 
 
 def require_params(params: Params | None) -> Params:

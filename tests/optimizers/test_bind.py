@@ -1,137 +1,37 @@
-"""Runs far outside what the weights were meta-trained on: said once, with the numbers and a remedy."""
-
-import json
-import warnings
+"""Weights for a transformation: the groups it reads, checked."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import celo
-from celo import weights as weights_files
-from celo.optimizers import Celo, _bind
-from celo.optimizers._bind import LARGER, LONGER, SHORTER
-
-METADATA = {
-    "architecture": "celo",
-    "recipe": json.dumps({"horizon_min": 100, "horizon_max": 2000}),
-    "largest_model": "50",
-}
+from celo._errors import CeloError
+from celo.optimizers import Celo, UpdateRule
+from celo.optimizers._bind import bind, expected_shapes
 
 
-@pytest.fixture(autouse=True)
-def nothing_said_yet():
-    _bind._warn_once.cache_clear()
+def test_groups_that_are_not_read_are_left_out(theta):
+    assert set(bind(theta, UpdateRule()).theta) == {"update_rule"}
+    assert set(bind(theta, Celo()).theta) == {"update_rule", "scheduler"}
 
 
-@pytest.fixture
-def saved(theta, tmp_path):
-    """A function: metadata -> path of weights that have it."""
-
-    def save(**metadata):
-        path = tmp_path / "own.safetensors"
-        arrays = jax.tree.map(np.asarray, theta)
-        weights_files.save(path, arrays, metadata={"architecture": "celo", **metadata})
-        return str(path)
-
-    return save
+def test_numpy_arrays_become_jax_arrays(theta):
+    for leaf in jax.tree.leaves(bind(jax.tree.map(np.asarray, theta), Celo()).theta):
+        assert isinstance(leaf, jax.Array)
 
 
-def shapes(size):
-    """A model of that many parameters that takes no memory."""
-    return {"w": jax.ShapeDtypeStruct((size - 1,), jnp.float32), "b": jax.ShapeDtypeStruct((1,), jnp.float32)}
+def test_what_does_not_fit_is_named(theta):
+    with pytest.raises(CeloError, match="missing: update_rule/b0"):
+        bind({"scheduler": theta["scheduler"]}, Celo())
+    with pytest.raises(CeloError, match="weights must be a bundled name, a path or θ itself, got 3"):
+        bind(3, Celo())
 
 
-def horizon_limits():
-    return -(-100 // SHORTER), LONGER * 2000
+def test_optional_weights_are_read_where_they_are(theta):
+    rule = {**theta["update_rule"], "log_matrix_gain": np.float32(0.5)}
+    assert bind({"update_rule": rule}, UpdateRule()).theta["update_rule"]["log_matrix_gain"] == 0.5
+    assert "update_rule/log_matrix_gain" not in expected_shapes(UpdateRule())
 
 
-def test_horizons_outside_are_named_with_the_range_and_a_remedy(saved):
-    path = saved(**METADATA)
-    low, high = horizon_limits()
-    for num_steps in (low - 1, high + 1):
-        with pytest.warns(celo.OutOfRangeWarning) as said:
-            celo.celo(num_steps, weights=path)
-        [warning] = said
-        for words in (
-            f"num_steps is {num_steps:,}",
-            "100 to 2,000",
-            path,
-            "celo.celo_rule(",
-            "OutOfRangeWarning",
-        ):
-            assert words in str(warning.message)
-        assert warning.filename == __file__  # the line that asked for it
-    with pytest.warns(celo.OutOfRangeWarning, match="num_steps is 10,000,000"):
-        celo.scale_by_celo_schedule(10_000_000, path)
-
-
-def test_models_outside_are_named_with_the_range(saved):
-    path, too_large = saved(**METADATA), LARGER * 50 + 1
-    for tx in (celo.celo(500, weights=path), celo.celo_rule(1.0, weights=path)):
-        _bind._warn_once.cache_clear()
-        with pytest.warns(celo.OutOfRangeWarning, match=rf"the model has {too_large:,} .*up to 50:"):
-            jax.eval_shape(tx.init, shapes(too_large))
-
-
-def test_nothing_is_said_up_to_the_limits(saved):
-    """Warnings are errors here."""
-    path = saved(**METADATA)
-    for num_steps in horizon_limits():
-        jax.eval_shape(celo.celo(num_steps, weights=path).init, shapes(LARGER * 50))
-
-
-def test_it_is_said_once(saved):
-    tx = celo.celo(500, weights=saved(**METADATA))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        for _ in range(3):
-            jax.eval_shape(tx.init, shapes(LARGER * 50 + 1))
-            jax.jit(tx.init).eval_shape(shapes(LARGER * 50 + 1))
-    assert len(said) == 1
-
-
-def test_who_asks_for_errors_gets_one_each_time(saved):
-    path = saved(**METADATA)
-    for _ in range(2):
-        with pytest.raises(celo.OutOfRangeWarning):
-            celo.celo(1, weights=path)
-
-
-@pytest.mark.parametrize("metadata", [{}, {"recipe": "grandmother's"}, {"recipe": "[1]"}, {"recipe": "{}"}])
-def test_weights_that_say_nothing_of_it_are_not_warned_of(saved, metadata):
-    for num_steps in (1, 10**9):
-        jax.eval_shape(celo.celo(num_steps, weights=saved(**metadata)).init, shapes(10**12))
-
-
-def test_neither_are_theta_itself_and_traced_horizons(theta, saved):
-    jax.eval_shape(celo.celo(10**9, weights=theta).init, shapes(10**12))
-    path = saved(**METADATA)
-    state = jax.jit(lambda n: celo.celo(n, weights=path).init({"w": jnp.ones(3)}))(
-        jnp.asarray(10**9, jnp.int32)
-    )
-    assert int(state[1].num_steps) == 10**9
-
-
-@pytest.mark.parametrize("name", weights_files.bundled())
-def test_bundled_weights_say_what_they_were_trained_on(name):
-    found = _bind.bind(name, Celo())
-    assert f"{name!r}" in found.source
-    recipe = weights_files.card(name)["recipe"]
-    assert (found.horizon_min, found.horizon_max) == (recipe["horizon_min"], recipe["horizon_max"])
-    assert found.largest_model >= 2_410  # Celo's perceptron
-
-
-@pytest.mark.parametrize("make", [celo.celo, lambda num_steps, weights: celo.celo_rule(1.0, weights=weights)])
-def test_a_weights_file_is_read_once(make, saved, monkeypatch):
-    path, reads = saved(**METADATA), []
-    read_file = weights_files.read_file
-
-    def counted(*arguments):
-        reads.append(arguments)
-        return read_file(*arguments)
-
-    monkeypatch.setattr(weights_files, "read_file", counted)
-    make(500, weights=path)
-    assert len(reads) == 1
+def test_traced_weights_pass(theta):
+    traced = jax.jit(lambda t: bind(t, UpdateRule()).theta)(theta)
+    np.testing.assert_array_equal(traced["update_rule"]["w0"], theta["update_rule"]["w0"])

@@ -1,0 +1,414 @@
+"""What every learned optimizer in PyTorch shares: losses, the schedule, groups, state, saving and restoring.
+
+All that changes is in tensors: what belongs to a parameter in `state[parameter]`, what belongs to the
+optimizer (the schedule, counters) in `param_groups`, where all groups hold the same tensors. So it is saved,
+restored, moved and sharded as any optimizer's state is. A step never waits for the device.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from celo._errors import CeloError, unknown_name
+from celo._limits import check_steps
+from celo.torch import _schedule
+from celo.torch._weights import SCHEDULE, BoundWeights
+
+POLICIES = ("repair", "hold", "skip", "shrink")
+SMALLEST_SCALE = 2.0**-10
+DOUBLING_STEPS = 100  # good steps in which a scale of "shrink" doubles
+
+_SCHEDULE = "schedule_"  # entries of param_groups that are the schedule's state begin so
+_COUNTERS = ("bad_gradients", "bad_losses", "bad_in_a_row", "shrink")
+
+
+class LearnedOptimizer(Optimizer):
+    """The base of `Celo`, `CeloRule` and `CeloAdam`; it says what is common to them.
+
+    A subclass gives `_zero_state` and `_steps`, and hands in its options.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        weights: BoundWeights,
+        options: dict[str, Any],
+        *,
+        num_steps: int | None,
+        plateau: float | None,
+        nonfinite: str | None,
+        average_loss: bool,
+        differentiable: bool,
+        fused: bool | None,
+    ):
+        if differentiable:
+            raise CeloError(
+                "differentiable=True: differentiating through steps is what celo.celo in JAX does"
+            )
+        if fused:
+            raise CeloError("fused=True: there is no fused form; leave it out")
+        if nonfinite is not None and nonfinite not in POLICIES:
+            raise unknown_name("policy for non-finite numbers", nonfinite, POLICIES)
+        if plateau is not None and not 0 < plateau < 1:
+            raise CeloError(f"plateau must be a share of the horizon, between 0 and 1, got {plateau!r}")
+        _check_options(options)
+        self._weights = weights
+        self._theta_on: dict[torch.device, dict[str, dict[str, Tensor]]] = {}
+        self._nonfinite = nonfinite
+        self._average_loss = average_loss
+        self._reported: list[Tensor] = []
+        shared: dict[str, Any] = {}
+        if num_steps is not None:
+            horizon = check_steps(num_steps)
+            weights.trained.check_horizon(horizon, "celo.torch.CeloRule with a scheduler of torch.optim")
+            schedule = _schedule.init(weights.theta[SCHEDULE], horizon, plateau)
+            shared |= {_SCHEDULE + name: value for name, value in schedule.items()}
+        if nonfinite is not None:
+            shared |= {name: torch.zeros((), dtype=torch.int32) for name in _COUNTERS[:-1]}
+            shared["shrink"] = torch.ones(())
+        self._shared = tuple(shared)
+        super().__init__(params, options | shared)
+        weights.trained.check_size(sum(p.numel() for group in self.param_groups for p in group["params"]))
+
+    # ---------------------------------------------------------------------- what a subclass says
+
+    def _zero_state(self, param: Tensor) -> dict[str, Tensor]:
+        """A parameter's state before its first gradient."""
+        raise NotImplementedError
+
+    def _steps(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], taken: float | Tensor
+    ) -> Iterable[tuple[Tensor, Tensor]]:
+        """(parameter, learned step in float32 to be added) of parameters of one device; updates their states.
+
+        Args:
+          group: their options.
+          params: the parameters, none of them empty.
+          grads: their gradients, sign and dtype as wanted.
+          taken: 1 where statistics take the gradients in, 0 where they stay as they are.
+        """
+        raise NotImplementedError
+
+    # ---------------------------------------------------------------------- the step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None, *, loss: Any = None) -> Any:  # type: ignore[override]
+        """Updates all parameters that have a gradient.
+
+        Args:
+          closure: evaluates the model again and returns the loss, as for any optimizer of PyTorch.
+          loss: the training loss, a scalar tensor or a number. It goes before the closure's, and that before
+            what was handed to `report_loss`.
+
+        Returns:
+          What the closure returned; None without one.
+
+        Raises:
+          CeloError: if the optimizer reads the loss and there is none; for sparse gradients.
+        """
+        returned = None
+        if closure is not None:
+            with torch.enable_grad():
+                returned = closure()
+        value = self._loss(loss, returned)
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not grads:
+            return returned
+        _check_gradients(grads)
+        device = grads[0].device
+        self._bring_shared_to(device)
+        good, factor = self._judge(grads, value)
+        if self._schedule_there:
+            factor = factor * self._advance_schedule(value, good, device)
+        for group in self.param_groups:
+            self._step_group(group, good, factor)
+        return returned
+
+    def _step_group(self, group: dict[str, Any], good: float | Tensor, factor: float | Tensor) -> None:
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for p in group["params"]:
+            if p.grad is not None and p.numel():
+                by_device.setdefault(p.device, []).append(p)
+        for device, params in by_device.items():
+            for p in params:
+                self._prepare(p)
+            grads = [-p.grad if group["maximize"] else p.grad for p in params if p.grad is not None]
+            taken, scale = _on(good, device), _on(factor, device) * _on(group["lr"], device)
+            # Decay is by the learning rate alone, and holds still where the step does.
+            decay = group["weight_decay"] * _on(group["lr"], device) * self._decay_factor(good, device)
+            for p, step in self._steps(group, params, grads, taken):
+                update = step * scale
+                if group["weight_decay"]:
+                    update -= decay * p.float()
+                p.add_(update)
+
+    def report_loss(self, loss: Any) -> None:
+        """Tells the next step its training loss, for loops that call `step()` themselves.
+
+        Several before one step are averaged, as gradient accumulation averages their gradients.
+
+        Args:
+          loss: a scalar tensor or a number.
+        """
+        self._reported.append(_scalar(loss))
+
+    def _loss(self, explicit: Any, returned: Any) -> Tensor | None:
+        """The loss of this step as a float32 scalar, averaged over processes."""
+        reported, self._reported = self._reported, []
+        if not self._schedule_there and self._nonfinite is None:
+            return None
+        if explicit is not None:
+            value = _scalar(explicit)
+        elif returned is not None:
+            value = _scalar(returned)
+        elif reported:
+            value = torch.stack([x.to(reported[-1].device) for x in reported]).mean()
+        elif not self._schedule_there:
+            return None
+        else:
+            raise CeloError(
+                f"{type(self).__name__} reads the training loss, and this step has none: call "
+                "step(loss=loss), step(closure), or report_loss(loss) before step(). Where there is no loss, "
+                "use celo.torch.CeloRule with a scheduler of torch.optim.lr_scheduler"
+            )
+        if self._average_loss and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            device = self.param_groups[0]["params"][0].device
+            value = value.to(device, copy=True)
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+        return value
+
+    # ---------------------------------------------------------------------- the schedule
+
+    @property
+    def _schedule_there(self) -> bool:
+        return _SCHEDULE + "clock" in self._shared
+
+    def _schedule_state(self) -> dict[str, Tensor]:
+        group = self.param_groups[0]
+        return {
+            name.removeprefix(_SCHEDULE): group[name] for name in self._shared if name.startswith(_SCHEDULE)
+        }
+
+    def _advance_schedule(self, loss: Tensor | None, good: float | Tensor, device: torch.device) -> Tensor:
+        assert loss is not None
+        old = self._schedule_state()
+        eta, new = _schedule.advance(self._theta(device)[SCHEDULE], old, loss.to(device))
+        if self._nonfinite == "hold":
+            new = {name: torch.where(_on(good, device) > 0, new[name], old[name]) for name in old}
+        self._keep_schedule(new)
+        return eta
+
+    def _keep_schedule(self, new: dict[str, Tensor]) -> None:
+        for name, tensor in self._schedule_state().items():
+            tensor.copy_(new[name])
+
+    def set_horizon(self, num_steps: int) -> None:
+        """Lets the learned schedule end at another step, counted from the beginning; as `celo.with_horizon`.
+
+        Raises:
+          CeloError: if `num_steps` is not a positive whole number, or there is no learned schedule.
+        """
+        self._edit_schedule(lambda state: _schedule.with_horizon(state, check_steps(num_steps)))
+
+    def cool_down(self, num_steps: int) -> None:
+        """Lets the schedule leave its plateau and come to its end in `num_steps` steps; as `celo.cool_down`.
+
+        Raises:
+          CeloError: if `num_steps` is not a positive whole number, or the schedule has no plateau.
+        """
+        if self._schedule_there and math.isinf(self._schedule_state()["plateau"].item()):
+            raise CeloError("there is no plateau to leave; make the optimizer with plateau=0.5")
+        self._edit_schedule(lambda state: _schedule.cooling_down(state, check_steps(num_steps)))
+
+    @torch.no_grad()
+    def _edit_schedule(self, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+        if not self._schedule_there:
+            raise CeloError(
+                f"{type(self).__name__} has no learned schedule; its steps are scaled by lr alone"
+            )
+        self._keep_schedule(change(self._schedule_state()))
+
+    # ---------------------------------------------------------------------- numbers that are not finite
+
+    def _judge(self, grads: list[Tensor], loss: Tensor | None) -> tuple[float | Tensor, float | Tensor]:
+        """(1 for a good step and 0 for one taken back, what its length is multiplied by); counts bad ones."""
+        if self._nonfinite is None:
+            return 1.0, 1.0
+        group, device = self.param_groups[0], grads[0].device
+        flags = [torch.isfinite(g).all().to(device) for g in grads]
+        bad_gradient = ~torch.stack(flags).all()
+        bad_loss = torch.zeros_like(bad_gradient) if loss is None else ~torch.isfinite(loss.to(device))
+        bad = bad_gradient | bad_loss
+        group["bad_gradients"].add_(bad_gradient)
+        group["bad_losses"].add_(bad_loss)
+        group["bad_in_a_row"].copy_(torch.where(bad, group["bad_in_a_row"] + 1, 0))
+        if self._nonfinite == "repair":
+            return 1.0, 1.0
+        good = (~bad).float()
+        scale = group["shrink"].clone()
+        if self._nonfinite == "shrink":
+            after = torch.where(bad, scale / 2, scale * 2 ** (1 / DOUBLING_STEPS))
+            group["shrink"].copy_(after.clamp(SMALLEST_SCALE, 1.0))
+        return good, good * scale
+
+    def _decay_factor(self, good: float | Tensor, device: torch.device) -> float | Tensor:
+        if self._nonfinite in ("hold", "skip", "shrink"):
+            return _on(good, device) * self.param_groups[0]["shrink"].to(device)
+        return 1.0
+
+    # ---------------------------------------------------------------------- state
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Adds parameters with options of their own; they share the schedule of the others.
+
+        Raises:
+          CeloError: for complex parameters or options out of range.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        try:
+            _check_options(group)
+            for name, p in zip(
+                group.get("param_names", [None] * len(group["params"])), group["params"], strict=True
+            ):
+                if not p.is_floating_point():
+                    which = f" {name!r}" if name else ""
+                    raise CeloError(
+                        f"parameters must be real floating-point tensors, got{which} "
+                        f"{p.dtype}{list(p.shape)}; keep complex ones as pairs of reals (torch.view_as_real)"
+                    )
+                self.state[p] = self._zero_state(p)
+        except CeloError:
+            self.param_groups.pop()
+            raise
+        for name in self._shared:
+            group[name] = self.param_groups[0][name]
+
+    def _prepare(self, param: Tensor) -> None:
+        """State beside the parameter, wherever that is by now: models are often moved after all is made."""
+        state = self.state[param]
+        if not state:
+            state.update(self._zero_state(param))
+        for name, value in state.items():
+            if value.device != param.device:
+                state[name] = (
+                    torch.zeros_like(value, device=param.device) if value.is_meta else value.to(param.device)
+                )
+
+    def _bring_shared_to(self, device: torch.device) -> None:
+        for name in self._shared:
+            value = self.param_groups[0][name]
+            if value.device != device:
+                value = value.to(device)
+                for group in self.param_groups:
+                    group[name] = value
+
+    def _theta(self, device: torch.device) -> dict[str, dict[str, Tensor]]:
+        if device not in self._theta_on:
+            theta = self._weights.theta
+            self._theta_on[device] = {
+                group: {name: value.to(device) for name, value in arrays.items()}
+                for group, arrays in theta.items()
+            }
+        return self._theta_on[device]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict()` gave; statistics stay float32 beside parameters of lower precision.
+
+        Raises:
+          CeloError: if the state is that of another optimizer, or of parameters of other shapes.
+        """
+        loaded: dict[str, Any] = {}
+        # Last of the hooks: others may have changed what is to be loaded.
+        handle = self.register_load_state_dict_pre_hook(lambda _, states: loaded.update(states))
+        before = self.state, self.param_groups
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        try:
+            self._restore(loaded)
+        except CeloError:
+            self.state, self.param_groups = before
+            raise
+
+    def _restore(self, loaded: dict[str, Any]) -> None:
+        """The loaded state as it was saved: PyTorch casts it to the parameters' dtypes."""
+        for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
+            if missing := [name for name in self._shared if name not in saved]:
+                raise CeloError(
+                    f"the state has no {missing[0]!r}: it was saved by another optimizer than "
+                    f"{type(self).__name__}, or with other options; make the same one"
+                )
+            for index, p in zip(saved["params"], group["params"], strict=True):
+                self._restore_one(p, loaded["state"].get(index, {}))
+        first = self.param_groups[0]
+        for name in self._shared:
+            for group in self.param_groups:
+                group[name] = first[name]
+            self.defaults[name] = first[name]
+
+    def _restore_one(self, param: Tensor, saved: dict[str, Any]) -> None:
+        expected = {name: tuple(value.shape) for name, value in self._zero_state(param).items()}
+        found = {name: tuple(value.shape) for name, value in saved.items()}
+        if saved and found != expected:
+            raise CeloError(
+                f"the state of a parameter {list(param.shape)} has {found}, expected {expected}: it was "
+                "saved for another model or optimizer; begin with a fresh state, or restore the same model"
+            )
+        self.state[param] = {
+            name: value.detach().to(param.device, torch.float32, copy=True) for name, value in saved.items()
+        } or self._zero_state(param)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {name}: {value}"
+            for group in self.param_groups[:1]
+            for name, value in sorted(group.items())
+            if name not in self._shared and name not in ("params", "param_names")
+        ]
+        sizes = [sum(p.numel() for p in group["params"]) for group in self.param_groups]
+        groups = ", ".join(f"{size:,}" for size in sizes)
+        return "\n".join([f"{type(self).__name__} (parameters by group: {groups}", *lines, ")"])
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name in ("lr", "weight_decay"):
+        value = options[name]
+        if not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
+            raise CeloError(f"{name} must be finite and at least 0, got {value!r}")
+    least = options.get("min_rms")
+    if least is not None and not (math.isfinite(least) and least >= 0):
+        raise CeloError(f"min_rms must be finite and at least 0, got {least!r}; 0 is no floor")
+
+
+def _check_gradients(grads: list[Tensor]) -> None:
+    for grad in grads:
+        if grad.is_sparse:
+            raise CeloError(
+                f"the gradient of a parameter {list(grad.shape)} is sparse, and learned rules read every "
+                "element; use nn.Embedding(sparse=False)"
+            )
+
+
+def _scalar(loss: Any) -> Tensor:
+    value = loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
+    if value.numel() != 1:
+        raise CeloError(f"the loss must be a scalar, got shape {list(value.shape)}; pass its mean")
+    return value.reshape(()).float()
+
+
+def _on(value: float | Tensor, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

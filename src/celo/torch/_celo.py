@@ -1,0 +1,275 @@
+"""Celo and its update rule as PyTorch optimizers (arXiv 2501.12670, section 3)."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from celo._definitions import matrix_shape
+from celo._errors import CeloError
+from celo.torch import _rule
+from celo.torch._base import LearnedOptimizer
+from celo.torch._orthogonal import polar_factor
+from celo.torch._weights import RULE, SCHEDULE, WeightsLike, bind
+
+
+class _RuleOptimizer(LearnedOptimizer):
+    """An optimizer whose steps are those of Celo's update rule."""
+
+    def _zero_state(self, param: Tensor) -> dict[str, Tensor]:
+        layers = self._layers_of(param)
+        lead = param.shape[:layers]
+        one = _rule.zero_statistics(torch.empty(param.shape[layers:], device="meta"))
+        shapes = {
+            name: (*lead, *x.shape) if name == "second_moment" else (x.shape[0], *lead, *x.shape[1:])
+            for name, x in one.items()
+        }
+        return {name: torch.zeros(shape, device=param.device) for name, shape in shapes.items()}
+
+    def _layers_of(self, param: Tensor) -> int:
+        for group in self.param_groups:
+            if any(p is param for p in group["params"]):
+                return group["per_layer"]
+        raise AssertionError("a parameter of no group")
+
+    def _steps(
+        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], taken: float | Tensor
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        theta = self._theta(params[0].device)[RULE]
+        least = group["min_rms"]
+        if least is None:
+            least = theta["log_min_rms"].exp() if "log_min_rms" in theta else 0.0
+        for batch in _batches(params, grads, group):
+            stats = _rule.Statistics(*(self._joined(batch, name, group) for name in _rule.Statistics._fields))
+            shape = stats.second_moment.shape
+            gradient = torch.cat([_rule.finite_gradient(g).reshape(-1, *shape[1:]) for _, g in batch])
+            value = torch.cat([p.float().reshape(-1, *shape[1:]) for p, _ in batch])
+            steps = _rule.steps(theta, stats, gradient, value, least, taken)
+            if len(batch) > 1:
+                for name, joined in zip(_rule.Statistics._fields, stats, strict=True):
+                    self._take_apart(batch, name, joined)
+            matrix = matrix_shape(tuple(shape[1:]), outputs_first=True)
+            gain = theta.get("log_matrix_gain")
+            wanted = group["orthogonalize"]
+            if matrix and (gain is not None if wanted is None else wanted):
+                steps = polar_factor(steps.view(-1, *matrix)).view(shape)
+                steps = steps if gain is None else steps * gain.exp()
+            counts = [math.prod(p.shape[: group["per_layer"]]) for p, _ in batch]
+            for (p, _), step in zip(batch, steps.split(counts), strict=True):
+                yield p, step.view(p.shape)
+
+    def _joined(self, batch: list[tuple[Tensor, Tensor]], name: str, group: dict[str, Any]) -> Tensor:
+        """A statistic of all tensors of a batch, [3, n, …] or [n, …], each of one axis at least."""
+        layers = group["per_layer"]
+        parts = []
+        for p, _ in batch:
+            state = self.state[p][name]
+            sizes = p.shape[layers:] or (1,)
+            if name == "second_moment":
+                parts.append(state.view(-1, *sizes))
+            else:
+                rest = state.shape[1 + layers :] or (1,)
+                parts.append(
+                    state.view(state.shape[0], -1, *rest) if state.numel() else state.new_zeros(3, 1, 0)
+                )
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0 if name == "second_moment" else 1)
+
+    def _take_apart(self, batch: list[tuple[Tensor, Tensor]], name: str, joined: Tensor) -> None:
+        """Writes a statistic of a batch back into the states of its tensors."""
+        count = joined.shape[0 if name == "second_moment" else 1] // len(batch)
+        parts = joined.split(count, dim=0 if name == "second_moment" else 1)
+        for (p, _), part in zip(batch, parts, strict=True):
+            state = self.state[p][name]
+            if state.numel():
+                state.copy_(part.reshape(state.shape))
+
+
+class Celo(_RuleOptimizer):
+    """Celo as a PyTorch optimizer, with pretrained weights.
+
+    >>> import celo.torch, torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = celo.torch.Celo(model.parameters(), num_steps=100)
+    >>> loss = model(torch.ones(4, 3)).square().mean()
+    >>> loss.backward()
+    >>> optimizer.step(loss=loss)
+
+    Each step reads the training loss: `step(loss=loss)`, `step(closure)`, or `report_loss(loss)` before a
+    `step()` that a trainer calls. Among several processes it is averaged, so that all take the same steps.
+
+    Args:
+      params: parameters, named parameters, or groups of them. Groups may have their own `lr`,
+        `weight_decay`, `min_rms`, `per_layer`, `orthogonalize` and `maximize`.
+      num_steps: the steps that training will take (the horizon); `set_horizon` changes it in mid-run.
+      lr: multiplies the learned step; 1 is what the weights were trained for. A scheduler of
+        `torch.optim.lr_scheduler` multiplies it too: its schedule comes on top of the learned one.
+      weight_decay: decoupled: each step subtracts lr * weight_decay * parameter. lr is about 1 here, not
+        1e-3: useful values are a thousand times AdamW's smaller.
+      weights: a bundled name, a path to a .safetensors file, or θ itself, as in `celo.celo`.
+      nonfinite: what a step does whose gradient or loss is not finite: "repair", "hold", "skip" or "shrink",
+        with counters in the groups (`celo.guard_nonfinite` says what they mean). None is "repair" without
+        counters.
+      plateau: a share of the horizon (0.5) at which the schedule waits for `cool_down`.
+      min_rms: a tensor counts as at least this large in the length of its step. None: what the weights say.
+      per_layer: how many leading axes of each tensor count tensors, which are then treated apart: stacked
+        experts or heads.
+      orthogonalize: whether the steps of matrices are orthogonalised. None: as the weights were meta-trained.
+        A convolution's kernel [out, in, …] counts as a matrix [out, in · …].
+      maximize: climb instead.
+      foreach: False computes one tensor after another, which takes less memory and, for small tensors, more
+        time.
+      capturable: accepted as others' is; steps never wait for the device.
+      average_loss: whether the loss is averaged over the processes of `torch.distributed`.
+      differentiable: refused.
+      fused: refused.
+
+    Raises:
+      CeloError: for an option out of its range, weights that do not fit, or complex parameters.
+
+    Warns:
+      OutOfRangeWarning: once, if `num_steps` or the model is far outside what the weights were trained on.
+
+    References:
+      Moudgil, Knyazev, Lajoie, Belilovsky, "Celo: Training Versatile Learned Optimizers on a Compute Diet",
+      arXiv 2501.12670.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        num_steps: int,
+        *,
+        lr: float | Tensor = 1.0,
+        weight_decay: float = 0.0,
+        weights: WeightsLike = "celo",
+        nonfinite: str | None = None,
+        plateau: float | None = None,
+        min_rms: float | None = None,
+        per_layer: int = 0,
+        orthogonalize: bool | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = True,
+        average_loss: bool = True,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        super().__init__(
+            params,
+            bind(weights, (RULE, SCHEDULE)),
+            _options(lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable),
+            num_steps=num_steps,
+            plateau=plateau,
+            nonfinite=nonfinite,
+            average_loss=average_loss,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+
+class CeloRule(_RuleOptimizer):
+    """Celo's update rule under a schedule of yours: for loops that have no loss or no horizon.
+
+    >>> import celo.torch, torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = celo.torch.CeloRule(model.parameters())
+    >>> scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=100)
+    >>> model(torch.ones(4, 3)).square().mean().backward()
+    >>> optimizer.step(); scheduler.step()
+
+    Args:
+      params: as in `Celo`; so are the others.
+      lr: at 1 a step is about 0.001 of each tensor's root mean square; the learned schedule, which this
+        replaces, falls from about (1000 / num_steps)^0.6 to zero.
+      weight_decay: as in `Celo`.
+      weights: a bundled name, a path, or θ itself; the rule's part is enough.
+      nonfinite: as in `Celo`.
+      min_rms: as in `Celo`.
+      per_layer: as in `Celo`.
+      orthogonalize: as in `Celo`.
+      maximize: as in `Celo`.
+      foreach: as in `Celo`.
+      capturable: as in `Celo`.
+      differentiable: refused.
+      fused: refused.
+
+    Raises:
+      CeloError: as `Celo`.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 1.0,
+        *,
+        weight_decay: float = 0.0,
+        weights: WeightsLike = "celo",
+        nonfinite: str | None = None,
+        min_rms: float | None = None,
+        per_layer: int = 0,
+        orthogonalize: bool | None = None,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = True,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ):
+        super().__init__(
+            params,
+            bind(weights, (RULE,)),
+            _options(lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable),
+            num_steps=None,
+            plateau=None,
+            nonfinite=nonfinite,
+            average_loss=False,
+            differentiable=differentiable,
+            fused=fused,
+        )
+
+
+def _options(
+    lr: float | Tensor,
+    weight_decay: float,
+    min_rms: float | None,
+    per_layer: int,
+    orthogonalize: bool | None,
+    maximize: bool,
+    foreach: bool | None,
+    capturable: bool,
+) -> dict[str, Any]:
+    return {
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "min_rms": min_rms,
+        "per_layer": per_layer,
+        "orthogonalize": orthogonalize,
+        "maximize": maximize,
+        "foreach": foreach,
+        "capturable": capturable,
+    }
+
+
+def _batches(
+    params: list[Tensor], grads: list[Tensor], group: dict[str, Any]
+) -> list[list[tuple[Tensor, Tensor]]]:
+    """(parameter, gradient) of one shape together, no more than are worked on at once."""
+    layers = group["per_layer"]
+    by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for p, grad in zip(params, grads, strict=True):
+        if p.dim() < layers:
+            raise CeloError(
+                f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
+                f"{list(p.shape)}; put it into a group with per_layer=0"
+            )
+        by_shape.setdefault(p.shape, []).append((p, grad))
+    batches = []
+    for shape, of_shape in by_shape.items():
+        most = (
+            max(1, _rule.slice_size(of_shape[0][0].device) // shape.numel())
+            if group["foreach"] is not False
+            else 1
+        )
+        batches += [of_shape[i : i + most] for i in range(0, len(of_shape), most)]
+    return batches
