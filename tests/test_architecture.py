@@ -18,18 +18,8 @@ MAX_LINES = 450
 # Rooms by layer, lowest first. An import may point down, or stay in its room. A room is a module or a folder.
 LAYERS = [
     [
-        *(
-            "_definitions",
-            "_errors",
-            "_types",
-            "_tree",
-            "_nn",
-            "_files",
-            "_import_path",
-            "_plotting",
-            "_provenance",
-        ),
-        *("_arguments", "weights", "convert", "data"),
+        *("_definitions", "_errors", "_limits", "_types", "_tree", "_nn", "_files", "_import_path"),
+        *("_plotting", "_provenance", "_arguments", "_compile", "weights", "convert", "data"),
     ],
     ["_kernels"],
     ["transforms", "optimizers", "tasks", "torch"],

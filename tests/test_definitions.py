@@ -64,7 +64,7 @@ def test_matrices_whose_outputs_come_first():
 
 def test_inputs_have_one_order_in_python_and_in_cpp():
     """The enumeration in the C++ source, written out, is `INPUTS`."""
-    source = (KERNELS / "native.cc").read_text()
+    source = (KERNELS / "rule.cc").read_text()
     enumeration = source[source.index("enum Input {") : source.index("};", source.index("enum Input {"))]
     values = {name: int(value) for name, value in re.findall(r"k(\w+) = (\d+),", enumeration)}
     camel = {"".join(part.title() for part in name.split("_")): name for name in INPUTS}

@@ -1,6 +1,6 @@
 """What defines the optimizers whatever computes them: constants, the order of inputs, and rules about shapes.
 
-JAX, C++ and PyTorch forms share these; `native.cc` and `orthogonal.cc` repeat some, and tests compare them.
+JAX, C++ and PyTorch forms share these; `rule.cc` and `orthogonal.cc` repeat some, and tests compare them.
 """
 
 import math
@@ -49,6 +49,20 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
         return None
     order = sorted(range(len(shape)), key=lambda axis: shape[axis])
     return order[-1], order[-2]
+
+
+def memory_layout(shape: tuple[int, ...]) -> tuple[list[int], bool]:
+    """(sizes, row_along): how the factored axes lie in memory, as the native kernel is told.
+
+    A tensor with two or more axes is [outer, a, middle, b, inner] with a and b its factored axes; others
+    are one line, [size]. `row_along` says that the row moment is the one averaged over b.
+    """
+    axes = factored_axes(shape)
+    if axes is None:
+        return [math.prod(shape)], False
+    a, b = sorted(axes)
+    between = [shape[:a], shape[a : a + 1], shape[a + 1 : b], shape[b : b + 1], shape[b + 1 :]]
+    return [math.prod(sizes) for sizes in between], axes[0] == b
 
 
 # -------------------------------------------------------------------------------- orthogonalised steps

@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo import convert
-from celo._kernels import native
+from celo import _compile, convert
 from celo.optimizers import Celo, CeloAdam, UpdateRule, as_optax, celo, celo_adam, scale_by_celo_rule
 from celo.optimizers import _schedule as scheduler
 
@@ -24,7 +23,7 @@ PUBLISHED = {  # θ of each optimizer and kind, in the published layout
     for kind in golden_data.KINDS
 }
 THETA = {of: golden_data.to_theta(official) for of, official in PUBLISHED.items()}
-NATIVE = native.find_compiler() is not None  # a kernel that does not compile must fail
+NATIVE = _compile.find_compiler() is not None  # a kernel that does not compile must fail
 # Both ways to get each optimizer: the one meta-training uses, and the one users do.
 FORMS = {
     "celo_phase1": {

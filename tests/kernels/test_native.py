@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from celo import _compile
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
 from celo._kernels.statistics import init_stats
@@ -16,7 +17,7 @@ from celo.optimizers import Celo, UpdateRule
 
 FORMS = {"xla": rule_network, "native": native}
 # Whether there is a compiler, not whether the kernel compiles: one that does not must fail here.
-needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="there is no C++ compiler here")
+needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="there is no C++ compiler here")
 
 # One and two axes of every kind: shorter and longer than a vector, ties, factored axes in either order, last,
 # apart and followed by others; and sizes that several threads share.
@@ -202,7 +203,8 @@ def test_auto_is_native_on_one_device_and_xla_where_arrays_may_be_split(monkeypa
 
 # What is compiled here runs for no longer than a moment: optimizing it would take most of the test's time.
 COMPILED_FAST = (
-    "from celo._kernels import native; native.FLAGS = ('-O0', *(f for f in native.FLAGS if f != '-O3'))"
+    "from celo import _compile; from celo._kernels import native; "
+    "_compile.FLAGS = ('-O0', *(f for f in _compile.FLAGS if f != '-O3'))"
 )
 
 
@@ -241,34 +243,6 @@ def test_derivatives_are_those_of_the_jax_form(shape, noisy_theta):
         assert_close(a, b, 1e-3)
 
 
-@needs_compiler
-def test_a_failed_compilation_shows_the_compilers_words(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "-fno-such-flag"))
-    with pytest.raises(CeloError, match=r"(?s)did not compile; use kernel='xla'.*error"):
-        native.build()
-    assert not list(tmp_path.rglob("*.so"))
-
-
-@needs_compiler
-def test_it_is_compiled_once(tmp_path):
-    """A second process finds the first one's work."""
-    script = f"{COMPILED_FAST}; print(native.build())"
-    paths = set()
-    for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        paths.add(done.stdout)
-    (library,) = tmp_path.rglob("*.so")
-    assert paths == {f"{library}\n"}
-
-
-@needs_compiler
 def test_split_parameters_are_refused_by_name(tmp_path):
     script = """
 import celo, celo.transforms, jax, jax.numpy as jnp, optax

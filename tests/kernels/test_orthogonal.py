@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from celo import _compile
 from celo._definitions import POLYNOMIALS, SMALLEST
 from celo._kernels import native, orthogonal
 from celo._kernels.orthogonal import orthogonalized
 
-needs_compiler = pytest.mark.skipif(native.find_compiler() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="no C++ compiler")
 KERNELS = ("xla", pytest.param("native", marks=needs_compiler))
 SHAPES = [(64, 32), (32, 64), (10, 32), (33, 17), (4, 4), (128, 512), (700, 130), (130, 700), (5, 2000)]
 LOW, HIGH = 0.916, 1.084  # the polynomials' band

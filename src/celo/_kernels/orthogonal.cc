@@ -12,18 +12,16 @@
 #include <cmath>
 #include <cstdint>
 #include <utility>
-#include <vector>
+
+#include "orthogonal.h"
 
 #include "lanes.h"
-#include "parallel.h"
-#include "xla/ffi/api/ffi.h"
 
-namespace ffi = xla::ffi;
-using namespace celo;
+namespace celo {
 
 namespace {
 
-// Odd quintics a x + b x^3 + c x^5, one after another; a test compares them with POLYNOMIALS in orthogonal.py.
+// Odd quintics a x + b x^3 + c x^5, one after another; a test compares them with POLYNOMIALS in _definitions.py.
 constexpr float kPolynomials[][3] = {
     {8.298703f, -24.430498f, 18.090304f},
     {3.915221f, -2.92113f, 0.559223f},
@@ -35,12 +33,10 @@ constexpr float kSmallest = 1e-30f, kLargest = 1e37f;  // matrices beyond these 
 
 // ---------------------------------------------------------------------------------------------- tiles and panels
 
-constexpr int kTile = kLanes;
+static_assert(kTile == kLanes);
 struct Tile {
   V row[kTile];
 };
-
-int64_t panels(int64_t columns) { return (columns + kTile - 1) / kTile; }
 
 // c += a^T b over two panels of that depth.
 #if defined(__AVX512F__)
@@ -150,7 +146,7 @@ inline void over_triangle(Range range, Body body) {
   }
 }
 
-void multiply(ffi::ThreadPool& pool, int64_t chunks, const Symmetric& a, const Symmetric& b, const Symmetric& c) {
+void multiply(Pool& pool, int64_t chunks, const Symmetric& a, const Symmetric& b, const Symmetric& c) {
   chunks = std::min(chunks, c.tiles());
   in_parallel(pool, chunks, [&](int64_t chunk) {
     over_triangle(part(c.tiles(), chunks, chunk), [&](int64_t i, int64_t j) {
@@ -162,18 +158,6 @@ void multiply(ffi::ThreadPool& pool, int64_t chunks, const Symmetric& a, const S
 }
 
 // ---------------------------------------------------------------------------------------------------- one matrix
-
-struct Job {
-  const float* x;
-  float *out, *length;  // out [rows, columns]; *length * out is as long as x
-  int64_t rows, columns;
-  int64_t shorter() const { return std::min(rows, columns); }
-  int64_t longer() const { return std::max(rows, columns); }
-  double work() const {  // multiplications: two products with the longer side, thirteen without, half of each
-    const double k = panels(shorter()) * kTile;
-    return 1.5 * k * k * longer() + 6.5 * k * k * k;
-  }
-};
 
 constexpr int64_t kDepth = 128;  // of the panels that the Gram matrix is summed from: they stay in the cache
 
@@ -233,7 +217,7 @@ double apply(const Job& job, const Matrix& x, bool tall, const Symmetric& q, Ran
   return squares;
 }
 
-void orthogonalize(ffi::ThreadPool& pool, int64_t chunks, const Job& job) {
+void orthogonalize(Pool& pool, int64_t chunks, const Job& job) {
   const int64_t k = job.shorter(), size = job.rows * job.columns;
   const bool tall = job.rows >= job.columns;
 
@@ -317,35 +301,15 @@ void orthogonalize(ffi::ThreadPool& pool, int64_t chunks, const Job& job) {
   *job.length = (float)(std::sqrt(squares / written) * most);
 }
 
-// ------------------------------------------------------------------------------------------------ the call from XLA
+}  // namespace
 
-// Arguments x_i [..., rows, columns]; results: all factors of those shapes, then all lengths [...].
-ffi::Error orthogonalize_all(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets) {
-  std::vector<Job> jobs;
+// --------------------------------------------------------------------------------------------------- many matrices
+
+void orthogonalize_all(Pool& pool, std::vector<Job> jobs) {
   double work = 0;
-  if (rets.size() != 2 * args.size())
-    return ffi::Error::InvalidArgument("there must be a factor and a length for each matrix");
-  for (size_t n = 0; n < args.size(); n++) {
-    const auto x = args.get<ffi::Buffer<ffi::F32>>(n);
-    auto out = rets.get<ffi::Buffer<ffi::F32>>(n), length = rets.get<ffi::Buffer<ffi::F32>>(args.size() + n);
-    if (!x.has_value() || !out.has_value() || !length.has_value())
-      return ffi::Error::InvalidArgument("matrices, factors and lengths must be float32");
-    const auto shape = x->dimensions();
-    if (shape.size() < 2) return ffi::Error::InvalidArgument("a matrix has at least two axes");
-    const int64_t rows = shape[shape.size() - 2], columns = shape[shape.size() - 1], size = rows * columns;
-    if (size == 0) continue;
-    const int64_t count = x->element_count() / size;
-    if ((int64_t)(*out)->element_count() != count * size || (int64_t)(*length)->element_count() != count)
-      return ffi::Error::InvalidArgument("a factor has the shape of its matrix, and there is one length for each");
-    for (int64_t i = 0; i < count; i++) {
-      jobs.push_back({x->typed_data() + i * size, (*out)->typed_data() + i * size, (*length)->typed_data() + i, rows,
-                      columns});
-      work += jobs.back().work();
-    }
-  }
+  for (const Job& job : jobs) work += job.work();
   constexpr double kWorthAThread = 1e6;  // multiplications: some twenty microseconds
-  const int64_t threads =
-      std::clamp<int64_t>((int64_t)(work / kWorthAThread), 1, std::max<int64_t>(1, pool.num_threads()));
+  const int64_t threads = std::clamp<int64_t>((int64_t)(work / kWorthAThread), 1, pool.threads());
   // A matrix that would keep one thread busy after the others have finished is taken by all of them.
   const auto large = [&](const Job& job) { return threads > 1 && job.work() > work / (2 * threads); };
   std::stable_partition(jobs.begin(), jobs.end(), large);
@@ -357,10 +321,6 @@ ffi::Error orthogonalize_all(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi:
       const Range range = part(rest, groups, group);
       for (int64_t i = range.begin; i < range.end; i++) orthogonalize(pool, 1, jobs[first + i]);
     });
-  return ffi::Error::Success();
 }
 
-}  // namespace
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(celo_orthogonalize, orthogonalize_all,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
+}  // namespace celo

@@ -1,4 +1,4 @@
-// Work in parallel on the threads that XLA lends.
+// Work in parallel on threads that somebody lends: XLA, or a pool of our own.
 
 #pragma once
 
@@ -10,14 +10,17 @@
 #include <memory>
 #include <mutex>
 
-#include "xla/ffi/api/ffi.h"
-
 namespace celo {
+
+struct Pool {
+  virtual int64_t threads() const = 0;  // at least 1, the caller's among them
+  virtual void schedule(std::function<void()> work) = 0;
+};
 
 // Runs body(chunk) for all chunks on the pool's threads and on this one; returns when all are done. Threads that
 // come late find nothing left, so that waiting never depends on a busy pool.
 template <typename Body>
-void in_parallel(xla::ffi::ThreadPool& pool, int64_t chunks, Body body) {
+void in_parallel(Pool& pool, int64_t chunks, Body body) {
   if (chunks == 1) return body(0);
   struct Shared {
     std::atomic<int64_t> next{0}, left;
@@ -35,8 +38,8 @@ void in_parallel(xla::ffi::ThreadPool& pool, int64_t chunks, Body body) {
       }
     }
   };
-  const int64_t threads = std::min(chunks, std::max<int64_t>(1, pool.num_threads()));
-  for (int64_t i = 1; i < threads; i++) pool.Schedule(std::function<void()>(work));
+  const int64_t threads = std::min(chunks, pool.threads());
+  for (int64_t i = 1; i < threads; i++) pool.schedule(work);
   work();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->done.wait(lock, [&] { return shared->left == 0; });

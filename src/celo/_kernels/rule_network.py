@@ -8,7 +8,7 @@ Each input is divided by its root mean square over the tensor. The first layer i
 folded into its weights, and inputs that vary along one axis only are contracted with the weights before they
 are broadcast: no array of 30 inputs is ever made.
 
-This is the JAX form; `native.cc` computes the same.
+This is the JAX form; `rule.cc` computes the same.
 """
 
 from collections.abc import Mapping, Sequence

@@ -22,26 +22,24 @@
 #include <utility>
 #include <vector>
 
-#include "lanes.h"
-#include "parallel.h"
-#include "xla/ffi/api/ffi.h"
+#include "rule.h"
 
-namespace ffi = xla::ffi;
-using namespace celo;
+#include "lanes.h"
+
+namespace celo {
 
 namespace {
 
 // ------------------------------------------------------------------------------------------------ the network
 
-constexpr int kInputs = 30, kHidden = 4, kWeights = kInputs * 4 + 4 + 16 + 4 + 8 + 2 + 1;
-constexpr int kMomenta = 3, kFactored = 3;
+constexpr int kHidden = 4;
 constexpr double kMomentumDecays[kMomenta] = {0.9, 0.99, 0.999};
 constexpr double kFactoredDecays[kFactored] = {0.9, 0.99, 0.999};
 constexpr double kSecondMomentDecay = 0.999;
 
 inline V average(double decay, V old, V now) { return (float)decay * old + (float)(1 - decay) * now; }
 
-// Rows of the first layer: names and order are those of INPUTS in rule_network.py, and a test compares them. An
+// Rows of the first layer: names and order are those of INPUTS in _definitions.py, and a test compares them. An
 // input with a value for each decay has three rows, one after another.
 enum Input {
   kGrad = 0,
@@ -109,21 +107,6 @@ struct Accumulator {
   void seen(int64_t elements) {
     if ((since += elements) >= 1 << 14) flush();
   }
-};
-
-struct Shape {
-  int64_t outer, a, middle, b, inner;  // [A, a, M, b, I]; a single line of b where there are no factors
-  bool row_along;                      // the row moment is the one averaged along lines (over b)
-  int64_t line() const { return b * inner; }
-  int64_t lines() const { return outer * a * middle; }
-  int64_t size() const { return lines() * line(); }
-  int64_t across() const { return outer * middle * line(); }
-  int64_t along() const { return lines() * inner; }
-};
-
-struct Tensor {  // of one member of the batch
-  const float *theta, *grad, *param, *momentum[kMomenta], *second, *row[kFactored], *col[kFactored];
-  float *update, *new_momentum[kMomenta], *new_second, *new_row[kFactored], *new_col[kFactored];
 };
 
 inline V clean(V g) {  // NaN counts as zero
@@ -200,11 +183,11 @@ inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Lo
   }
 }
 
-using Runner = void (*)(ffi::ThreadPool&, int64_t, const Tensor&, const Shape&);
+using Runner = void (*)(Pool&, int64_t, const Tensor&, const Shape&);
 
 // ---------------------------------------------------------------- tensors with fewer than two axes: no factors
 
-void run_vector(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
+void run_vector(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
   const int64_t size = shape.size();
   std::vector<Sums> parts(chunks);
   constexpr int kOwn = 4 * kFactored;  // factored gradient, factored momentum, row, inverse row
@@ -377,7 +360,7 @@ struct Pattern {
   }
 };
 
-void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
+void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
   const int64_t size = shape.size(), segments = shape.lines() * Walk::segments_per_line(shape);
   const int64_t across_size = shape.across(), along_size = shape.along();
   chunks = std::min(chunks, segments);
@@ -498,59 +481,22 @@ void run_matrix(ffi::ThreadPool& pool, int64_t chunks, const Tensor& t, const Sh
   });
 }
 
-// --------------------------------------------------------------------------------------------- the call from XLA
-
-using In = ffi::Buffer<ffi::F32>;
-using Out = ffi::ResultBuffer<ffi::F32>;
-
-ffi::Error rule(ffi::ThreadPool pool, ffi::Span<const int64_t> dims, bool row_along, In theta, In grad, In param,
-                In m0, In m1, In m2, In second, In r0, In r1, In r2, In c0, In c1, In c2, Out update, Out new_m0,
-                Out new_m1, Out new_m2, Out new_second, Out new_r0, Out new_r1, Out new_r2, Out new_c0, Out new_c1,
-                Out new_c2) {
-  if (dims.size() != 5 && dims.size() != 1) return ffi::Error::InvalidArgument("dims must be five sizes, or one");
-  const bool factored = dims.size() == 5;
-  const Shape shape = factored ? Shape{dims[0], dims[1], dims[2], dims[3], dims[4], row_along}
-                               : Shape{1, 1, 1, dims[0], 1, false};
-  const int64_t size = shape.size(), batch = theta.element_count() / kWeights;
-  if (size == 0 || batch == 0) return ffi::Error::Success();
-  if ((int64_t)grad.element_count() != batch * size)
-    return ffi::Error::InvalidArgument("theta and the gradient disagree about the batch");
-  const int64_t rows = r0.element_count() / batch, cols = c0.element_count() / batch;
-
-  const auto member = [&](int64_t i) {
-    const auto in = [i](const In& x, int64_t n) { return x.typed_data() + i * n; };
-    const auto out = [i](Out& x, int64_t n) { return x->typed_data() + i * n; };
-    return Tensor{in(theta, kWeights), in(grad, size), in(param, size),
-                  {in(m0, size), in(m1, size), in(m2, size)}, in(second, size),
-                  {in(r0, rows), in(r1, rows), in(r2, rows)}, {in(c0, cols), in(c1, cols), in(c2, cols)},
-                  out(update, size), {out(new_m0, size), out(new_m1, size), out(new_m2, size)},
-                  out(new_second, size), {out(new_r0, rows), out(new_r1, rows), out(new_r2, rows)},
-                  {out(new_c0, cols), out(new_c1, cols), out(new_c2, cols)}};
-  };
-  const Runner run = factored ? run_matrix : run_vector;
-  constexpr int64_t kWorthAThread = 1 << 17;  // elements
-  const int64_t threads = std::max<int64_t>(1, pool.num_threads());
-  const int64_t chunks = std::clamp<int64_t>(batch * size / kWorthAThread, 1, threads);
-  if (batch >= 2 * chunks) {  // members side by side, each by one thread
-    in_parallel(pool, chunks, [&](int64_t chunk) {
-      const Range range = part(batch, chunks, chunk);
-      for (int64_t i = range.begin; i < range.end; i++) run(pool, 1, member(i), shape);
-    });
-  } else {
-    for (int64_t i = 0; i < batch; i++) run(pool, chunks, member(i), shape);
-  }
-  return ffi::Error::Success();
-}
-
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    celo_rule, rule,
-    ffi::Ffi::Bind()
-        .Ctx<ffi::ThreadPool>()
-        .Attr<ffi::Span<const int64_t>>("dims")
-        .Attr<bool>("row_along")
-        .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()
-        .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()
-        .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>()
-        .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>());
+// ---------------------------------------------------------------------------------------------------- many tensors
+
+void rule_steps(Pool& pool, const Shape& shape, int64_t count, const std::function<Tensor(int64_t)>& tensor) {
+  const Runner run = shape.factored ? run_matrix : run_vector;
+  constexpr int64_t kWorthAThread = 1 << 17;  // elements
+  const int64_t chunks = std::clamp<int64_t>(count * shape.size() / kWorthAThread, 1, pool.threads());
+  if (count >= 2 * chunks) {  // tensors side by side, each by one thread
+    in_parallel(pool, chunks, [&](int64_t chunk) {
+      const Range range = part(count, chunks, chunk);
+      for (int64_t i = range.begin; i < range.end; i++) run(pool, 1, tensor(i), shape);
+    });
+  } else {
+    for (int64_t i = 0; i < count; i++) run(pool, chunks, tensor(i), shape);
+  }
+}
+
+}  // namespace celo
