@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo._arguments import check_num_steps, require_params, require_value
+from celo._arguments import check_num_steps, check_shapes, require_params, require_value
 from celo._errors import CeloError
 
 
@@ -85,3 +85,13 @@ def test_a_loss_must_be_there_and_be_a_scalar():
     for shape in ((1,), (2, 3), (0,)):
         with pytest.raises(CeloError, match=rf"got shape \({str(shape)[1:-1]}\); pass its mean"):
             require_value(jnp.ones(shape))
+
+
+def test_arrays_of_other_shapes_are_named():
+    params = {"a": jnp.ones(3), "b": {"w": jnp.ones((4, 8))}}
+    check_shapes(params, params, "its gradient")
+    others = {"a": jnp.ones(3), "b": {"w": jnp.ones((1, 8))}}  # which would broadcast
+    with pytest.raises(
+        CeloError, match=r"params\['b'\]\['w'\] has shape \(4, 8\), and its gradient \(1, 8\)"
+    ):
+        check_shapes(params, others, "its gradient")

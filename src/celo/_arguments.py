@@ -52,3 +52,14 @@ def require_value(value: Any) -> Array:
     if value.shape != ():
         raise CeloError(f"value must be the scalar training loss, got shape {value.shape}; pass its mean")
     return value.astype(jnp.float32)
+
+
+def check_shapes(params: Params, others: Params, what: str) -> None:
+    """CeloError unless each of `others` has its parameter's shape: some would broadcast without a word."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    for (path, param), other in zip(leaves, treedef.flatten_up_to(others), strict=True):
+        if jnp.shape(other) != jnp.shape(param):
+            raise CeloError(
+                f"params{jax.tree_util.keystr(path)} has shape {jnp.shape(param)}, and {what} "
+                f"{jnp.shape(other)}: they must be the same. Begin with tx.init(params), or pass what belongs to these parameters"
+            )

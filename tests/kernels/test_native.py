@@ -1,5 +1,6 @@
 """The native kernel: equal to the JAX code on every shape, in batches and in threads; and its errors."""
 
+import math
 import os
 import subprocess
 import sys
@@ -268,3 +269,18 @@ for kernel in ("auto", "native"):
     assert len(by_name) == 2
     for line in by_name:
         assert "takes whole tensors, and params['w'] is split over devices" in line
+
+
+@needs_compiler
+@pytest.mark.parametrize("wrong", range(13), ids=lambda i: f"argument{i}")
+@pytest.mark.parametrize("change", [-1, 1], ids=["short", "long"])
+def test_the_kernel_reads_no_buffer_of_another_size(wrong, change):
+    """The call itself, without what checks its arguments before."""
+    native.load()
+    shapes = [(155,), (4, 3), (4, 3), *[(4, 3)] * 4, *[(1, 3)] * 3, *[(4, 1)] * 3]
+    sizes = [math.prod(shape) for shape in shapes]
+    sizes[wrong] += change
+    results = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (sizes[2], *sizes[3:])]
+    call = jax.ffi.ffi_call("celo_rule", results)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="elements, expected"):
+        call(*(jnp.ones(n) for n in sizes), dims=np.array([1, 4, 1, 3, 1]), row_along=False)

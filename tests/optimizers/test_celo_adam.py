@@ -114,3 +114,11 @@ def test_no_weights_are_taken_where_none_are_named():
 def test_an_unknown_kernel_is_named_though_there_is_nothing_to_compute_with_it(weights):
     with pytest.raises(CeloError, match="unknown kernel 'natve'; known, nearest first: native"):
         celo_adam(50, weights=weights, kernel="natve")
+
+
+def test_a_state_or_gradient_of_other_shapes_is_refused(theta):
+    tx, params, other = celo_adam(20, weights=theta), {"w": jnp.ones((4, 8))}, {"w": jnp.ones((1, 8))}
+    with pytest.raises(CeloError, match=r"params\['w'\] has shape \(4, 8\), and its state \(1, 8\)"):
+        tx.update(params, tx.init(other), params, value=1.0)
+    with pytest.raises(CeloError, match=r"and its gradient \(1, 8\)"):
+        tx.update(other, tx.init(params), params, value=1.0)

@@ -7,7 +7,7 @@ import pytest
 
 from celo._errors import CeloError
 from celo._kernels import rule_network
-from celo.optimizers import UpdateRule
+from celo.optimizers import UpdateRule, scale_by_celo_rule
 from celo.optimizers._update_rule import GROUP, mirrored
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -252,3 +252,34 @@ def test_a_large_tensor_needs_sixteen_bytes_a_parameter_for_a_while(shape):
     compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
     jax.config.update("jax_disable_most_optimizations", True)
     assert compiled.memory_analysis().temp_size_in_bytes <= 16.5 * params["x"].size
+
+
+@pytest.mark.parametrize("kernel", ["xla", "auto"])
+@pytest.mark.parametrize(
+    ("made_for", "now"),
+    [
+        ((100, 16), (128, 16)),  # a vocabulary that grew
+        ((1, 8), (4, 8)),  # would broadcast
+        ((3,), (3, 3)),
+        ((2, 3, 4), (24,)),
+    ],
+    ids=str,
+)
+def test_a_state_of_other_parameters_is_refused(made_for, now, kernel, theta):
+    tx = scale_by_celo_rule(theta, kernel=kernel)
+    params = {"embedding": jnp.ones(now)}
+    with pytest.raises(CeloError, match=r"params\['embedding'\] has shape .* its state .* tx.init\(params\)"):
+        tx.update(params, tx.init({"embedding": jnp.ones(made_for)}), params)
+
+
+def test_a_state_of_another_per_layer_is_refused(theta):
+    params = {"blocks": jnp.ones((9, 4, 8))}
+    state = scale_by_celo_rule(theta, per_layer=1).init(params)
+    with pytest.raises(CeloError, match="another per_layer"):
+        scale_by_celo_rule(theta).update(params, state, params)
+
+
+def test_a_gradient_of_another_shape_is_refused(theta):
+    tx, params = scale_by_celo_rule(theta), {"w": jnp.ones((4, 8))}
+    with pytest.raises(CeloError, match=r"params\['w'\] has shape \(4, 8\), and its gradient \(1, 8\)"):
+        tx.update({"w": jnp.ones((1, 8))}, tx.init(params), params)

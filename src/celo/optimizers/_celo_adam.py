@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_params
+from celo._arguments import check_shapes, require_params
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
 from celo._kernels.statistics import ema, finite_gradient
@@ -134,6 +134,8 @@ def _init_moments(params: Params) -> AdamState:
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
     params, count = require_params(params), state.step + 1
+    for name, tree in (("its gradient", updates), ("its state", state.first), ("its state", state.second)):
+        check_shapes(params, tree, name)
     grads = jax.tree.map(finite_gradient, updates)
     first = jax.tree.map(lambda m, g: ema(m, g, FIRST_DECAY), state.first, grads)
     second = jax.tree.map(lambda v, g: ema(v, g * g, SECOND_DECAY), state.second, grads)

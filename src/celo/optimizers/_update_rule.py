@@ -9,14 +9,14 @@ exponential of that weight.
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_params
+from celo._arguments import check_shapes, require_params
 from celo._definitions import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
@@ -119,11 +119,15 @@ class UpdateRule(LearnedOptimizer):
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
-        if kernel == "native":
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        stats = tensor_stats(state, treedef)
+        check_shapes(params, grads, "its gradient")
+        paths = jax.tree_util.tree_leaves_with_path(params)
+        for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
+            _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
+            if kernel == "native":
                 native.check_whole(leaf, jax.tree_util.keystr(path))
         step = partial(_tensor_update, kernel, self._least_rms(theta), theta[GROUP])
-        tensors = list(zip(tensor_stats(state, treedef), grad_leaves, leaves, strict=True))
+        tensors = list(zip(stats, grad_leaves, leaves, strict=True))
         steps: list[Any] = [None] * len(leaves)
         if kernel == "native":  # compiled already: nothing is gained by stacking
             groups = [[i] for i in range(len(leaves))]
@@ -155,11 +159,30 @@ class UpdateRule(LearnedOptimizer):
         return jnp.exp(theta[GROUP]["log_min_rms"]) if "log_min_rms" in theta[GROUP] else 0.0
 
 
-def _zero_stats(param: Array, layers: int) -> TensorStats:
+def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
     """Statistics of a tensor whose first `layers` axes count tensors."""
     one = jax.ShapeDtypeStruct(param.shape[layers:], param.dtype)
     shapes = jax.eval_shape(lambda p: init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)), one)
     return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
+
+
+def _check_stats(path: str, param: Array, stats: TensorStats, layers: int) -> None:
+    """CeloError for statistics that are not those of this tensor: some would broadcast without a word."""
+    for name, wanted, found in zip(stats._fields, _stats_shapes(param.shape, layers), stats, strict=True):
+        for array in jax.tree.leaves(found):
+            if array.shape != wanted:
+                raise CeloError(
+                    f"params{path} has shape {param.shape}, and {name} in its state {array.shape} where "
+                    f"{wanted} belongs: the state was made for other parameters or another per_layer. "
+                    "Begin with tx.init(params), or restore the parameters that belong to the state"
+                )
+
+
+@cache
+def _stats_shapes(shape: tuple[int, ...], layers: int) -> list[tuple[int, ...]]:
+    """The shape of the arrays in each field of a tensor's statistics."""
+    stats = jax.eval_shape(lambda: _zero_stats(jax.ShapeDtypeStruct(shape, jnp.float32), layers))
+    return [jax.tree.leaves(field)[0].shape for field in stats]
 
 
 def _tensor_update(
@@ -173,8 +196,6 @@ def _tensor_update(
     """The rule for one tensor of any shape: (update, float32; new statistics)."""
     if param.size == 0:  # means over nothing are NaN
         return jnp.zeros(param.shape, jnp.float32), stats
-    if grad.shape != param.shape:
-        raise CeloError(f"gradient and parameter must have one shape, got {grad.shape} and {param.shape}")
     form = native if kernel == "native" else rule_network
     return form.tensor_update(theta, stats, grad, param, min_rms)
 
