@@ -1,4 +1,4 @@
-"""Tensors computed together: stacked layers taken apart, tensors of one part in many layers put together.
+"""Tensors computed together: stacked layers taken apart, tensors of one shape put together.
 
 A model that scans over its layers keeps one tensor [layers, …] for all of them. The rule normalises by root
 mean squares over a tensor and factors second moments over its axes: of a stacked tensor these would mix
@@ -8,7 +8,6 @@ A model that does not may have a hundred tensors of perhaps ten shapes. XLA comp
 times over unless it is handed over as one array with a leading axis: compile time is then that of one layer.
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -82,16 +81,15 @@ def over_slices(function: Callable[..., Any], axes: int) -> Callable[..., Any]:
 def stackable(params: Params, others: list[Any]) -> list[list[int]]:
     """Groups of leaves that can be stacked, as indices in the order of flattening.
 
-    They are leaves of one shape and dtype whose paths differ in numbers only ("layer3/attention/query"),
-    for which `others`, one value a leaf, agree, and which are split over devices in one way. Stacking those
+    They are leaves of one shape and dtype, whatever their names, for which `others`, one value a leaf, agree,
+    and which are split over devices in one way. Stacking those
     split differently would move whole tensors between devices; where it cannot be told (several devices, a
     mesh whose axes are not explicit) each leaf is a group of its own. So is a large one: a stack is a copy.
     """
     groups: dict[Any, list[int]] = {}
-    for number, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params)):
-        part = re.sub(r"\d+", "#", jax.tree_util.keystr(path))
+    for number, leaf in enumerate(jax.tree.leaves(params)):
         location = number if leaf.size > LARGEST else _location(leaf, number)
-        groups.setdefault((part, leaf.shape, leaf.dtype, location, others[number]), []).append(number)
+        groups.setdefault((leaf.shape, leaf.dtype, location, others[number]), []).append(number)
     return list(groups.values())
 
 
