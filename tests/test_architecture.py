@@ -48,7 +48,7 @@ THIRD_PARTIES = {
     "_files": set(),
     "weights": {"numpy", "safetensors"},
     "convert": {"numpy", "msgpack"},
-    "torch": {"numpy", "torch"},
+    "torch": {"numpy", "torch", *("axolotl", "timm", "transformers")},  # the last ones where they are adapted
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate._score.metrics": {"numpy"},
     "evaluate._score.aggregate": {"numpy"},

@@ -33,7 +33,7 @@ PAGES = {
 }
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NOT_RUN = {"docs/evaluation.md": 1, "docs/tasks.md": 1}  # a cluster; SentencePiece and a corpus
-FACES = ("", "tasks", "evaluate", "meta", "optimizers", "transforms", "weights", "convert", "data")
+FACES = ("", "tasks", "evaluate", "meta", "optimizers", "transforms", "weights", "convert", "data", "torch")
 COMMANDS = ("train", "race", "evaluate", "report", "data", "convert", "info")
 
 _FENCE = re.compile(r"(<!-- not run: needs .+? -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

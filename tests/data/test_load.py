@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from celo._errors import CeloError
-from celo.data import DATASETS, fetch, is_cached, load_images, load_text
+from celo.data import DATASETS, fetch, is_cached, load_images, load_table, load_text
 from celo.data._formats import array_files, check_md5, cifar_files, idx_files, read_idx_set
 from celo.data._providers import LocalFolder, SystemPackage
 from celo.data._splits import fixed_permutation
@@ -118,6 +118,11 @@ def test_a_text_is_no_image_set_and_the_other_way_round():
         load_images("kjv")
     with pytest.raises(CeloError, match="unknown text data set 'mnist'; known, nearest first: austen, kjv"):
         load_text("mnist")
+
+
+def test_an_unknown_table_lists_those_that_are_fetched_too():
+    with pytest.raises(CeloError, match="unknown table 'leters'; known, nearest first: letters, diabetes"):
+        load_table("leters")
 
 
 @pytest.mark.parametrize("gzipped", [False, True])
@@ -252,3 +257,23 @@ def test_a_remote_text(data_folder, name):
     counts = [info.train_examples, info.valid_examples, info.test_examples]
     assert [int((part == 0).sum()) for part in text[:3]] == counts  # lines, for their end sorts first
     assert "".join(text.vocabulary[token] for token in text.train[: len(start)]) == start
+
+
+REMOTE_TABLES = {  # the first row and its class
+    "letters": ([2, 8, 3, 5, 1, 8, 13, 0, 6, 6, 10, 8, 0, 8, 0, 8], ord("T") - ord("A")),
+    "satellite": ([92, 115, 120, 94, 84, 102, 106, 79], 2),  # grey soil
+}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("name", REMOTE_TABLES)
+def test_a_remote_table(data_folder, name):
+    first, label = REMOTE_TABLES[name]
+    table, info = load_table(name), DATASETS[name]
+    arrays = dict(np.load(fetch(name)))
+    info.verify(arrays)
+    assert arrays["train_x"][0, : len(first)].tolist() == first
+    assert arrays["train_y"][0] == label
+    counts = [info.train_examples, info.valid_examples, info.test_examples]
+    assert [len(split.y) for split in table[:3]] == counts
+    assert all(set(split.y.tolist()) == set(range(info.num_classes)) for split in table[:3])

@@ -1,17 +1,20 @@
-"""R's stored objects, written here as R writes them, and the novels that are read from such a pair."""
+"""R's stored objects, written here as R writes them, and the novels and tables that are read from them."""
 
+import bz2
 import gzip
+import lzma
 import struct
 import zlib
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
 from celo._errors import CeloError
-from celo.data import DATASETS, load_text
-from celo.data._formats import read_austen
-from celo.data._rdata import lazy_objects, unserialize
+from celo.data import DATASETS, load_table, load_text
+from celo.data._formats import read_austen, read_mlbench
+from celo.data._rdata import lazy_objects, saved_objects, unserialize
 
 UTF8, LATIN1, ASCII = 1 << 15, 1 << 14, 1 << 18
 ATTRIBUTES, TAG, LAST = 0x200, 0x400, struct.pack(">i", 254)
@@ -29,6 +32,10 @@ def strings(texts, *settings):
 
 def whole(values, kind=13):
     return struct.pack(f">{2 + len(values)}i", kind, len(values), *values)
+
+
+def reals(values, flags=0):
+    return struct.pack(f">2i{len(values)}d", 14 | flags, len(values), *values)
 
 
 def named_list(items, names_symbol):
@@ -73,8 +80,8 @@ def test_the_second_version_names_no_encoding():
 def test_what_is_of_another_format_or_type_is_refused():
     with pytest.raises(ValueError, match="starts with b'X"):
         unserialize(b"A\n3\n")
-    with pytest.raises(ValueError, match="an R object of type 14 at byte 21"):
-        unserialize(SERIALIZED + struct.pack(">2id", 14, 1, 0.5))
+    with pytest.raises(ValueError, match="an R object of type 15 at byte 21"):
+        unserialize(SERIALIZED + struct.pack(">2i2d", 15, 1, 0.5, 0.0))
     with pytest.raises(struct.error):
         unserialize(SERIALIZED + strings(["a", "b"])[:12])
 
@@ -120,3 +127,89 @@ def test_the_split_is_nine_tenths_and_two_twentieths_of_the_lines():
         info = DATASETS[name]
         assert info.train_examples == info.examples * 9 // 10
         assert info.valid_examples == info.examples // 20
+
+
+# Saved objects and the tables in them
+
+
+SYMBOL, AGAIN = struct.pack(">i", 1), struct.pack(">i", 1 << 8 | 255)
+
+
+def saved(name, item):
+    """What R's `save` writes of one object, uncompressed; it is a list of pairs, as attributes are."""
+    return b"RDX3\n" + SERIALIZED + struct.pack(">i", 2 | TAG) + SYMBOL + characters(name) + item + LAST
+
+
+ROWS = {"one": [3, 250, 7, 0], "two": [1, 2, 15, 4]}
+LABELS = [2, 1, 3, 2]
+
+
+def table():
+    """A data frame of `ROWS` and, between its columns, a factor of `LABELS`."""
+    tag = struct.pack(">i", 2 | TAG)
+    levels = tag + SYMBOL + characters("levels") + strings(["a", "b", "c"]) + LAST
+    factor = struct.pack(">6i", 13 | ATTRIBUTES, len(LABELS), *LABELS) + levels
+    columns = {"one": reals(ROWS["one"]), "label": factor, "two": reals(ROWS["two"])}
+    return saved("Table", named_list(columns, SYMBOL + characters("names")))
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_a_saved_data_frame_in_each_compression_of_r(compress):
+    columns = {"one": tuple(ROWS["one"]), "label": tuple(LABELS), "two": tuple(ROWS["two"])}
+    assert saved_objects(compress(table())) == {"Table": columns}
+
+
+def test_attributes_of_reals_are_passed_over():
+    attribute = struct.pack(">i", 2 | TAG) + SYMBOL + characters("unit") + strings(["cm"]) + LAST
+    item = reals([0.5, -2.0], ATTRIBUTES) + attribute
+    assert unserialize(SERIALIZED + struct.pack(">2i", 19, 2) + item + whole([7])) == [(0.5, -2.0), (7,)]
+
+
+def test_what_was_not_saved_by_r_is_refused():
+    with pytest.raises(ValueError, match=r"start with RDX2 or RDX3, these with b'RDA2"):
+        saved_objects(lzma.compress(b"RDA2\nA\n"))
+
+
+def test_a_table_is_its_features_and_classes_counted_from_0():
+    arrays = read_mlbench("Table", "label", 3, {"Table.rda": table()}.__getitem__)
+    assert all(array.dtype == np.uint8 for array in arrays.values())
+    assert {key: array.tolist() for key, array in arrays.items()} == {
+        "train_x": [[3, 1], [250, 2], [7, 15]],
+        "train_y": [1, 0, 2],
+        "test_x": [[0, 4]],
+        "test_y": [1],
+    }
+
+
+@pytest.fixture
+def letters_in_folder(data_folder, monkeypatch):
+    """A function: settings of the set -> four rows lie in the local folder, the set's only provider."""
+
+    def put(**settings):
+        info = DATASETS["letters"]
+        settings = {"shape": (2,), "train_examples": 1, "valid_examples": 1, "test_examples": 2, **settings}
+        settings["providers"] = (replace(info.providers[0], read=partial(read_mlbench, "Table", "label", 2)),)
+        monkeypatch.setitem(DATASETS, "letters", replace(info, **settings))
+        folder = data_folder / "raw" / "letters"
+        folder.mkdir(parents=True)
+        (folder / "Table.rda").write_bytes(lzma.compress(table()))
+
+    return put
+
+
+def test_a_table_from_the_local_folder_keeps_its_published_test_rows(letters_in_folder):
+    letters_in_folder(verify=lambda arrays: None)
+    found = load_table("letters")
+    assert found.num_classes == 26
+    assert all(split.x.dtype == np.float32 and split.y.dtype == np.int32 for split in found[:3])
+    assert found.test.x.tolist() == [[7, 15], [0, 4]]
+    assert found.test.y.tolist() == [2, 1]
+    training = [*found.train.x.tolist(), *found.valid.x.tolist()]
+    assert sorted(training) == [[3, 1], [250, 2]]
+    assert sorted([*found.train.y.tolist(), *found.valid.y.tolist()]) == [0, 1]
+
+
+def test_another_table_is_refused(letters_in_folder):
+    letters_in_folder()
+    with pytest.raises(CeloError, match=r"train_x has MD5 \w+, published is 9065f3aa"):
+        load_table("letters")

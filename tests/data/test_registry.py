@@ -12,6 +12,8 @@ EXAMPLES = {
     "cifar10": 50_000 + 10_000,
     "svhn": 73_257 + 26_032,
     "digits": 1_797,
+    "letters": 20_000,
+    "satellite": 6_435,
     "mnist_on_cifar10": 60_000 + 10_000,
     "cifar100": 50_000 + 10_000,
     "kjv": 31_102,
@@ -20,7 +22,8 @@ EXAMPLES = {
     "state_of_the_union": 230,
 }
 TEXTS = [name for name, info in DATASETS.items() if info.kind == "text"]
-IMAGES = [name for name in DATASETS if name not in TEXTS]
+IMAGES = [name for name, info in DATASETS.items() if info.kind == "images"]
+TABLES = [name for name, info in DATASETS.items() if info.kind == "table"]
 
 
 def test_the_registry_is_whole():
@@ -33,13 +36,19 @@ def test_the_registry_is_whole():
     assert {name: info.examples for name, info in DATASETS.items()} == EXAMPLES
 
 
-def test_arrays_of_images_are_those_of_the_official_files():
+def test_arrays_of_images_and_tables_are_those_of_the_official_files():
     """Validation is part of the official training set."""
     assert DATASETS["cifar10"].array_shapes == {
         "train_x": (50_000, 32, 32, 3),
         "train_y": (50_000,),
         "test_x": (10_000, 32, 32, 3),
         "test_y": (10_000,),
+    }
+    assert DATASETS["letters"].array_shapes == {
+        "train_x": (16_000, 16),
+        "train_y": (16_000,),
+        "test_x": (4_000, 16),
+        "test_y": (4_000,),
     }
     assert DATASETS["kjv"].array_shapes == {"text": (4_404_475,)}
 
@@ -51,6 +60,14 @@ def test_images_are_square_of_one_channel_or_three_and_have_classes(name):
     assert height == width
     assert channels in (1, 3)
     assert info.num_classes >= 2
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_keeps_a_tenth_of_its_training_rows_for_validation(name):
+    info = DATASETS[name]
+    assert len(info.shape) == 1
+    assert info.num_classes >= 2
+    assert info.valid_examples == (info.train_examples + info.valid_examples) // 10
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -191,14 +191,6 @@ def test_parameters_that_are_not_real_numbers_are_refused(dtype):
         rule.init(rule.init_theta(jax.random.key(0)), {"x": jnp.zeros(3, dtype)}, jnp.int32(1))
 
 
-def test_a_gradient_of_another_shape_is_refused():
-    rule = UpdateRule()
-    theta, params = rule.init_theta(jax.random.key(0)), {"x": jnp.zeros((2, 3))}
-    state = rule.init(theta, params, jnp.int32(1))
-    with pytest.raises(CeloError, match=r"\(1, 3\) and \(2, 3\)"):
-        rule.update(theta, {"x": jnp.zeros((1, 3))}, state, params, value=jnp.zeros(()))
-
-
 def test_mirrored_weights_begin_as_an_odd_function_of_what_points_downhill():
     """Turning gradient and momenta around turns the direction around, up to inputs that have no sign."""
     theta = UpdateRule().init_theta(jax.random.key(3))[GROUP]

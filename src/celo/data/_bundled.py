@@ -15,8 +15,8 @@ TABLES = {
     "diabetes": (0, "76b2771a1293a3f7a42c6e4c6b6e891f"),
     "wine": (3, "bcac3a3850b7268d9164003b94a66373"),
 }
-"""The tables: 569 tumours with 30 measurements, benign or malignant; 442 diabetes patients with 10, disease
-progression after a year; 178 wines with 13, from one of three growers."""
+"""Those in scikit-learn: 569 tumours with 30 measurements, benign or malignant; 442 diabetes patients with
+10, disease progression after a year; 178 wines with 13, from one of three growers."""
 
 PHOTOGRAPHS = ("china", "flower")
 """A Chinese temple; a dahlia."""
@@ -24,14 +24,12 @@ PHOTOGRAPHS = ("china", "flower")
 PHOTOGRAPH_PIXELS = 128
 
 
-def load_table(name: str) -> Table:
-    """Load a table in its published units; the splits have eight, one and one tenth of its rows.
+def bundled_table(name: str) -> Table:
+    """One of `TABLES` in its published units; the splits have eight, one and one tenth of its rows.
 
     Raises:
-      CeloError: the name is unknown, or scikit-learn is missing or has different numbers.
+      CeloError: scikit-learn is missing or has different numbers.
     """
-    if name not in TABLES:
-        raise unknown_name("table", name, TABLES)
     try:
         from sklearn import datasets
     except ImportError as error:

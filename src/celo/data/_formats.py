@@ -17,10 +17,11 @@ from math import prod
 import numpy as np
 
 from celo._errors import CeloError
-from celo.data._rdata import lazy_objects
+from celo.data._rdata import lazy_objects, saved_objects
 
 Arrays = dict[str, np.ndarray]
-"""train_x, test_x: uint8 [N, H, W, C]; train_y, test_y: uint8 [N]. For a text: text, uint8 [bytes], UTF-8."""
+"""train_x, test_x: uint8 [N, H, W, C], or [N, features] of a table; train_y, test_y: uint8 [N]. For a text:
+text, uint8 [bytes], UTF-8."""
 
 GetFile = Callable[[str], bytes]
 """The bytes of one official file, uncompressed; raises FileNotFoundError."""
@@ -268,6 +269,22 @@ def read_state_of_the_union(get_file: GetFile) -> Arrays:
             continue
     text = "\n".join(" ".join(address.split()) for address in addresses)
     return {"text": np.frombuffer(text.encode(), np.uint8)}
+
+
+def read_mlbench(table: str, label: str, train_rows: int, get_file: GetFile) -> Arrays:
+    """A table of the R package mlbench whose features are integers from 0 to 255, in the published order.
+
+    Args:
+      table: its name, and that of its file without ".rda".
+      label: the column of classes, a factor.
+      train_rows: rows of the published training part, which come first.
+      get_file: reads the file.
+    """
+    columns = saved_objects(get_file(f"{table}.rda"))[table]
+    y = np.array(columns.pop(label), np.uint8) - np.uint8(1)  # R counts levels from 1
+    x = np.array(list(columns.values())).T.astype(np.uint8)
+    train, test = slice(train_rows), slice(train_rows, None)
+    return {"train_x": x[train], "train_y": y[train], "test_x": x[test], "test_y": y[test]}
 
 
 def array_files(arrays: Arrays) -> dict[str, bytes]:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from celo._errors import CeloError, unknown_name
+from celo.data._bundled import TABLES, bundled_table
 from celo.data._cache import DamagedCacheError, data_dir, raw_dir, read_arrays, write_arrays
 from celo.data._formats import Arrays
 from celo.data._pixels import resize_images
 from celo.data._registry import DATASETS, DatasetInfo
-from celo.data._splits import Images, Split, Text, split_lines, split_off
+from celo.data._splits import Images, Split, Table, Text, split_lines, split_off
 
 _LOG = logging.getLogger("celo")
 
@@ -47,6 +48,30 @@ def load_images(name: str, *, size: int | None = None, grey: bool = False) -> Im
     train, valid = split_off(arrays["train_x"], arrays["train_y"], info.valid_examples)
     test = Split(arrays["test_x"], arrays["test_y"].astype(np.int32))
     return Images(train, valid, test, info.num_classes)
+
+
+def load_table(name: str) -> Table:
+    """Load a table in its published units; fetch it first if it is in no package of Python and not cached.
+
+    The splits of `TABLES` have eight, one and one tenth of the rows. Of the others, test is the published
+    test part, valid the last tenth of the published training part under a fixed permutation.
+
+    Args:
+      name: a key of `TABLES`, or of `DATASETS` of the kind "table".
+
+    Raises:
+      CeloError: the name is unknown, scikit-learn is missing, or no provider has the table.
+    """
+    known = [*TABLES, *(key for key, info in DATASETS.items() if info.kind == "table")]
+    if name not in known:
+        raise unknown_name("table", name, known)
+    if name in TABLES:
+        return bundled_table(name)
+    info = _info(name, "table")
+    arrays = _raw(info)
+    train_x, test_x = (arrays[key].astype(np.float32) for key in ("train_x", "test_x"))
+    train, valid = split_off(train_x, arrays["train_y"], info.valid_examples)
+    return Table(train, valid, Split(test_x, arrays["test_y"].astype(np.int32)), info.num_classes)
 
 
 def load_text(name: str = "kjv") -> Text:

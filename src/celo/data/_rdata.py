@@ -1,16 +1,21 @@
-"""Objects stored in an R package: its lazy-load pair of an index, Rdata.rdx, and objects, Rdata.rdb.
+"""Objects stored in an R package: in a pair of an index, Rdata.rdx, and objects, Rdata.rdb, or in an .rda.
 
-Both contain R's serialization format in its big-endian binary form ("R Internals", section 1.8). Only the
-types for lists, integers and strings are read.
+All contain R's serialization format in its big-endian binary form ("R Internals", section 1.8). Only the
+types for lists, numbers and strings are read: a data frame is a list of columns, a factor the numbers of its
+levels.
 """
 
 import gzip
 import struct
 import zlib
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 HEAD = b"X\n"
+SAVED_HEADS = (b"RDX2\n", b"RDX3\n")
+# How a compressed file starts, and the module that reads it; not every Python has the last two.
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ": "lzma"}
 HAS_ATTRIBUTES, HAS_TAG = 0x200, 0x400
 UTF8_CHARACTERS = 1 << 15  # otherwise ASCII or Latin-1
 
@@ -27,6 +32,7 @@ class _Reader:
             9: self._characters,
             10: self._integers,  # logical values are stored in the same way
             13: self._integers,
+            14: self._reals,
             16: self._list,  # of strings
             19: self._list,
             254: lambda flags: None,
@@ -67,6 +73,14 @@ class _Reader:
             self.item()
         return values
 
+    def _reals(self, flags: int) -> tuple[float, ...]:
+        (count,) = self.integers(1)
+        values = struct.unpack_from(f">{count}d", self.data, self.position)
+        self.position += 8 * count
+        if flags & HAS_ATTRIBUTES:
+            self.item()
+        return values
+
     def _list(self, flags: int) -> list[Any] | dict[str, Any]:
         """A list, or a dict where its items have names."""
         values = [self.item() for _ in range(*self.integers(1))]
@@ -75,7 +89,7 @@ class _Reader:
 
 
 def unserialize(data: bytes) -> Any:
-    """The object in R's serialization format, version 2 or 3: dicts, lists, tuples of int, str and None.
+    """The object in R's serialization format, version 2 or 3: dicts, lists, tuples of numbers, str, None.
 
     Raises:
       ValueError: it has another format, or contains a type that is not read here.
@@ -89,6 +103,21 @@ def unserialize(data: bytes) -> Any:
         (size,) = reader.integers(1)
         reader.position += size
     return reader.item()
+
+
+def saved_objects(data: bytes) -> dict[str, Any]:
+    """All objects of a file that R's `save` wrote, an .rda, by name.
+
+    Raises:
+      ValueError: the file has another format, or contains a type that is not read here.
+    """
+    for start, module in COMPRESSIONS.items():
+        if data.startswith(start):
+            data = import_module(module).decompress(data)
+            break
+    if not data.startswith(SAVED_HEADS):
+        raise ValueError(f"R's saved objects start with RDX2 or RDX3, these with {data[:5]!r}")
+    return unserialize(data[len(SAVED_HEADS[0]) :])
 
 
 def lazy_objects(index: bytes, objects: bytes) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from celo.data._formats import (
     read_cifar_png,
     read_idx_set,
     read_kjv,
+    read_mlbench,
     read_moby_dick,
     read_state_of_the_union,
     read_svhn,
@@ -44,11 +45,11 @@ class DatasetInfo:
 
     Attributes:
       name: its key in `DATASETS`.
-      kind: "images" or "text".
+      kind: "images", "table" or "text".
       title: what it is, for people.
       num_classes: of its labels; 0 for a text.
-      shape: of one example, (H, W, C); of a text, (bytes,) of the whole.
-      train_examples: images, or lines of a text, in the training split.
+      shape: of one example, (H, W, C) or (features,); of a text, (bytes,) of the whole.
+      train_examples: images, rows, or lines of a text, in the training split.
       valid_examples: the same of the validation split.
       test_examples: the same of the test split.
       licence: its terms of use.
@@ -59,7 +60,7 @@ class DatasetInfo:
     """
 
     name: str
-    kind: Literal["images", "text"]
+    kind: Literal["images", "table", "text"]
     title: str
     num_classes: int
     shape: tuple[int, ...]
@@ -249,6 +250,66 @@ DIGITS = DatasetInfo(
     providers=(ScikitLearnDigits(test_examples=179),),
 )
 
+MLBENCH_FOLDER = "/usr/lib/R/site-library/mlbench/data"
+MLBENCH_LICENCE = "CC BY 4.0 (UCI), in mlbench (GPL-2)"
+_read_letters = partial(read_mlbench, "LetterRecognition", "lettr", 16_000)
+LETTERS = DatasetInfo(
+    name="letters",
+    kind="table",
+    title="distorted capital letters of 20 fonts, 16 measurements each",
+    num_classes=26,
+    shape=(16,),
+    train_examples=14_400,
+    valid_examples=1_600,
+    test_examples=4_000,
+    licence=MLBENCH_LICENCE,
+    source="Frey and Slate 1991, Debian r-cran-mlbench",
+    verify=partial(
+        check_md5,
+        array_files,
+        {
+            "train_x": "9065f3aac7090b5716399273a71bbb7c",
+            "train_y": "eeb5e1e4066e80f640ac133ed7629c77",
+            "test_x": "ed9a99c5bbbb91c8a0b464f5bfb5df9f",
+            "test_y": "90ed32a5ac5a1c59f15544c021469406",
+        },
+    ),
+    providers=(
+        LocalFolder(_read_letters, "LetterRecognition.rda of the R package mlbench"),
+        SystemPackage(_read_letters, "r-cran-mlbench", MLBENCH_FOLDER),
+        DebianPackage(_read_letters, "r-cran-mlbench", MLBENCH_FOLDER),
+    ),
+)
+
+_read_satellite = partial(read_mlbench, "Satellite", "classes", 4_435)
+SATELLITE = DatasetInfo(
+    name="satellite",
+    kind="table",
+    title="land seen by Landsat, 3x3 pixels in four bands each",
+    num_classes=6,
+    shape=(36,),
+    train_examples=3_992,
+    valid_examples=443,
+    test_examples=2_000,
+    licence=MLBENCH_LICENCE,
+    source="Srinivasan 1993, Debian r-cran-mlbench",
+    verify=partial(
+        check_md5,
+        array_files,
+        {
+            "train_x": "ce02ed1d11f448e1167fa578afe456ab",
+            "train_y": "e7c7bd148bda32cf1c6da3c501f80747",
+            "test_x": "ac874fdf6e66202c435bd1a681fda363",
+            "test_y": "121cf726ae84c87df8f9949729a4438c",
+        },
+    ),
+    providers=(
+        LocalFolder(_read_satellite, "Satellite.rda of the R package mlbench"),
+        SystemPackage(_read_satellite, "r-cran-mlbench", MLBENCH_FOLDER),
+        DebianPackage(_read_satellite, "r-cran-mlbench", MLBENCH_FOLDER),
+    ),
+)
+
 MNIST_ON_CIFAR10 = DatasetInfo(
     name="mnist_on_cifar10",
     kind="images",
@@ -366,6 +427,8 @@ DATASETS: dict[str, DatasetInfo] = {
         CIFAR100,
         SVHN,
         DIGITS,
+        LETTERS,
+        SATELLITE,
         MNIST_ON_CIFAR10,
         KJV,
         AUSTEN,

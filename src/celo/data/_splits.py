@@ -14,7 +14,7 @@ VERSE = re.compile(r"^\w+\d+:\d+ (.*)$", re.MULTILINE)
 class Split(NamedTuple):
     """Examples and their targets.
 
-    Of images: x uint8 [N, H, W, C] in 0..255, y int32 [N] in 0..num_classes-1.
+    Of images: x uint8 [N, H, W, C] in 0..255, y int32 [N] in 0..num_classes-1; of tables: see `Table`.
     """
 
     x: np.ndarray

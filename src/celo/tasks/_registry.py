@@ -142,6 +142,15 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
     "flower_fourier": _model("coordinates:photograph", "flower", network="fourier"),
     "flower_siren": _model("coordinates:photograph", "flower", network="siren", hidden=(32, 32)),
     "wine_mlp": _model("perceptrons:table_model", "wine"),
+    **{
+        name: _model("perceptrons:table_model", dataset, dropout=0.0, batch_size=128, **settings)
+        for name, dataset, settings in (
+            ("letters_mlp_relu", "letters", {"hidden": (128, 128)}),
+            ("letters_mlp_tanh", "letters", {"hidden": (128, 128, 128), "activation": jnp.tanh}),
+            ("letters_mlp_layernorm", "letters", {"hidden": (128, 128, 128), "layer_norm": True}),
+            ("satellite_mlp_relu", "satellite", {"hidden": (128, 128)}),
+        )
+    },
     "digits_mlp_tanh": _model(
         "perceptrons:image_classifier", "digits", hidden=(64, 64, 64), activation=jnp.tanh
     ),

@@ -3,11 +3,22 @@
     optimizer = celo.torch.Celo(model.parameters(), num_steps=10_000)  # was: torch.optim.AdamW(…)
     optimizer.step(loss=loss)
 
-It takes PyTorch, NumPy and weights files alone; JAX is not imported. Modules are named as their JAX
+It takes PyTorch, NumPy and weights files alone; JAX is not imported. `attach`, `register_timm` and
+`AxolotlPlugin` serve trainers; those of Lightning and Accelerate need nothing. Modules are named as their JAX
 counterparts, which explain the mathematics.
 """
 
+from typing import Any
+
 from celo.torch._celo import Celo, CeloRule
 from celo.torch._celo_adam import CeloAdam
+from celo.torch._groups import param_groups, plan
+from celo.torch._trainers import attach, axolotl_plugin, register_timm
 
-__all__ = ["Celo", "CeloAdam", "CeloRule"]
+__all__ = ["Celo", "CeloAdam", "CeloRule", "attach", "param_groups", "plan", "register_timm"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AxolotlPlugin":  # a subclass of axolotl's, which is imported for it alone
+        return axolotl_plugin()
+    raise AttributeError(f"module 'celo.torch' has no attribute {name!r}")

@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 
 from celo._errors import CeloError, unknown_name
 from celo._limits import check_steps
-from celo.torch import _schedule
+from celo.torch import _adam, _schedule, _sharded
+from celo.torch._sharded import Work, workloads
 from celo.torch._weights import SCHEDULE, BoundWeights
 
 POLICIES = ("repair", "hold", "skip", "shrink")
+RULES = ("learned", "adamw")
 SMALLEST_SCALE = 2.0**-10
 DOUBLING_STEPS = 100  # good steps in which a scale of "shrink" doubles
 
@@ -30,7 +32,11 @@ _COUNTERS = ("bad_gradients", "bad_losses", "bad_in_a_row", "shrink")
 class LearnedOptimizer(Optimizer):
     """The base of `Celo`, `CeloRule` and `CeloAdam`; it says what is common to them.
 
-    A subclass gives `_zero_state` and `_steps`, and hands in its options.
+    A subclass gives `_state_shapes` and `_steps`, and hands in its options.
+
+    A parameter that is sharded (a DTensor, of `fully_shard` or tensor parallelism) is stepped whole: each
+    process gathers one tensor at a time with its gradient and state, computes the same step, and keeps its
+    shard. What is as large as the parameter lies sharded as it does; the small rest is on every process.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class LearnedOptimizer(Optimizer):
             raise unknown_name("policy for non-finite numbers", nonfinite, POLICIES)
         if plateau is not None and not 0 < plateau < 1:
             raise CeloError(f"plateau must be a share of the horizon, between 0 and 1, got {plateau!r}")
+        options = options | {"rule": "learned"}
         _check_options(options)
         self._weights = weights
         self._theta_on: dict[torch.device, dict[str, dict[str, Tensor]]] = {}
@@ -64,32 +71,30 @@ class LearnedOptimizer(Optimizer):
         self._reported: list[Tensor] = []
         shared: dict[str, Any] = {}
         if num_steps is not None:
-            horizon = check_steps(num_steps)
-            weights.trained.check_horizon(horizon, "celo.torch.CeloRule with a scheduler of torch.optim")
-            schedule = _schedule.init(weights.theta[SCHEDULE], horizon, plateau)
+            weights.trained.check_horizon(num_steps, "celo.torch.CeloRule with a scheduler of torch.optim")
+            schedule = _schedule.init(weights.theta[SCHEDULE], num_steps, plateau)
             shared |= {_SCHEDULE + name: value for name, value in schedule.items()}
         if nonfinite is not None:
-            shared |= {name: torch.zeros((), dtype=torch.int32) for name in _COUNTERS[:-1]}
-            shared["shrink"] = torch.ones(())
+            shared |= {name: torch.zeros((), dtype=torch.int32, device="cpu") for name in _COUNTERS[:-1]}
+            shared["shrink"] = torch.ones((), dtype=torch.float32, device="cpu")
         self._shared = tuple(shared)
-        super().__init__(params, options | shared)
+        super().__init__(params, options | shared | {"differentiable": False})
         weights.trained.check_size(sum(p.numel() for group in self.param_groups for p in group["params"]))
 
     # ---------------------------------------------------------------------- what a subclass says
 
-    def _zero_state(self, param: Tensor) -> dict[str, Tensor]:
-        """A parameter's state before its first gradient."""
+    def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
+        """The tensors of a parameter's state, float32, zero before its first gradient."""
         raise NotImplementedError
 
     def _steps(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], taken: float | Tensor
-    ) -> Iterable[tuple[Tensor, Tensor]]:
-        """(parameter, learned step in float32 to be added) of parameters of one device; updates their states.
+        self, group: dict[str, Any], work: list[Work], taken: float | Tensor
+    ) -> Iterable[tuple[Work, Tensor]]:
+        """(work, learned step in float32 to be added) of parameters of one device; updates their states.
 
         Args:
           group: their options.
-          params: the parameters, none of them empty.
-          grads: their gradients, sign and dtype as wanted.
+          work: the parameters, none of them empty.
           taken: 1 where statistics take the gradients in, 0 where they stay as they are.
         """
         raise NotImplementedError
@@ -122,30 +127,36 @@ class LearnedOptimizer(Optimizer):
         _check_gradients(grads)
         device = grads[0].device
         self._bring_shared_to(device)
-        good, factor = self._judge(grads, value)
+        good, guard = self._judge(grads, value)
+        factor = guard
         if self._schedule_there:
-            factor = factor * self._advance_schedule(value, good, device)
+            factor = guard * self._advance_schedule(value, good, device)
         for group in self.param_groups:
-            self._step_group(group, good, factor)
+            self._step_group(group, good, guard, guard if group["rule"] == "adamw" else factor)
         return returned
 
-    def _step_group(self, group: dict[str, Any], good: float | Tensor, factor: float | Tensor) -> None:
-        by_device: dict[torch.device, list[Tensor]] = {}
+    def _step_group(
+        self, group: dict[str, Any], good: float | Tensor, guard: float | Tensor, factor: float | Tensor
+    ) -> None:
+        steps = _adam.adamw_steps if group["rule"] == "adamw" else self._steps
+        by_device: dict[torch.device, list[Work]] = {}
         for p in group["params"]:
             if p.grad is not None and p.numel():
-                by_device.setdefault(p.device, []).append(p)
-        for device, params in by_device.items():
-            for p in params:
-                self._prepare(p)
-            grads = [-p.grad if group["maximize"] else p.grad for p in params if p.grad is not None]
+                self._prepare(group, p)
+                grad = -p.grad if group["maximize"] else p.grad
+                by_device.setdefault(p.device, []).append(Work(p, p, grad, self.state[p]))
+        for device, work in by_device.items():
             taken, scale = _on(good, device), _on(factor, device) * _on(group["lr"], device)
             # Decay is by the learning rate alone, and holds still where the step does.
-            decay = group["weight_decay"] * _on(group["lr"], device) * self._decay_factor(good, device)
-            for p, step in self._steps(group, params, grads, taken):
-                update = step * scale
-                if group["weight_decay"]:
-                    update -= decay * p.float()
-                p.add_(update)
+            decay = group["weight_decay"] * _on(group["lr"], device) * _on(guard, device)
+            for load in workloads(work):
+                for item, step in steps(group, load, taken):
+                    update = step.mul_(scale)
+                    if isinstance(taken, Tensor):  # a step from statistics that are all zero may be NaN
+                        update = torch.where(taken > 0, update, 0.0)
+                    if group["weight_decay"]:
+                        update -= decay * item.value.float()
+                    item.param.add_(_sharded.placed(update, item.param))
 
     def report_loss(self, loss: Any) -> None:
         """Tells the next step its training loss, for loops that call `step()` themselves.
@@ -241,8 +252,12 @@ class LearnedOptimizer(Optimizer):
         if self._nonfinite is None:
             return 1.0, 1.0
         group, device = self.param_groups[0], grads[0].device
-        flags = [torch.isfinite(g).all().to(device) for g in grads]
+        flags = [torch.isfinite(_sharded.local(g)).all().to(device) for g in grads]
         bad_gradient = ~torch.stack(flags).all()
+        if any(_sharded.is_sharded(g) for g in grads):
+            anywhere = bad_gradient.int()
+            dist.all_reduce(anywhere, dist.ReduceOp.MAX)
+            bad_gradient = anywhere.bool()
         bad_loss = torch.zeros_like(bad_gradient) if loss is None else ~torch.isfinite(loss.to(device))
         bad = bad_gradient | bad_loss
         group["bad_gradients"].add_(bad_gradient)
@@ -257,11 +272,6 @@ class LearnedOptimizer(Optimizer):
             group["shrink"].copy_(after.clamp(SMALLEST_SCALE, 1.0))
         return good, good * scale
 
-    def _decay_factor(self, good: float | Tensor, device: torch.device) -> float | Tensor:
-        if self._nonfinite in ("hold", "skip", "shrink"):
-            return _on(good, device) * self.param_groups[0]["shrink"].to(device)
-        return 1.0
-
     # ---------------------------------------------------------------------- state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -270,6 +280,8 @@ class LearnedOptimizer(Optimizer):
         Raises:
           CeloError: for complex parameters or options out of range.
         """
+        if param_group.get("rule") == "adamw":
+            param_group = _adam.ADAMW | param_group
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -283,18 +295,27 @@ class LearnedOptimizer(Optimizer):
                         f"parameters must be real floating-point tensors, got{which} "
                         f"{p.dtype}{list(p.shape)}; keep complex ones as pairs of reals (torch.view_as_real)"
                     )
-                self.state[p] = self._zero_state(p)
-        except CeloError:
-            self.param_groups.pop()
+                _sharded.check(p)
+                self.state[p] = self._zero_state(group, p)
+        except Exception:
+            for p in self.param_groups.pop()["params"]:
+                self.state.pop(p, None)
             raise
         for name in self._shared:
             group[name] = self.param_groups[0][name]
 
-    def _prepare(self, param: Tensor) -> None:
+    def _zero_state(self, group: dict[str, Any], param: Tensor) -> dict[str, Tensor]:
+        shapes = _adam.state_shapes(param) if group["rule"] == "adamw" else self._state_shapes(group, param)
+        return {name: _sharded.zeros(shape, param) for name, shape in shapes.items()}
+
+    def _prepare(self, group: dict[str, Any], param: Tensor) -> None:
         """State beside the parameter, wherever that is by now: models are often moved after all is made."""
         state = self.state[param]
-        if not state:
-            state.update(self._zero_state(param))
+        if not state:  # it took another's place: Accelerate shards what the optimizer was made with
+            state.update(self._zero_state(group, param))
+            mine = {id(p) for other in self.param_groups for p in other["params"]}
+            for gone in [p for p in self.state if id(p) not in mine]:
+                del self.state[gone]
         for name, value in state.items():
             if value.device != param.device:
                 state[name] = (
@@ -334,37 +355,44 @@ class LearnedOptimizer(Optimizer):
             handle.remove()
         try:
             self._restore(loaded)
-        except CeloError:
+        except Exception:
             self.state, self.param_groups = before
             raise
 
     def _restore(self, loaded: dict[str, Any]) -> None:
         """The loaded state as it was saved: PyTorch casts it to the parameters' dtypes."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            if missing := [name for name in self._shared if name not in saved]:
+            theirs = {n for n in saved if n == "rule" or n in _COUNTERS or n.startswith(_SCHEDULE)}
+            if odd := sorted(theirs ^ {"rule", *self._shared}):
                 raise CeloError(
-                    f"the state has no {missing[0]!r}: it was saved by another optimizer than "
+                    f"the state has {'' if odd[0] in theirs else 'no '}{odd[0]!r}: it was saved by another "
+                    f"optimizer than "
                     f"{type(self).__name__}, or with other options; make the same one"
                 )
             for index, p in zip(saved["params"], group["params"], strict=True):
-                self._restore_one(p, loaded["state"].get(index, {}))
+                self._restore_one(group, p, loaded["state"].get(index, {}))
         first = self.param_groups[0]
         for name in self._shared:
             for group in self.param_groups:
                 group[name] = first[name]
             self.defaults[name] = first[name]
 
-    def _restore_one(self, param: Tensor, saved: dict[str, Any]) -> None:
-        expected = {name: tuple(value.shape) for name, value in self._zero_state(param).items()}
-        found = {name: tuple(value.shape) for name, value in saved.items()}
+    def _restore_one(self, group: dict[str, Any], param: Tensor, saved: dict[str, Any]) -> None:
+        fresh = self._zero_state(group, param)
+        expected = {name: tuple(value.shape) for name, value in fresh.items()}
+        found = {name: tuple(getattr(value, "shape", ())) for name, value in saved.items()}
         if saved and found != expected:
             raise CeloError(
                 f"the state of a parameter {list(param.shape)} has {found}, expected {expected}: it was "
                 "saved for another model or optimizer; begin with a fresh state, or restore the same model"
             )
-        self.state[param] = {
-            name: value.detach().to(param.device, torch.float32, copy=True) for name, value in saved.items()
-        } or self._zero_state(param)
+        self.state[param] = fresh
+        for name, value in saved.items():
+            fresh[name].copy_(_sharded.placed(value.detach().to(param.device, torch.float32), fresh[name]))
+
+    def __getstate__(self) -> dict[str, Any]:
+        mine = ("_weights", "_nonfinite", "_average_loss", "_reported", "_shared")
+        return super().__getstate__() | {name: getattr(self, name) for name in mine} | {"_theta_on": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -385,6 +413,8 @@ class LearnedOptimizer(Optimizer):
 
 
 def _check_options(options: dict[str, Any]) -> None:
+    if options["rule"] not in RULES:
+        raise unknown_name("rule of a group", options["rule"], RULES)
     for name in ("lr", "weight_decay"):
         value = options[name]
         if not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
@@ -396,7 +426,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 def _check_gradients(grads: list[Tensor]) -> None:
     for grad in grads:
-        if grad.is_sparse:
+        if grad.layout is not torch.strided:
             raise CeloError(
                 f"the gradient of a parameter {list(grad.shape)} is sparse, and learned rules read every "
                 "element; use nn.Embedding(sparse=False)"
@@ -404,7 +434,11 @@ def _check_gradients(grads: list[Tensor]) -> None:
 
 
 def _scalar(loss: Any) -> Tensor:
-    value = loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
+    value = (
+        _sharded.whole(loss.detach())
+        if isinstance(loss, Tensor)
+        else torch.as_tensor(loss, dtype=torch.float32)
+    )
     if value.numel() != 1:
         raise CeloError(f"the loss must be a scalar, got shape {list(value.shape)}; pass its mean")
     return value.reshape(()).float()

@@ -9,81 +9,107 @@ from torch import Tensor
 
 from celo._definitions import matrix_shape
 from celo._errors import CeloError
-from celo.torch import _rule
+from celo._limits import check_steps
+from celo.torch import _native, _rule
 from celo.torch._base import LearnedOptimizer
 from celo.torch._orthogonal import polar_factor
+from celo.torch._sharded import Work
 from celo.torch._weights import RULE, SCHEDULE, WeightsLike, bind
 
 
 class _RuleOptimizer(LearnedOptimizer):
     """An optimizer whose steps are those of Celo's update rule."""
 
-    def _zero_state(self, param: Tensor) -> dict[str, Tensor]:
-        layers = self._layers_of(param)
+    def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
+        layers = group["per_layer"]
+        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 0:
+            raise CeloError(f"per_layer must be a count of leading axes, 0 or more, got {layers!r}")
+        if param.dim() < layers:
+            raise CeloError(
+                f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
+                f"{list(param.shape)}; put it into a group with per_layer=0"
+            )
         lead = param.shape[:layers]
         one = _rule.zero_statistics(torch.empty(param.shape[layers:], device="meta"))
-        shapes = {
+        return {
             name: (*lead, *x.shape) if name == "second_moment" else (x.shape[0], *lead, *x.shape[1:])
             for name, x in one.items()
         }
-        return {name: torch.zeros(shape, device=param.device) for name, shape in shapes.items()}
-
-    def _layers_of(self, param: Tensor) -> int:
-        for group in self.param_groups:
-            if any(p is param for p in group["params"]):
-                return group["per_layer"]
-        raise AssertionError("a parameter of no group")
 
     def _steps(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], taken: float | Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        theta = self._theta(params[0].device)[RULE]
+        self, group: dict[str, Any], work: list[Work], taken: float | Tensor
+    ) -> Iterator[tuple[Work, Tensor]]:
+        if not work:
+            return
+        theta = self._theta(work[0].value.device)[RULE]
         least = group["min_rms"]
         if least is None:
             least = theta["log_min_rms"].exp() if "log_min_rms" in theta else 0.0
-        for batch in _batches(params, grads, group):
-            stats = _rule.Statistics(*(self._joined(batch, name, group) for name in _rule.Statistics._fields))
-            shape = stats.second_moment.shape
-            gradient = torch.cat([_rule.finite_gradient(g).reshape(-1, *shape[1:]) for _, g in batch])
-            value = torch.cat([p.float().reshape(-1, *shape[1:]) for p, _ in batch])
-            steps = _rule.steps(theta, stats, gradient, value, least, taken)
-            if len(batch) > 1:
-                for name, joined in zip(_rule.Statistics._fields, stats, strict=True):
-                    self._take_apart(batch, name, joined)
-            matrix = matrix_shape(tuple(shape[1:]), outputs_first=True)
-            gain = theta.get("log_matrix_gain")
-            wanted = group["orthogonalize"]
-            if matrix and (gain is not None if wanted is None else wanted):
-                steps = polar_factor(steps.view(-1, *matrix)).view(shape)
-                steps = steps if gain is None else steps * gain.exp()
-            counts = [math.prod(p.shape[: group["per_layer"]]) for p, _ in batch]
-            for (p, _), step in zip(batch, steps.split(counts), strict=True):
-                yield p, step.view(p.shape)
+        native = _native.usable(group["kernel"], work[0].value.device)
+        yield from (_native_steps if native else _eager_steps)(theta, group, work, least, taken)
 
-    def _joined(self, batch: list[tuple[Tensor, Tensor]], name: str, group: dict[str, Any]) -> Tensor:
-        """A statistic of all tensors of a batch, [3, n, …] or [n, …], each of one axis at least."""
-        layers = group["per_layer"]
-        parts = []
-        for p, _ in batch:
-            state = self.state[p][name]
-            sizes = p.shape[layers:] or (1,)
-            if name == "second_moment":
-                parts.append(state.view(-1, *sizes))
-            else:
-                rest = state.shape[1 + layers :] or (1,)
-                parts.append(
-                    state.view(state.shape[0], -1, *rest) if state.numel() else state.new_zeros(3, 1, 0)
-                )
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0 if name == "second_moment" else 1)
 
-    def _take_apart(self, batch: list[tuple[Tensor, Tensor]], name: str, joined: Tensor) -> None:
-        """Writes a statistic of a batch back into the states of its tensors."""
-        count = joined.shape[0 if name == "second_moment" else 1] // len(batch)
-        parts = joined.split(count, dim=0 if name == "second_moment" else 1)
-        for (p, _), part in zip(batch, parts, strict=True):
-            state = self.state[p][name]
-            if state.numel():
-                state.copy_(part.reshape(state.shape))
+def _wants_matrix(
+    theta: _rule.Theta, group: dict[str, Any], shape: tuple[int, ...]
+) -> tuple[int, int] | None:
+    """The matrices in a tensor whose steps are to be orthogonalised, if there are any."""
+    wanted = group["orthogonalize"]
+    wanted = "log_matrix_gain" in theta if wanted is None else wanted
+    return matrix_shape(shape, outputs_first=True) if wanted else None
+
+
+def _matrix_gain(theta: _rule.Theta) -> Tensor:
+    """What orthogonalised steps are multiplied by."""
+    log_gain = theta.get("log_matrix_gain")
+    return theta["w0"].new_ones(()) if log_gain is None else log_gain.exp()
+
+
+def _eager_steps(
+    theta: _rule.Theta, group: dict[str, Any], work: list[Work], least: float | Tensor, taken: float | Tensor
+) -> Iterator[tuple[Work, Tensor]]:
+    """(work, step), tensors of one shape computed together."""
+    for batch in _batches(work, group):
+        stats = _rule.Statistics(*(_joined(batch, name, group) for name in _rule.Statistics._fields))
+        shape = stats.second_moment.shape
+        gradient = torch.cat([_rule.finite_gradient(x.grad).reshape(-1, *shape[1:]) for x in batch])
+        value = torch.cat([x.value.float().reshape(-1, *shape[1:]) for x in batch])
+        steps = _rule.steps(theta, stats, gradient, value, least, taken)
+        if len(batch) > 1:
+            for name, joined in zip(_rule.Statistics._fields, stats, strict=True):
+                _take_apart(batch, name, joined)
+        matrix = _wants_matrix(theta, group, tuple(shape[1:]))
+        if matrix:
+            steps = polar_factor(steps.view(-1, *matrix)).mul_(_matrix_gain(theta)).view(shape)
+        counts = [math.prod(x.value.shape[: group["per_layer"]]) for x in batch]
+        for item, step in zip(batch, steps.split(counts), strict=True):
+            yield item, step.view(item.value.shape)
+
+
+def _native_steps(
+    theta: _rule.Theta, group: dict[str, Any], work: list[Work], least: float | Tensor, taken: float | Tensor
+) -> Iterator[tuple[Work, Tensor]]:
+    """The same by the native kernels: one call for each tensor, and one for all matrices."""
+    packed = _native.pack(theta, least)
+    steps: list[Tensor] = []
+    matrices: list[Tensor] = []
+    for item in work:
+        for name, x in item.state.items():
+            if not x.is_contiguous():
+                item.state[name] = x.contiguous()
+        stats = _rule.Statistics(*(_joined([item], name, group) for name in _rule.Statistics._fields))
+        kept = [x.clone() for x in stats] if isinstance(taken, Tensor) else []
+        shape = stats.second_moment.shape
+        gradient, value = (x.float().reshape(shape).contiguous() for x in (item.grad, item.value))
+        step = _native.rule_steps(packed, stats, gradient, value)
+        if isinstance(taken, Tensor):  # the kernel always takes gradients in
+            for new, old in zip(stats, kept, strict=True):
+                new.copy_(torch.where(taken.bool(), new, old))
+        if matrix := _wants_matrix(theta, group, tuple(shape[1:])):
+            matrices.append(step.view(-1, *matrix))
+        steps.append(step.view(item.value.shape))
+    if matrices:
+        _native.orthogonalize(matrices, _matrix_gain(theta))
+    yield from zip(work, steps, strict=True)
 
 
 class Celo(_RuleOptimizer):
@@ -101,7 +127,10 @@ class Celo(_RuleOptimizer):
 
     Args:
       params: parameters, named parameters, or groups of them. Groups may have their own `lr`,
-        `weight_decay`, `min_rms`, `per_layer`, `orthogonalize` and `maximize`.
+        `weight_decay`, `min_rms`, `per_layer`, `orthogonalize` and `maximize`. A group with `rule="adamw"`
+        is AdamW's, with its `lr` (1e-3), `betas`, `eps` and `weight_decay` in AdamW's units, and no learned
+        schedule; `celo.torch.param_groups` makes such groups. Sharded parameters (`fully_shard`, tensor
+        parallelism) take the same steps as whole ones.
       num_steps: the steps that training will take (the horizon); `set_horizon` changes it in mid-run.
       lr: multiplies the learned step; 1 is what the weights were trained for. A scheduler of
         `torch.optim.lr_scheduler` multiplies it too: its schedule comes on top of the learned one.
@@ -119,7 +148,9 @@ class Celo(_RuleOptimizer):
         A convolution's kernel [out, in, …] counts as a matrix [out, in · …].
       maximize: climb instead.
       foreach: False computes one tensor after another, which takes less memory and, for small tensors, more
-        time.
+        time; without effect on the native kernel.
+      kernel: "auto" is C++ on a CPU with a compiler (it is compiled at its first use), else PyTorch's own
+        operations; "native" and "eager" ask for one.
       capturable: accepted as others' is; steps never wait for the device.
       average_loss: whether the loss is averaged over the processes of `torch.distributed`.
       differentiable: refused.
@@ -151,6 +182,7 @@ class Celo(_RuleOptimizer):
         orthogonalize: bool | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
+        kernel: str = "auto",
         capturable: bool = True,
         average_loss: bool = True,
         differentiable: bool = False,
@@ -159,8 +191,10 @@ class Celo(_RuleOptimizer):
         super().__init__(
             params,
             bind(weights, (RULE, SCHEDULE)),
-            _options(lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable),
-            num_steps=num_steps,
+            _options(
+                lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable, kernel
+            ),
+            num_steps=check_steps(num_steps),
             plateau=plateau,
             nonfinite=nonfinite,
             average_loss=average_loss,
@@ -191,6 +225,7 @@ class CeloRule(_RuleOptimizer):
       orthogonalize: as in `Celo`.
       maximize: as in `Celo`.
       foreach: as in `Celo`.
+      kernel: as in `Celo`.
       capturable: as in `Celo`.
       differentiable: refused.
       fused: refused.
@@ -212,6 +247,7 @@ class CeloRule(_RuleOptimizer):
         orthogonalize: bool | None = None,
         maximize: bool = False,
         foreach: bool | None = None,
+        kernel: str = "auto",
         capturable: bool = True,
         differentiable: bool = False,
         fused: bool | None = None,
@@ -219,7 +255,9 @@ class CeloRule(_RuleOptimizer):
         super().__init__(
             params,
             bind(weights, (RULE,)),
-            _options(lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable),
+            _options(
+                lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable, kernel
+            ),
             num_steps=None,
             plateau=None,
             nonfinite=nonfinite,
@@ -238,6 +276,7 @@ def _options(
     maximize: bool,
     foreach: bool | None,
     capturable: bool,
+    kernel: str,
 ) -> dict[str, Any]:
     return {
         "lr": lr,
@@ -248,26 +287,44 @@ def _options(
         "maximize": maximize,
         "foreach": foreach,
         "capturable": capturable,
+        "kernel": kernel,
     }
 
 
-def _batches(
-    params: list[Tensor], grads: list[Tensor], group: dict[str, Any]
-) -> list[list[tuple[Tensor, Tensor]]]:
-    """(parameter, gradient) of one shape together, no more than are worked on at once."""
+def _joined(batch: list[Work], name: str, group: dict[str, Any]) -> Tensor:
+    """A statistic of all tensors of a batch, [3, n, …] or [n, …], each of one axis at least."""
     layers = group["per_layer"]
-    by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-    for p, grad in zip(params, grads, strict=True):
-        if p.dim() < layers:
-            raise CeloError(
-                f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
-                f"{list(p.shape)}; put it into a group with per_layer=0"
-            )
-        by_shape.setdefault(p.shape, []).append((p, grad))
+    parts = []
+    for item in batch:
+        state = item.state[name]
+        sizes = item.value.shape[layers:] or (1,)
+        if name == "second_moment":
+            parts.append(state.view(-1, *sizes))
+        else:
+            rest = state.shape[1 + layers :] or (1,)
+            parts.append(state.view(state.shape[0], -1, *rest) if state.numel() else state.new_zeros(3, 1, 0))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0 if name == "second_moment" else 1)
+
+
+def _take_apart(batch: list[Work], name: str, joined: Tensor) -> None:
+    """Writes a statistic of a batch back into the states of its tensors."""
+    count = joined.shape[0 if name == "second_moment" else 1] // len(batch)
+    parts = joined.split(count, dim=0 if name == "second_moment" else 1)
+    for item, part in zip(batch, parts, strict=True):
+        state = item.state[name]
+        if state.numel():
+            state.copy_(part.reshape(state.shape))
+
+
+def _batches(work: list[Work], group: dict[str, Any]) -> list[list[Work]]:
+    """Parameters of one shape together, no more than are worked on at once."""
+    by_shape: dict[torch.Size, list[Work]] = {}
+    for item in work:
+        by_shape.setdefault(item.value.shape, []).append(item)
     batches = []
     for shape, of_shape in by_shape.items():
         most = (
-            max(1, _rule.slice_size(of_shape[0][0].device) // shape.numel())
+            max(1, _rule.slice_size(of_shape[0].value.device) // shape.numel())
             if group["foreach"] is not False
             else 1
         )

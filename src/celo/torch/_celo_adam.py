@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
+from celo._limits import check_steps
+from celo.torch import _adam
 from celo.torch._base import LearnedOptimizer
 from celo.torch._rule import finite_gradient
+from celo.torch._sharded import Work
 from celo.torch._weights import SCHEDULE, WeightsLike, bind
 
 
@@ -61,7 +63,7 @@ class CeloAdam(LearnedOptimizer):
                 "foreach": foreach,
                 "capturable": capturable,
             },
-            num_steps=num_steps,
+            num_steps=check_steps(num_steps),
             plateau=plateau,
             nonfinite=nonfinite,
             average_loss=average_loss,
@@ -69,19 +71,13 @@ class CeloAdam(LearnedOptimizer):
             fused=fused,
         )
 
-    def _zero_state(self, param: Tensor) -> dict[str, Tensor]:
-        first, second = (torch.zeros(param.shape, device=param.device) for _ in range(2))
-        return {"step": torch.zeros((), device=param.device), "first": first, "second": second}
+    def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
+        return _adam.state_shapes(param)
 
     def _steps(
-        self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], taken: float | Tensor
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        first_decay, second_decay = ADAM_DECAYS
-        for p, grad in zip(params, grads, strict=True):
-            state, grad = self.state[p], finite_gradient(grad)
-            state["step"] += taken
-            count = state["step"].clamp(min=1)  # of a first gradient that was not taken
-            first = state["first"].lerp_(grad, (1.0 - first_decay) * taken)
-            second = state["second"].lerp_(grad.square(), (1.0 - second_decay) * taken)
-            root = (second / (1.0 - second_decay**count) + ADAM_ROOT_FLOOR).sqrt_() + ADAM_FLOOR
-            yield p, first / (1.0 - first_decay**count) / root * -STEP_SCALE
+        self, group: dict[str, Any], work: list[Work], taken: float | Tensor
+    ) -> Iterator[tuple[Work, Tensor]]:
+        for item in work:
+            grad = finite_gradient(item.grad)
+            step = _adam.direction(item.state, grad, taken, ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR)
+            yield item, step * -STEP_SCALE

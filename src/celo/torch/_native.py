@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-import celo
 from celo import _compile
 from celo._definitions import memory_layout
-from celo._errors import CeloError
+from celo._errors import CeloError, unknown_name
+from celo.torch._rule import Statistics
 
 KERNELS = ("auto", "native", "eager")
-_FOLDER = Path(celo.__file__).parent / "_kernels"
+_FOLDER = Path(__file__).parents[1] / "_kernels"
 SOURCES = tuple(_FOLDER / f"{name}.cc" for name in ("rule", "orthogonal", "plain_calls"))
 HEADERS = tuple(_FOLDER / f"{name}.h" for name in ("lanes", "orthogonal", "parallel", "rule"))
 
@@ -50,8 +50,10 @@ def usable(kernel: str, device: torch.device) -> bool:
     """Whether tensors of a device are computed by the native kernels.
 
     Raises:
-      CeloError: for "native" where it does not work.
+      CeloError: for an unknown name, and for "native" where it does not work.
     """
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
     if kernel == "native":
         if device.type != "cpu":
             raise CeloError(
@@ -68,8 +70,7 @@ def pack(theta: dict[str, Tensor], min_rms: float | Tensor) -> Tensor:
     return torch.cat([*weights, torch.as_tensor(min_rms, dtype=torch.float32).reshape(1)])
 
 
-@torch.library.custom_op("celo::rule_steps", mutates_args=("momenta", "second_moment", "row", "col"))
-def rule_steps(
+def _rule_steps(
     theta: Tensor,
     grads: Tensor,
     params: Tensor,
@@ -78,7 +79,6 @@ def rule_steps(
     row: Tensor,
     col: Tensor,
 ) -> Tensor:
-    """`_rule.steps` by the kernel: theta as `pack` gives it; gradients raw; all float32 and contiguous."""
     update = torch.empty_like(grads)
     dims, row_along = memory_layout(tuple(grads.shape[1:]))
     arrays = (theta, grads, params, momenta, second_moment, row, col, update)
@@ -93,14 +93,7 @@ def rule_steps(
     return update
 
 
-@rule_steps.register_fake
-def _(theta, grads, params, momenta, second_moment, row, col):
-    return torch.empty_like(grads)
-
-
-@torch.library.custom_op("celo::orthogonalize", mutates_args=("matrices",))
-def orthogonalize(matrices: list[Tensor]) -> None:
-    """Each of [n, rows, columns], float32 and contiguous, made its polar factors, as long as they were."""
+def _orthogonalize(matrices: list[Tensor], gain: Tensor) -> None:
     pointers, rows, columns = [], [], []
     for x in matrices:
         for i in range(x.shape[0]):
@@ -108,7 +101,7 @@ def orthogonalize(matrices: list[Tensor]) -> None:
             rows.append(x.shape[1])
             columns.append(x.shape[2])
     count = len(pointers)
-    lengths = torch.empty(count)
+    lengths = torch.empty(count, dtype=torch.float32)
     library().celo_orthogonalize_matrices(
         ctypes.c_int64(torch.get_num_threads()),
         ctypes.c_int64(count),
@@ -117,6 +110,35 @@ def orthogonalize(matrices: list[Tensor]) -> None:
         (ctypes.c_int64 * count)(*columns),
         ctypes.c_void_p(lengths.data_ptr()),
     )
-    torch._foreach_mul_(
-        matrices, [part.view(-1, 1, 1) for part in lengths.split([x.shape[0] for x in matrices])]
-    )
+    lengths *= gain
+    for x, part in zip(matrices, lengths.split([x.shape[0] for x in matrices]), strict=True):
+        x.mul_(part.view(-1, 1, 1))
+
+
+# What torch.compile sees. Called directly these cost more than a small tensor's step.
+_rule_steps_op = torch.library.custom_op(
+    "celo::rule_steps", _rule_steps, mutates_args=("momenta", "second_moment", "row", "col")
+)
+_rule_steps_op.register_fake(lambda theta, grads, *others: torch.empty_like(grads))
+_orthogonalize_op = torch.library.custom_op("celo::orthogonalize", _orthogonalize, mutates_args=("matrices",))
+
+
+def rule_steps(theta: Tensor, stats: Statistics, grads: Tensor, params: Tensor) -> Tensor:
+    """`_rule.steps` of raw gradients by the kernel; `stats` are updated in place.
+
+    Args:
+      theta: as `pack` gives it.
+      stats: of n tensors of one shape.
+      grads: [n, *S]; NaN counts as zero.
+      params: [n, *S].
+
+    All are float32 and contiguous.
+    """
+    call = _rule_steps_op if torch.compiler.is_compiling() else _rule_steps
+    return call(theta, grads, params, *stats)
+
+
+def orthogonalize(matrices: list[Tensor], gain: Tensor) -> None:
+    """Each of [n, rows, columns], float32 and contiguous, made its polar factors, `gain` times as long."""
+    call = _orthogonalize_op if torch.compiler.is_compiling() else _orthogonalize
+    call(matrices, gain)

@@ -23,15 +23,19 @@ Theta = dict[str, Tensor]
 
 def init(theta: Theta, num_steps: int, plateau: float | None) -> State:
     """The state before the first step; `clock` stands still from the share `plateau` of the horizon on."""
-    zeros = torch.zeros(NUM_LOSS_AVERAGES)
+
+    def scalar(value: float, dtype: torch.dtype = torch.int32) -> Tensor:
+        return torch.tensor(value, dtype=dtype, device=theta["h0"].device)
+
+    zeros = torch.zeros_like(theta["h0"][:NUM_LOSS_AVERAGES])
     return {
-        "clock": torch.zeros((), dtype=torch.int32),
-        "num_steps": torch.tensor(num_steps, dtype=torch.int32),
-        "sized_for": torch.tensor(num_steps, dtype=torch.int32),
-        "plateau": torch.tensor(math.inf if plateau is None else plateau),
+        "clock": scalar(0),
+        "num_steps": scalar(num_steps),
+        "sized_for": scalar(num_steps),
+        "plateau": scalar(math.inf if plateau is None else plateau, torch.float32),
         "loss_means": zeros,
         "loss_minima": zeros + math.inf,
-        "losses_seen": torch.zeros((), dtype=torch.int32),
+        "losses_seen": scalar(0),
         "hidden": theta["h0"].clone(),
         "cell": theta["c0"].clone(),
     }
@@ -45,7 +49,7 @@ def advance(theta: Theta, state: State, loss: Tensor) -> tuple[Tensor, State]:
     hidden, cell = _lstm_step(mixed, state["hidden"], state["cell"], theta["lstm_w"], theta["lstm_b"])
     log_eta = (hidden * theta["out_w"]).sum() + theta["out_b"]
     if "horizon_w" in theta:
-        log_eta = log_eta + theta["horizon_w"] * torch.log(state["sized_for"] / REFERENCE_HORIZON)
+        log_eta = log_eta + theta["horizon_w"] * torch.log(state["sized_for"].float() / REFERENCE_HORIZON)
     arrived = state["clock"] >= state["plateau"] * state["num_steps"]
     clock = torch.where(arrived, state["clock"], state["clock"] + 1)
     return STEP_SIZE_SCALE * log_eta.exp(), {
@@ -65,7 +69,7 @@ def with_horizon(state: State, num_steps: int) -> State:
 
 def cooling_down(state: State, num_steps: int) -> State:
     """The state off its plateau, with `num_steps` steps to its end; `celo.cool_down` says what that means."""
-    share_left = (state["num_steps"] - state["clock"]).clamp(min=1) / state["num_steps"]
+    share_left = (state["num_steps"] - state["clock"]).clamp(min=1).float() / state["num_steps"].float()
     total = torch.round(num_steps / share_left).to(torch.int32)
     return {
         **_stretched(state, total),
@@ -77,7 +81,7 @@ def cooling_down(state: State, num_steps: int) -> State:
 def _stretched(state: State, num_steps: Tensor) -> State:
     """Averages read off at the time scales of another horizon."""
     old, new = _half_lives(state["num_steps"]), _half_lives(num_steps)
-    seen = state["losses_seen"].clamp(min=1).to(torch.float32)
+    seen = state["losses_seen"].clamp(min=1).float()
     means = _read(state["loss_means"] / -torch.expm1(-seen / old), old, new) * -torch.expm1(-seen / new)
     minima = torch.where(
         state["losses_seen"] == 0, state["loss_minima"], _read(state["loss_minima"], old, new)
@@ -99,14 +103,14 @@ def _read(values: Tensor, old: Tensor, new: Tensor) -> Tensor:
 def _half_lives(num_steps: Tensor) -> Tensor:
     """Time constants of the ten averages, in steps."""
     shortest = math.log(SHORTEST_AVERAGE)
-    position = torch.linspace(0.0, 1.0, NUM_LOSS_AVERAGES, device=num_steps.device)
-    return torch.exp(shortest + position * (num_steps.to(torch.float32).log() - shortest))
+    position = torch.linspace(0.0, 1.0, NUM_LOSS_AVERAGES, dtype=torch.float32, device=num_steps.device)
+    return torch.exp(shortest + position * (num_steps.float().log() - shortest))
 
 
 def _time_features(state: State) -> Tensor:
-    fraction = state["clock"].to(torch.float32) / state["num_steps"].to(torch.float32)
-    centres = torch.tensor(TIME_CENTRES, device=fraction.device)
-    return torch.tanh(10.0 * (fraction - centres))
+    fraction = state["clock"].float() / state["num_steps"].float()
+    # Not from a tensor of the centres: bringing one to the device would wait for it.
+    return torch.tanh(10.0 * torch.stack([fraction - centre for centre in TIME_CENTRES]))
 
 
 def _observe(state: State, loss: Tensor) -> tuple[State, Tensor]:

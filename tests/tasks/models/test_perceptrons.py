@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import stand_ins
 
 from celo._errors import CeloError
 from celo.data import Images, Split, load_images
@@ -264,3 +265,38 @@ def test_sets_that_do_not_fit_together(monkeypatch):
     monkeypatch.setattr("celo.tasks._sources.load_images", load)
     with pytest.raises(CeloError, match=r"shapes \[\(4, 4, 1\)\] and classes \[10, 26\] for dark, letters"):
         ImageMLPs(("dark", "letters"), size=4)
+
+
+# Tables
+
+
+WEIGHTS = {  # of two hidden layers of 128, or three, with a scale and a shift each where there is a norm
+    "letters_mlp_relu": (16, 2, 26, 0),
+    "letters_mlp_tanh": (16, 3, 26, 0),
+    "letters_mlp_layernorm": (16, 3, 26, 2 * 128),
+    "satellite_mlp_relu": (36, 2, 6, 0),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_tables_are_classified_by_the_perceptrons_of_images(monkeypatch, key, name):
+    stand_ins.install(monkeypatch)
+    features, layers, classes, norm = WEIGHTS[name]
+    family = make_task(name)
+    task = family.sample(key, jnp.int32(0))
+    params, _ = task.init(key)
+    expected = (features + 1) * 128 + (layers - 1) * 129 * 128 + 129 * classes + layers * norm
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    x, y = batch(family, task, "train")
+    assert x.shape == (128, features)
+    assert y.shape == (128,)
+    losses = [task.loss(params, (), jax.random.key(seed), (x, y))[0] for seed in range(2)]
+    assert losses[0] == losses[1]  # no dropout
+
+
+def test_each_feature_is_standardised_by_the_training_rows(monkeypatch, key):
+    stand_ins.install(monkeypatch)
+    family = make_task("letters_mlp_relu", batch_size=20_000)
+    x, _ = batch(family, family.sample(key, jnp.int32(0)), "train")
+    np.testing.assert_allclose(x.mean(0), 0.0, atol=0.05)
+    np.testing.assert_allclose(x.std(0), 1.0, atol=0.05)

@@ -70,7 +70,7 @@ SUITES: dict[str, tuple[TaskSettings, ...]] = {
         )
     ),
     # What recipes and weights are chosen by: neither the data of meta-training nor those of evaluation. The
-    # classifiers of digits would know their few examples by heart long before 2,000 steps.
+    # classifiers would know their examples by heart before 2,000 steps.
     "probe": (
         *(
             TaskSettings(name, num_steps=300, eval_every=5)
@@ -82,6 +82,15 @@ SUITES: dict[str, tuple[TaskSettings, ...]] = {
                 "digits_vit",
                 "digits_mixer",
                 "wine_mlp",
+            )
+        ),
+        *(
+            TaskSettings(name, num_steps=500, eval_every=5)
+            for name in (
+                "letters_mlp_relu",
+                "letters_mlp_tanh",
+                "letters_mlp_layernorm",
+                "satellite_mlp_relu",
             )
         ),
         *(

@@ -15,7 +15,7 @@ import numpy as np
 
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Batch, Key, ModelState, Params
-from celo.data._bundled import load_table
+from celo.data._load import load_table
 from celo.tasks._base import SPLITS, Task, TaskFamily
 from celo.tasks._losses import cross_entropy, guessing_cap, squared_error
 from celo.tasks._module import ModuleFamily, classification
@@ -119,7 +119,13 @@ def image_classifier(
 
 
 def table_model(
-    dataset: str, *, hidden: tuple[int, ...] = (64, 64), dropout: float = 0.5, batch_size: int = 64
+    dataset: str,
+    *,
+    hidden: tuple[int, ...] = (64, 64),
+    activation: Callable[[Array], Array] = jax.nn.relu,
+    layer_norm: bool = False,
+    dropout: float = 0.5,
+    batch_size: int = 64,
 ) -> ModuleFamily:
     """Classification or regression of a table's rows by Flax's perceptron with dropout.
 
@@ -127,7 +133,7 @@ def table_model(
     being memorised. The loss is capped at four times that of guessing, which is 1 in a regression.
 
     Raises:
-      CeloError: the table is unknown, or scikit-learn is missing.
+      CeloError: the table is unknown or unavailable, or scikit-learn is missing.
     """
     from celo.tasks._models.layers import Perceptron  # Flax, which the tasks above do without
 
@@ -140,7 +146,7 @@ def table_model(
             for split, part in splits.items()
         }
     source = Examples(splits, table.num_classes, batch_size, x.mean(0), 1 / x.std(0))
-    module = Perceptron(hidden, table.num_classes or y.shape[1], dropout=dropout)
+    module = Perceptron(hidden, table.num_classes or y.shape[1], activation, layer_norm, dropout)
     if table.num_classes:
         return ModuleFamily(dataset, source, module, cross_entropy, 4 * math.log(table.num_classes))
     return ModuleFamily(dataset, source, module, squared_error, loss_cap=4.0)

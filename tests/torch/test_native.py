@@ -1,0 +1,120 @@
+"""The native kernels against PyTorch's own operations, and what happens where they cannot be had."""
+
+import pytest
+import torch
+
+import celo.torch
+from celo import _compile
+from celo._errors import CeloError
+from celo.torch import _native, _rule
+from celo.torch._orthogonal import polar_factor
+from celo.torch._weights import RULE, bind
+
+needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="there is no C++ compiler here")
+
+SHAPES = [(1,), (7,), (4, 9), (8, 8), (9, 4), (3, 5, 4), (2, 3, 5, 7), (1, 1), (300, 70)]
+
+
+def stack(statistics, count):
+    """Statistics of one tensor -> those of as many tensors."""
+    return _rule.Statistics(
+        *(
+            x.unsqueeze(0 if name == "second_moment" else 1)
+            .repeat_interleave(count, 0 if name == "second_moment" else 1)
+            .contiguous()
+            for name, x in statistics.items()
+        )
+    )
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_both_kernels_take_the_same_steps(shape, count):
+    theta = bind("celo", (RULE,)).theta[RULE]
+    draw = torch.Generator().manual_seed(0)
+    params = torch.randn(count, *shape, generator=draw)
+    eager, native = (stack(_rule.zero_statistics(params[0]), count) for _ in range(2))
+    for _ in range(3):
+        grads = torch.randn(count, *shape, generator=draw)
+        grads[0].view(-1)[0] = torch.nan
+        expected = _rule.steps(theta, eager, _rule.finite_gradient(grads), params, 0.01)
+        found = _native.rule_steps(_native.pack(theta, 0.01), native, grads, params)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    for one, other in zip(native, eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+@needs_compiler
+def test_matrices_of_many_shapes_become_their_polar_factors_in_one_call():
+    matrices = [torch.randn(3, 40, 60), torch.randn(1, 100, 8), torch.zeros(2, 5, 5)]
+    expected = [polar_factor(x) for x in matrices]
+    _native.orthogonalize(matrices, torch.tensor(2.0))
+    for found, one in zip(matrices, expected, strict=True):
+        torch.testing.assert_close(found, 2 * one, rtol=1e-3, atol=1e-3)
+
+
+@needs_compiler
+def test_threads_do_not_change_the_steps():
+    theta = _native.pack(bind("celo", (RULE,)).theta[RULE], 0.0)
+    grads, params = torch.randn(1, 700, 600), torch.randn(1, 700, 600)
+    threads, steps = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            steps.append(_native.rule_steps(theta, stack(_rule.zero_statistics(params[0]), 1), grads, params))
+    finally:
+        torch.set_num_threads(threads)
+    for step in steps[1:]:
+        torch.testing.assert_close(step, steps[0], rtol=1e-5, atol=1e-8)
+
+
+@needs_compiler
+def test_a_state_whose_memory_is_not_in_order_is_put_in_order():
+    steps = []
+    for in_order in (True, False):
+        p = torch.nn.Parameter(torch.ones(6, 5))
+        optimizer = celo.torch.CeloRule([p], kernel="native")
+        if not in_order:
+            state = optimizer.state[p]
+            state["momenta"] = state["momenta"].mT.contiguous().mT
+        p.grad = torch.arange(30.0).view(6, 5)
+        optimizer.step()
+        steps.append(p.detach().clone())
+    torch.testing.assert_close(*steps, rtol=0, atol=0)
+
+
+def test_without_a_compiler_auto_is_eager_and_native_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(_compile, "find_compiler", lambda: None)
+    for cached in (_native.library, _native.available):
+        cached.cache_clear()
+    try:
+        assert not _native.usable("auto", torch.device("cpu"))
+        with pytest.raises(CeloError, match="use kernel='eager'"):
+            _native.usable("native", torch.device("cpu"))
+    finally:
+        for cached in (_native.library, _native.available):
+            cached.cache_clear()
+
+
+def test_kernels_are_refused_by_name():
+    with pytest.raises(CeloError, match="fused"):
+        _native.usable("fused", torch.device("cpu"))
+    with pytest.raises(CeloError, match="runs on CPUs, and parameters are on meta"):
+        _native.usable("native", torch.device("meta"))
+    assert not _native.usable("auto", torch.device("meta"))
+
+
+@needs_compiler
+def test_guarded_steps_leave_statistics_as_they_were():
+    p = torch.nn.Parameter(torch.ones(4, 5))
+    optimizer = celo.torch.CeloRule([p], kernel="native", nonfinite="skip")
+    p.grad = torch.ones(4, 5)
+    optimizer.step()
+    before = {name: x.clone() for name, x in optimizer.state[p].items()}
+    value = p.detach().clone()
+    p.grad = torch.full((4, 5), torch.inf)
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), value, rtol=0, atol=0)
+    for name, x in optimizer.state[p].items():
+        torch.testing.assert_close(x, before[name], rtol=0, atol=0)
