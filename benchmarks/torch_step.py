@@ -77,7 +77,7 @@ def main() -> None:
             ]
         times: dict[str, list[float]] = {name: [] for name in steps}
         for step in steps.values():
-            step(), step()
+            step()
         for _ in range(options.rounds):
             for name, step in steps.items():
                 count, start = 0, time.perf_counter()
