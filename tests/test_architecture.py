@@ -91,6 +91,7 @@ TOGETHER = {
     "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",
     "meta/estimators/test_estimators": "all estimators, by their registry",
     "optimizers/test_properties": "optimizers under any parameters, gradients and losses",
+    "torch/test_both_frameworks": "one training in JAX and in PyTorch",
     "tasks/test_suite_tasks": "the tasks of the laptop suite, trained",
 }
 
