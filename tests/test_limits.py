@@ -137,3 +137,28 @@ def test_a_weights_file_is_read_once(make, saved, monkeypatch):
     monkeypatch.setattr(weights_files, "read_file", counted)
     make(500, weights=path)
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize("rate", [-1.0, float("nan"), float("inf")])
+def test_rates_that_make_no_sense_are_refused(rate):
+    with pytest.raises(celo.CeloError, match=f"learning_rate must be finite and at least 0, got {rate!r}"):
+        celo.celo(500, learning_rate=rate)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.01, 50.0])
+def test_rates_far_from_one_are_warned_of(rate):
+    with pytest.warns(celo.OutOfRangeWarning, match=f"learning_rate is {rate:g}, and multiplies learned"):
+        celo.celo_rule(rate)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 1, 20.0])
+def test_rates_near_one_are_taken_without_a_word(rate):
+    celo.celo_rule(rate)
+
+
+@pytest.mark.parametrize("steps", [2**31, 2**63, np.int64(2**40)])
+def test_numbers_of_steps_that_cannot_be_counted_are_refused(steps):
+    with pytest.raises(celo.CeloError, match=rf"num_steps must be at most 2,147,483,647 .*got {steps}"):
+        celo.celo(steps)
+    with pytest.raises(celo.CeloError, match="every must be at most"):
+        celo.accumulate(celo.celo(500), steps)

@@ -1,4 +1,4 @@
-"""What a run may be: a number of steps that fits, and the range on which weights were meta-trained.
+"""What a run may be: numbers of steps and rates, and the range on which weights were meta-trained.
 
 A run far outside of that range is warned of, once. Batch sizes are out of sight: an optimizer sees
 gradients, not how many examples they are means of.
@@ -6,6 +6,7 @@ gradients, not how many examples they are means of.
 
 import dataclasses
 import functools
+import math
 import numbers
 import sys
 import warnings
@@ -25,11 +26,14 @@ SHORTER, LONGER = 3, 2
 # ones from 10,000 times on; our own evaluation ends at 30 times.
 LARGER = 10_000
 
+# How far a learning rate, which multiplies learned steps, may be from 1 before it is warned of.
+SMALL_RATE, LARGE_RATE = 0.05, 20.0
+
 _PACKAGE = str(Path(__file__).parent)
 _SILENCE = "To silence this: warnings.simplefilter('ignore', celo.OutOfRangeWarning)"
 
 
-def check_steps(num_steps: Any, name: str = "num_steps") -> int:
+def check_steps(num_steps: Any, name: str = "num_steps", what: str = "steps that training will take") -> int:
     """`num_steps` as an int.
 
     Raises:
@@ -37,13 +41,30 @@ def check_steps(num_steps: Any, name: str = "num_steps") -> int:
     """
     if isinstance(num_steps, bool) or not isinstance(num_steps, numbers.Integral) or num_steps < 1:
         raise CeloError(
-            f"{name} must be a positive whole number, got {num_steps!r}; "
-            "pass the number of steps that training will take"
+            f"{name} must be a positive whole number, got {num_steps!r}; pass the number of {what}"
         )
     steps = int(num_steps)
     if steps > MOST_STEPS:
         raise CeloError(f"{name} must be at most {MOST_STEPS:,} (steps are counted in int32), got {steps}")
     return steps
+
+
+def check_rate(rate: float, name: str) -> None:
+    """Refuses a learning rate below 0; warns of one that looks like Adam's.
+
+    Raises:
+      CeloError: if it is negative or not finite.
+    """
+    if not (math.isfinite(rate) and rate >= 0):
+        raise CeloError(
+            f"{name} must be finite and at least 0, got {rate!r}; learned steps point downhill. To climb, "
+            "negate gradients and loss"
+        )
+    if 0 < rate < SMALL_RATE or rate > LARGE_RATE:
+        _warn_once(
+            f"{name} is {rate:g}, and multiplies learned steps, which are about 0.001 of a tensor's size by "
+            f"themselves: 1 is what the weights were trained for, and needs no tuning. {_SILENCE}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

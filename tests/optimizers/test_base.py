@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo._errors import CeloError
+from celo._errors import CeloError, OutOfRangeWarning
 from celo.optimizers import LearnedOptimizer, as_optax
 from celo.optimizers._base import chain
 
@@ -112,27 +112,34 @@ def test_the_learning_rate_multiplies_steps_and_does_not_turn_them_around():
 
 
 @pytest.mark.parametrize("decay", [0.5, jnp.float32(0.5), 0.0, jnp.float32(0.0)], ids=repr)
-def test_decay_pulls_towards_zero_by_the_learning_rate_times_it(decay):
-    expected = jax.tree.map(lambda g, p: 0.1 * (g - float(decay) * p), GRADS, PARAMS)
+def test_decay_pulls_towards_zero_in_adamws_units(decay):
+    expected = jax.tree.map(lambda g, p: 0.1 * (g - 1e-3 * float(decay) * p), GRADS, PARAMS)
     close(chained(learning_rate=0.1, weight_decay=decay), expected)
 
 
 def test_what_the_mask_leaves_out_does_not_decay():
     updates = chained(weight_decay=0.5, mask={"w": True, "b": False})
-    close(updates, {"w": GRADS["w"] - 0.5 * PARAMS["w"], "b": GRADS["b"]})
+    close(updates, {"w": GRADS["w"] - 0.5e-3 * PARAMS["w"], "b": GRADS["b"]})
 
 
-def test_links_come_in_their_order_before_rate_and_decay():
+def test_what_scales_the_steps_scales_the_decay():
     tx = chain(
-        optax.scale(2.0),
         optax.clip(1.0),
+        optax.scale(2.0),
         learning_rate=0.5,
-        weight_decay=0.0,
+        weight_decay=100.0,
         mask=None,
         nonfinite=None,
     )
     updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
-    close(updates, {"w": jnp.asarray([0.5, 0.5]), "b": jnp.asarray(-0.5)})
+    close(updates, jax.tree.map(lambda g, p: jnp.clip(g, -1, 1) - 0.1 * p, GRADS, PARAMS))
+
+
+def test_a_negative_rate_is_refused_and_one_like_adams_warned_of():
+    with pytest.raises(CeloError, match=r"learning_rate must be finite and at least 0, got -0\.1"):
+        chained(learning_rate=-0.1)
+    with pytest.warns(OutOfRangeWarning, match=r"learning_rate is 0\.001, and multiplies learned steps"):
+        chained(learning_rate=1e-3)
 
 
 def test_a_guard_stands_around_all_of_it():

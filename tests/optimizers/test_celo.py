@@ -25,6 +25,15 @@ def updates_of(tx, steps=2):
     return updates
 
 
+def step_size(theta, steps=2):
+    """What the learned schedule multiplies the last of a few steps by."""
+    tx, one = scale_by_celo_schedule(20, theta), jnp.ones(())
+    state, eta = tx.init(one), one
+    for _ in range(steps):
+        eta, state = tx.update(one, state, one, value=1.0)
+    return float(eta)
+
+
 def close(left, right, rtol=1e-5, atol=0.0):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), left, right)
 
@@ -64,21 +73,22 @@ def test_learning_rate_multiplies(theta):
 )
 @pytest.mark.parametrize("mask", [None, {"w": True, "b": False}, lambda p: {"w": True, "b": False}])
 def test_weight_decay_is_decoupled(theta, learning_rate, factor, mask):
-    """What decay adds is -learning_rate * weight_decay * parameter, whatever the schedule says."""
+    """What decay adds is -0.001 * learned step size * learning_rate * weight_decay * parameter."""
     plain = updates_of(celo(20, weights=theta, learning_rate=learning_rate))
-    decayed = updates_of(celo(20, weights=theta, learning_rate=learning_rate, weight_decay=0.01, mask=mask))
+    decayed = updates_of(celo(20, weights=theta, learning_rate=learning_rate, weight_decay=10.0, mask=mask))
     added = jax.tree.map(jnp.subtract, decayed, plain)
-    close(added["w"], -factor * 0.01 * PARAMS["w"], rtol=1e-4, atol=1e-8)
-    close(added["b"], (0.0 if mask else -factor * 0.01) * PARAMS["b"], rtol=1e-4, atol=1e-8)
+    share = -1e-3 * 10.0 * factor * step_size(theta)
+    close(added["w"], share * PARAMS["w"], rtol=1e-3, atol=1e-8)
+    close(added["b"], (0.0 if mask else share) * PARAMS["b"], rtol=1e-3, atol=1e-8)
 
 
 def test_weight_decay_can_be_a_schedule(theta):
     plain = updates_of(celo(20, weights=theta))
     decayed = updates_of(
-        celo(20, weights=theta, weight_decay=lambda count: 0.01 * (count.astype(jnp.float32) + 1))
+        celo(20, weights=theta, weight_decay=lambda count: 10.0 * (count.astype(jnp.float32) + 1))
     )
     added = jax.tree.map(jnp.subtract, decayed, plain)
-    close(added["w"], -0.02 * PARAMS["w"], rtol=1e-4, atol=1e-8)
+    close(added["w"], -1e-3 * 20.0 * step_size(theta) * PARAMS["w"], rtol=1e-3, atol=1e-8)
 
 
 def test_injected_learning_rate_can_be_changed_in_the_state(theta):

@@ -88,13 +88,15 @@ def test_bad_gradients_are_clipped_and_do_not_stay(weights):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((found, state[0])))
 
 
-def test_learning_rate_and_decay_are_optaxs(weights):
-    """Decay is decoupled: what it adds is -learning_rate * weight_decay * parameter."""
+def test_learning_rate_and_decay_multiply_the_learned_step_size(weights):
+    """What decay adds is -0.001 * learned step size * learning_rate * weight_decay * parameter."""
     [plain], _ = trained(celo_adam(50, weights=weights), [normal(1)], [1.0])
-    settings = {"learning_rate": 0.5, "weight_decay": 0.01}
+    settings = {"learning_rate": 0.5, "weight_decay": 10.0}
     [changed], _ = trained(celo_adam(50, weights=weights, **settings), [normal(1)], [1.0])
+    schedule, one = scale_by_celo_schedule(50, weights), jnp.ones(())
+    eta, _ = schedule.update(one, schedule.init(one), one, value=1.0)
     for name, param in PARAMS.items():
-        expected = 0.5 * plain[name] - 0.5 * 0.01 * param
+        expected = 0.5 * plain[name] - 0.5 * 1e-3 * 10.0 * eta * param
         np.testing.assert_allclose(changed[name], expected, rtol=1e-4, atol=1e-8)
 
 

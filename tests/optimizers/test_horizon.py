@@ -93,7 +93,7 @@ def test_it_is_found_wherever_it_is(theta):
     assert int(state["opt"][0].inner_state.inner_state[1].schedule.num_steps) == 40
     injected = optax.inject_hyperparams(celo)(num_steps=20, weights=theta, plateau=0.5)
     state = with_horizon(injected.init(PARAMS), 40)
-    assert int(state.inner_state[1].schedule.num_steps) == 40
+    assert int(state.inner_state[2].schedule.num_steps) == 40
     both = optax.partition({"a": celo(20, weights=theta), "b": optax.sgd(0.1)}, {"w": "a"})
     assert int(with_horizon(both.init(PARAMS), 40).inner_states["a"].inner_state[1].num_steps) == 40
 

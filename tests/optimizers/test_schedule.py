@@ -168,3 +168,14 @@ def test_theta_has_35649_weights(key):
     fresh = scheduler.init_theta(key)
     assert sum(leaf.size for leaf in fresh.values()) == 35_649
     assert all(not np.any(fresh[name]) for name in ("mix_b", "skip_b", "lstm_b", "out_b", "h0", "c0"))
+
+
+@pytest.mark.parametrize("first", [0.0, -0.0])
+def test_after_a_first_loss_of_zero_later_ones_still_count(first):
+    """A first policy or baseline-subtracted loss is 0 often; a cap of twice that would hold for ever."""
+    steps = jnp.int32(100)
+    zeros = jnp.zeros(scheduler.NUM_LOSS_AVERAGES)
+    history = scheduler.LossHistory(zeros, zeros + jnp.inf, jnp.int32(0))
+    for loss in (first, first, *[2.0] * 300):
+        history, means = scheduler.observe(history, jnp.float32(loss), steps)
+    np.testing.assert_allclose(means, 2.0, rtol=0.1)

@@ -70,6 +70,7 @@ def test_slices_change_nothing(monkeypatch, kind):
     assert_alike(ours, celo_in_jax(kind))
 
 
+@pytest.mark.filterwarnings("ignore:learning_rate is|lr is:celo.OutOfRangeWarning")
 def test_weights_without_a_zero_are_used_as_in_jax(theta):
     tx = celo.celo(HORIZON, weights=theta, learning_rate=300.0)
     ours, _ = side_by_side.in_torch(lambda p: Celo(p, HORIZON, weights=theta, lr=300.0), *problem())

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import check_num_steps, require_params, require_value
+from celo._definitions import STEP_SCALE
+from celo._limits import check_rate
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.transforms._nonfinite import guard_nonfinite
 
@@ -98,28 +100,40 @@ def as_optax(
 
 
 def chain(
-    *links: optax.GradientTransformation,
+    direction: optax.GradientTransformation,
+    *scales: optax.GradientTransformation,
     learning_rate: optax.ScalarOrSchedule,
-    weight_decay: float | Array,
+    weight_decay: optax.ScalarOrSchedule,
     mask: Any | Callable[[Params], Any] | None,
     nonfinite: str | None,
 ) -> optax.GradientTransformationExtraArgs:
     """Learned steps, which point downhill, under what optimizers of optax offer besides.
 
     Args:
-      links: what makes the steps.
-      learning_rate: multiplies them.
-      weight_decay: decoupled; 0 is none.
+      direction: what makes the steps, of about 0.001 at a step size of 1.
+      scales: what multiplies them, such as a learned schedule.
+      learning_rate: multiplies them too.
+      weight_decay: in AdamW's units, whose learning rate the step size stands for: where a learned step is
+        multiplied by s, s * 0.001 * weight_decay of the parameter is subtracted. 0 is none.
       mask: what is decayed.
       nonfinite: a policy of `guard_nonfinite`, or None for no guard.
+
+    Raises:
+      CeloError: for a learning rate that is a negative number, or an unknown policy.
+
+    Warns:
+      OutOfRangeWarning: once, for a learning rate that is a number far from 1.
     """
-    if isinstance(weight_decay, int | float) and weight_decay == 0:
-        ends = [optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
-    else:
-        ends = [  # decay points uphill, as gradients do, until the learning rate turns both around
-            optax.scale(-1.0),
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.scale_by_learning_rate(learning_rate),
-        ]
-    tx = optax.chain(*links, *ends)
+    if isinstance(learning_rate, int | float):
+        check_rate(learning_rate, "learning_rate")
+    links = [direction, *scales, optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
+    if not (isinstance(weight_decay, int | float) and weight_decay == 0):
+        links.insert(1, optax.add_decayed_weights(_downhill(weight_decay), mask))
+    tx = optax.chain(*links)
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
+
+
+def _downhill(weight_decay: optax.ScalarOrSchedule) -> Any:
+    if callable(weight_decay):
+        return lambda count: -STEP_SCALE * jnp.asarray(weight_decay(count))
+    return -STEP_SCALE * weight_decay

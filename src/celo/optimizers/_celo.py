@@ -81,7 +81,7 @@ def celo(
     *,
     weights: WeightsLike = "celo",
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    weight_decay: float | Array = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     nonfinite: str | None = None,
     plateau: float | None = None,
@@ -106,8 +106,9 @@ def celo(
         `celo.with_horizon` changes it in mid-run.
       weights: a bundled name, a path to a .safetensors file, or θ itself.
       learning_rate: multiplies the learned step; 1 is what the weights were trained for.
-      weight_decay: decoupled: each step subtracts learning_rate * weight_decay * parameter. The
-        learning rate is about 1 here, not 1e-3: useful values are a thousand times AdamW's smaller.
+      weight_decay: decoupled, in AdamW's units: each step also subtracts weight_decay * parameter times what
+        stands in for AdamW's learning rate, 0.001 * learned step size * learning_rate. Useful values are
+        AdamW's, 0.01 to 0.1.
       mask: pytree of bools, or a function of the parameters giving one: what is decayed.
       nonfinite: what a step does whose gradient or loss is not finite: "repair", "hold", "skip" or
         "shrink", with counters in the state (`guard_nonfinite`). None is "repair" without counters.
@@ -128,7 +129,7 @@ def celo(
 
     Warns:
       OutOfRangeWarning: once, if `num_steps` or, in `init`, the model is far outside what the weights were
-        meta-trained on, where their file says so.
+        meta-trained on, where their file says so; and if `learning_rate` is a number far from 1.
 
     References:
       Moudgil, Knyazev, Lajoie, Belilovsky, "Celo: Training Versatile Learned Optimizers on a Compute

@@ -85,7 +85,7 @@ def celo_adam(
     *,
     weights: WeightsLike,
     learning_rate: optax.ScalarOrSchedule = 1.0,
-    weight_decay: float | Array = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     nonfinite: str | None = None,
     plateau: float | None = None,

@@ -149,7 +149,9 @@ def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHis
     rates = 1.0 / half_lives(num_steps)
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
     largest = jnp.max(_corrected(losses.means, rates, losses.step + 1))
-    loss = jnp.minimum(loss, jnp.where(losses.step == 0, loss, 2.0 * jnp.abs(largest)))
+    # Averages that are all 0, as after a first loss of exactly 0, would cap every later loss to 0.
+    uncapped = (losses.step == 0) | (largest == 0)
+    loss = jnp.minimum(loss, jnp.where(uncapped, loss, 2.0 * jnp.abs(largest)))
     means = losses.means + -jnp.expm1(-rates) * (loss - losses.means)
     corrected = _corrected(means, rates, losses.step + 1)
     history = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.step + 1)

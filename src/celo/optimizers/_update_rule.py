@@ -327,7 +327,7 @@ def celo_rule(
     learning_rate: optax.ScalarOrSchedule,
     *,
     weights: WeightsLike = "celo",
-    weight_decay: float | Array = 0.0,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
     mask: Any | Callable[[Params], Any] | None = None,
     nonfinite: str | None = None,
     min_rms: float | Array | None = None,

@@ -14,8 +14,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from celo._definitions import STEP_SCALE
 from celo._errors import CeloError, unknown_name
-from celo._limits import check_steps
+from celo._limits import check_rate, check_steps
 from celo.torch import _adam, _schedule, _sharded
 from celo.torch._sharded import Work, workloads
 from celo.torch._weights import SCHEDULE, BoundWeights
@@ -132,12 +133,10 @@ class LearnedOptimizer(Optimizer):
         if self._schedule_there:
             factor = guard * self._advance_schedule(value, good, device)
         for group in self.param_groups:
-            self._step_group(group, good, guard, guard if group["rule"] == "adamw" else factor)
+            self._step_group(group, good, guard if group["rule"] == "adamw" else factor)
         return returned
 
-    def _step_group(
-        self, group: dict[str, Any], good: float | Tensor, guard: float | Tensor, factor: float | Tensor
-    ) -> None:
+    def _step_group(self, group: dict[str, Any], good: float | Tensor, factor: float | Tensor) -> None:
         steps = _adam.adamw_steps if group["rule"] == "adamw" else self._steps
         by_device: dict[torch.device, list[Work]] = {}
         for p in group["params"]:
@@ -147,8 +146,8 @@ class LearnedOptimizer(Optimizer):
                 by_device.setdefault(p.device, []).append(Work(p, p, grad, self.state[p]))
         for device, work in by_device.items():
             taken, scale = _on(good, device), _on(factor, device) * _on(group["lr"], device)
-            # Decay is by the learning rate alone, and holds still where the step does.
-            decay = group["weight_decay"] * _on(group["lr"], device) * _on(guard, device)
+            # In AdamW's units, of which a learned step is a thousandth.
+            decay = group["weight_decay"] * scale * (1.0 if group["rule"] == "adamw" else STEP_SCALE)
             for load in workloads(work):
                 for item, step in steps(group, load, taken):
                     update = step.mul_(scale)
@@ -415,13 +414,12 @@ class LearnedOptimizer(Optimizer):
 def _check_options(options: dict[str, Any]) -> None:
     if options["rule"] not in RULES:
         raise unknown_name("rule of a group", options["rule"], RULES)
-    for name in ("lr", "weight_decay"):
-        value = options[name]
-        if not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
+    if options["rule"] != "adamw" and not isinstance(options["lr"], Tensor):
+        check_rate(options["lr"], "lr")
+    for name in ("lr", "weight_decay", "min_rms"):
+        value = options.get(name)
+        if value is not None and not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
             raise CeloError(f"{name} must be finite and at least 0, got {value!r}")
-    least = options.get("min_rms")
-    if least is not None and not (math.isfinite(least) and least >= 0):
-        raise CeloError(f"min_rms must be finite and at least 0, got {least!r}; 0 is no floor")
 
 
 def _check_gradients(grads: list[Tensor]) -> None:

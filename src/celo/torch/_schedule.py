@@ -119,7 +119,7 @@ def _observe(state: State, loss: Tensor) -> tuple[State, Tensor]:
     rates = 1.0 / _half_lives(state["num_steps"])
     loss = loss.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf)
     largest = _corrected(old_means, rates, seen + 1).max()  # the published count, one too many
-    loss = torch.minimum(loss, torch.where(seen == 0, loss, 2.0 * largest.abs()))
+    loss = torch.minimum(loss, torch.where((seen == 0) | (largest == 0), loss, 2.0 * largest.abs()))
     means = old_means - torch.expm1(-rates) * (loss - old_means)
     corrected = _corrected(means, rates, seen + 1)
     minima = torch.minimum(state["loss_minima"], corrected)

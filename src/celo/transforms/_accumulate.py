@@ -1,6 +1,5 @@
 """Gradient accumulation: several micro-batches to one step of the optimizer."""
 
-import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import require_value
-from celo._errors import CeloError
+from celo._limits import check_steps
 from celo._types import Array, OptState, Params, Updates
 
 
@@ -38,8 +37,7 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
     Raises:
       CeloError: if `every` is not a positive whole number; what `tx` raises.
     """
-    if isinstance(every, bool) or not isinstance(every, numbers.Integral) or every < 1:
-        raise CeloError(f"every must be a positive whole number of micro-batches, got {every!r}")
+    every = check_steps(every, "every", "micro-batches to a step")
     inner = optax.with_extra_args_support(tx)
 
     def init_fn(params: Params) -> AccumulateState:
