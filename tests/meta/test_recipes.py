@@ -56,9 +56,13 @@ def test_tasks_are_names_and_older_files_have_them_in_one_text():
         Recipe(tasks="")
 
 
-def test_the_recipe_of_the_bundled_weights_is_read():
-    """It was stored before recipes named their optimizer; but for that it is `laptop`."""
-    assert Recipe(**weights.load("celo").facts["recipe"]) == RECIPES["laptop"]
+def test_the_bundled_weights_are_those_of_the_recipe_laptop():
+    assert Recipe(**weights.load("celo").facts["recipe"]) == dataclasses.replace(RECIPES["laptop"], seed=2)
+
+
+def test_a_recipe_stored_before_recipes_named_their_optimizer_is_read():
+    recipe = Recipe(**weights.load("celo-1").facts["recipe"])
+    assert (recipe.optimizer, recipe.rule_steps, recipe.orthogonalize) == ("celo", 8_000, False)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ PAPER_RATES = (  # the 15 that Celo's paper (arXiv 2501.12670) tunes Adam over
     1.0,
 )
 # A race: one small task, few steps, a small grid (`race_protocol`).
-RACE_TASK, RACE_NUM_STEPS, RACE_NUM_EVALUATIONS = "digits_mlp128x128", 300, 100
+RACE_TASK, RACE_NUM_STEPS, RACE_NUM_EVALUATIONS = "digits_autoencoder", 300, 100
 RACE_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 
 

@@ -135,8 +135,8 @@ class Celo(_RuleOptimizer):
       lr: multiplies the learned step; 1 is what the weights were trained for. A scheduler of
         `torch.optim.lr_scheduler` multiplies it too: its schedule comes on top of the learned one.
       weight_decay: decoupled, in AdamW's units: each step also subtracts weight_decay * parameter times what
-        stands in for AdamW's learning rate, 0.001 * learned step size * lr. Useful values are AdamW's, 0.01 to
-        0.1.
+        stands in for AdamW's learning rate, 0.001 * learned step size * lr. Useful values are AdamW's, 0.01
+        to 0.1.
       weights: a bundled name, a path to a .safetensors file, or θ itself, as in `celo.celo`.
       nonfinite: what a step does whose gradient or loss is not finite: "repair", "hold", "skip" or "shrink",
         with counters in the groups (`celo.guard_nonfinite` says what they mean). None is "repair" without
