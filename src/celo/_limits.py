@@ -62,7 +62,7 @@ def check_rate(rate: float, name: str) -> None:
         )
     if 0 < rate < SMALL_RATE or rate > LARGE_RATE:
         _warn_once(
-            f"{name} is {rate:g}, and multiplies learned steps, which are about 0.001 of a tensor's size by "
+            f"{name} is {rate:g}, and multiplies learned steps, which are a hundredth of a tensor's size by "
             f"themselves: 1 is what the weights were trained for, and needs no tuning. {_SILENCE}"
         )
 

@@ -238,7 +238,7 @@ def test_float64_parameters_are_updated_in_float64(make):
     doubles = take_steps(make(leaves(torch.float64)))
     for x, y in zip(doubles, take_steps(make(leaves())), strict=True):
         assert x.dtype == torch.float64
-        torch.testing.assert_close(x.float(), y, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(x.float(), y, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])

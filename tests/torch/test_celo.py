@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 HORIZON = 60  # ten more than the steps that are compared
 BUNDLED = {
     group: {name: np.asarray(array) for name, array in arrays.items()}
-    for group, arrays in weights.load("celo").theta.items()
+    for group, arrays in weights.load("celo-1").theta.items()
 }
 ORTHOGONAL = side_by_side.with_orthogonal_steps(BUNDLED)
 THETA = {"plain": BUNDLED, "orthogonal": ORTHOGONAL}

@@ -23,7 +23,7 @@ def test_a_bundled_name_gives_its_theta_and_what_it_was_trained_on():
             tensor = bound.theta[group][name]
             assert tensor.dtype == torch.float32
             np.testing.assert_array_equal(tensor, array)
-    assert bound.trained.horizon_max == 5000
+    assert bound.trained.horizon_max == loaded.facts["recipe"]["horizon_max"]
     assert "celo" in bound.trained.source
 
 

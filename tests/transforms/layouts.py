@@ -117,7 +117,8 @@ def on_mesh(mesh, tree):
 def plain(folder):
     """The model on each layout; half of it on the second, saved, and the rest of it on others."""
     mesh = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Auto,) * 2)
-    tx, start = celo(HORIZON), normal(MODEL, 0)
+    # Element-wise: matrices that are orthogonalised have to cross devices.
+    tx, start = celo(HORIZON, orthogonalize=False), normal(MODEL, 0)
     batch = normal({"x": (16, 32), "y": (16, 32)}, 1)
     trainings = {"one": Training(tx, model_loss, start, batch)}
     for name, (param_specs, batch_spec) in LAYOUTS.items():
@@ -157,7 +158,9 @@ def through_orbax(folder, tree, targets):
 def wrapped(folder):
     """A stack of layers on an explicit mesh, in all that a state can be wrapped in."""
     mesh = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Explicit,) * 2)
-    inner = celo(HORIZON, nonfinite="repair", per_layer={"blocks": 1}, state_dtype="bfloat16")
+    inner = celo(
+        HORIZON, nonfinite="repair", per_layer={"blocks": 1}, orthogonalize=False, state_dtype="bfloat16"
+    )
     tx = accumulate(optax.chain(optax.clip(1.0), inner), 2)
     start, batch = normal(BLOCKS, 0), np.float32(0.5)
     shardings = on_mesh(mesh, {"blocks": P(None, "data", "model")}), NamedSharding(mesh, P())

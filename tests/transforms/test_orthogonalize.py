@@ -85,8 +85,10 @@ def test_what_does_not_fit_is_refused(matrices):
 @pytest.mark.parametrize("kernel", ["xla", "auto"])
 def test_celo_orthogonalises_the_steps_of_matrices(kernel):
     """Its steps are those of the weights as they are, put through the transformation."""
-    plain = celo.scale_by_celo_rule(kernel=kernel, orthogonalize=False)
-    together = celo.scale_by_celo_rule(kernel=kernel, orthogonalize={"embedding": True, "blocks": False})
+    plain = celo.scale_by_celo_rule("celo-1", kernel=kernel)
+    together = celo.scale_by_celo_rule(
+        "celo-1", kernel=kernel, orthogonalize={"embedding": True, "blocks": False}
+    )
     expected = updated(orthogonalize({"embedding": True, "blocks": False}), updated(plain))
     found = updated(together)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
@@ -94,13 +96,13 @@ def test_celo_orthogonalises_the_steps_of_matrices(kernel):
 
 
 def test_weights_carry_the_setting_and_its_gain():
-    theta = celo.weights.load("celo").theta
+    theta = celo.weights.load("celo-1").theta
     theta = {"update_rule": {**theta["update_rule"], "log_matrix_gain": jnp.log(2.0)}}
     told = updated(celo.scale_by_celo_rule(theta))
-    asked = updated(celo.scale_by_celo_rule("celo", orthogonalize=True))
+    asked = updated(celo.scale_by_celo_rule("celo-1", orthogonalize=True))
     np.testing.assert_allclose(told["embedding"], 2 * asked["embedding"], rtol=1e-5)
     np.testing.assert_array_equal(told["blocks"]["bias"], asked["blocks"]["bias"])
     declined = updated(celo.scale_by_celo_rule(theta, orthogonalize=False))
     np.testing.assert_array_equal(
-        declined["embedding"], updated(celo.scale_by_celo_rule("celo", orthogonalize=False))["embedding"]
+        declined["embedding"], updated(celo.scale_by_celo_rule("celo-1"))["embedding"]
     )

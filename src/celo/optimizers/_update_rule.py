@@ -270,8 +270,8 @@ def scale_by_celo_rule(
     """Celo's update rule alone, to be used under any schedule; it needs neither loss nor horizon.
 
     The updates point downhill and are to be added: scale them by a positive rate, for example with
-    `optax.scale_by_learning_rate(rate, flip_sign=False)`. A rate of 1 is a step of about 0.001 of each
-    tensor's root mean square; Celo's own schedule falls from about (1000 / num_steps)^0.6 to zero.
+    `optax.scale_by_learning_rate(rate, flip_sign=False)`. A rate of 1 is a step of about 0.01 of each
+    tensor's root mean square; Celo's own schedule falls from about (1000 / num_steps)^0.5 to zero.
     `celo.celo_rule` does it.
 
     >>> import celo, jax.numpy as jnp, optax
@@ -344,8 +344,8 @@ def celo_rule(
     >>> updates, state = tx.update(params, tx.init(params), params)  # no value=
 
     Args:
-      learning_rate: a number or an optax schedule. At 1 a step is about 0.001 of each tensor's root mean
-        square; the learned schedule, which this replaces, falls from about (1000 / num_steps)^0.6 to zero.
+      learning_rate: a number or an optax schedule. At 1 a step is about 0.01 of each tensor's root mean
+        square; the learned schedule, which this replaces, falls from about (1000 / num_steps)^0.5 to zero.
       weights: a bundled name, a path to a .safetensors file, or θ itself; the rule's part is enough.
       weight_decay: as in `celo.celo`; so are the others.
       mask: what is decayed.

@@ -216,8 +216,8 @@ class CeloRule(_RuleOptimizer):
 
     Args:
       params: as in `Celo`; so are the others.
-      lr: at 1 a step is about 0.001 of each tensor's root mean square; the learned schedule, which this
-        replaces, falls from about (1000 / num_steps)^0.6 to zero.
+      lr: at 1 a step is about 0.01 of each tensor's root mean square; the learned schedule, which this
+        replaces, falls from about (1000 / num_steps)^0.5 to zero.
       weight_decay: as in `Celo`.
       weights: a bundled name, a path, or θ itself; the rule's part is enough.
       nonfinite: as in `Celo`.
