@@ -351,8 +351,16 @@ struct Pattern {
   int64_t inner;
   float buffer[kSegment];
   Pattern(const float* all_lines, const Walk& walk) : values(all_lines + walk.along()), inner(walk.shape.inner) {
-    if (inner > 1)
-      for (int64_t j = 0; j < walk.count; j++) buffer[j] = values[(walk.from + j) % inner];
+    if (inner == 1) return;
+    int64_t filled = std::min(inner, walk.count);
+    for (int64_t j = 0, phase = walk.from % inner; j < filled; j++) {
+      buffer[j] = values[phase];
+      if (++phase == inner) phase = 0;
+    }
+    for (int64_t n; filled < walk.count; filled += n) {  // what is filled is the pattern, a whole number of times
+      n = std::min(filled, walk.count - filled);
+      std::memcpy(buffer + filled, buffer, n * sizeof(float));
+    }
   }
   template <typename Load>
   V at(int64_t j, Load get) const {
@@ -405,7 +413,10 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
       if (shape.inner == 1)
         along_here[0] += total(line_sum);
       else
-        for (int64_t j = 0; j < count; j++) along_here[(from + j) % shape.inner] += square_at[j];
+        for (int64_t j = 0, phase = from % shape.inner; j < count; j++) {
+          along_here[phase] += square_at[j];
+          if (++phase == shape.inner) phase = 0;
+        }
       plain.seen(count);
     }
     plain.flush();
