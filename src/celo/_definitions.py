@@ -16,6 +16,9 @@ FACTORED_FLOOR = 1e-30  # added to g² inside the factored moments, so that they
 INPUT_FLOOR = 1e-5  # added to the mean square that an input is normalised by
 CLIPPED_GRADIENT = 0.1  # the second input is the gradient clipped to this
 STEP_SCALE, MAGNITUDE_SCALE = 1e-3, 1e-3
+RULE_STEP = (
+    0.01  # about what a step of meta-trained rules is, as a share of a tensor's size: decay is in its units
+)
 RMS_FLOOR = 1e-9  # inside the root: a tensor of zeros counts as 3.2e-5
 
 # Inputs by name, in the order of the rows of `w0`, and how many each has: one for every decay, or one.

@@ -113,13 +113,13 @@ def test_the_learning_rate_multiplies_steps_and_does_not_turn_them_around():
 
 @pytest.mark.parametrize("decay", [0.5, jnp.float32(0.5), 0.0, jnp.float32(0.0)], ids=repr)
 def test_decay_pulls_towards_zero_in_adamws_units(decay):
-    expected = jax.tree.map(lambda g, p: 0.1 * (g - 1e-3 * float(decay) * p), GRADS, PARAMS)
+    expected = jax.tree.map(lambda g, p: 0.1 * (g - 1e-2 * float(decay) * p), GRADS, PARAMS)
     close(chained(learning_rate=0.1, weight_decay=decay), expected)
 
 
 def test_what_the_mask_leaves_out_does_not_decay():
     updates = chained(weight_decay=0.5, mask={"w": True, "b": False})
-    close(updates, {"w": GRADS["w"] - 0.5e-3 * PARAMS["w"], "b": GRADS["b"]})
+    close(updates, {"w": GRADS["w"] - 0.5e-2 * PARAMS["w"], "b": GRADS["b"]})
 
 
 def test_what_scales_the_steps_scales_the_decay():
@@ -127,7 +127,7 @@ def test_what_scales_the_steps_scales_the_decay():
         optax.clip(1.0),
         optax.scale(2.0),
         learning_rate=0.5,
-        weight_decay=100.0,
+        weight_decay=10.0,
         mask=None,
         nonfinite=None,
     )

@@ -73,11 +73,11 @@ def test_learning_rate_multiplies(theta):
 )
 @pytest.mark.parametrize("mask", [None, {"w": True, "b": False}, lambda p: {"w": True, "b": False}])
 def test_weight_decay_is_decoupled(theta, learning_rate, factor, mask):
-    """What decay adds is -0.001 * learned step size * learning_rate * weight_decay * parameter."""
+    """What decay adds is -0.01 * learned step size * learning_rate * weight_decay * parameter."""
     plain = updates_of(celo(20, weights=theta, learning_rate=learning_rate))
     decayed = updates_of(celo(20, weights=theta, learning_rate=learning_rate, weight_decay=10.0, mask=mask))
     added = jax.tree.map(jnp.subtract, decayed, plain)
-    share = -1e-3 * 10.0 * factor * step_size(theta)
+    share = -1e-2 * 10.0 * factor * step_size(theta)
     close(added["w"], share * PARAMS["w"], rtol=1e-3, atol=1e-8)
     close(added["b"], (0.0 if mask else share) * PARAMS["b"], rtol=1e-3, atol=1e-8)
 
@@ -88,7 +88,7 @@ def test_weight_decay_can_be_a_schedule(theta):
         celo(20, weights=theta, weight_decay=lambda count: 10.0 * (count.astype(jnp.float32) + 1))
     )
     added = jax.tree.map(jnp.subtract, decayed, plain)
-    close(added["w"], -1e-3 * 20.0 * step_size(theta) * PARAMS["w"], rtol=1e-3, atol=1e-8)
+    close(added["w"], -1e-2 * 20.0 * step_size(theta) * PARAMS["w"], rtol=1e-3, atol=1e-8)
 
 
 def test_injected_learning_rate_can_be_changed_in_the_state(theta):

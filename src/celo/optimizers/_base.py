@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import check_num_steps, require_params, require_value
-from celo._definitions import STEP_SCALE
+from celo._definitions import RULE_STEP
 from celo._limits import check_rate
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.transforms._nonfinite import guard_nonfinite
@@ -106,17 +106,19 @@ def chain(
     weight_decay: optax.ScalarOrSchedule,
     mask: Any | Callable[[Params], Any] | None,
     nonfinite: str | None,
+    unit: float = RULE_STEP,
 ) -> optax.GradientTransformationExtraArgs:
     """Learned steps, which point downhill, under what optimizers of optax offer besides.
 
     Args:
-      direction: what makes the steps, of about 0.001 at a step size of 1.
+      direction: what makes the steps.
       scales: what multiplies them, such as a learned schedule.
       learning_rate: multiplies them too.
-      weight_decay: in AdamW's units, whose learning rate the step size stands for: where a learned step is
-        multiplied by s, s * 0.001 * weight_decay of the parameter is subtracted. 0 is none.
+      weight_decay: in AdamW's units: where a learned step is multiplied by s, s * unit * weight_decay of the
+        parameter is subtracted. 0 is none.
       mask: what is decayed.
       nonfinite: a policy of `guard_nonfinite`, or None for no guard.
+      unit: what stands for AdamW's learning rate at a step size of 1.
 
     Raises:
       CeloError: for a learning rate that is a negative number, or an unknown policy.
@@ -128,12 +130,12 @@ def chain(
         check_rate(learning_rate, "learning_rate")
     links = [direction, *scales, optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
     if not (isinstance(weight_decay, int | float) and weight_decay == 0):
-        links.insert(1, optax.add_decayed_weights(_downhill(weight_decay), mask))
+        links.insert(1, optax.add_decayed_weights(_downhill(weight_decay, unit), mask))
     tx = optax.chain(*links)
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
 
 
-def _downhill(weight_decay: optax.ScalarOrSchedule) -> Any:
+def _downhill(weight_decay: optax.ScalarOrSchedule, unit: float) -> Any:
     if callable(weight_decay):
-        return lambda count: -STEP_SCALE * jnp.asarray(weight_decay(count))
-    return -STEP_SCALE * weight_decay
+        return lambda count: -unit * jnp.asarray(weight_decay(count))
+    return -unit * weight_decay

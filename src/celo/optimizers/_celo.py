@@ -107,7 +107,7 @@ def celo(
       weights: a bundled name, a path to a .safetensors file, or θ itself.
       learning_rate: multiplies the learned step; 1 is what the weights were trained for.
       weight_decay: decoupled, in AdamW's units: each step also subtracts weight_decay * parameter times what
-        stands in for AdamW's learning rate, 0.001 * learned step size * learning_rate. Useful values are
+        stands in for AdamW's learning rate, 0.01 * learned step size * learning_rate. Useful values are
         AdamW's, 0.01 to 0.1.
       mask: pytree of bools, or a function of the parameters giving one: what is decayed.
       nonfinite: what a step does whose gradient or loss is not finite: "repair", "hold", "skip" or

@@ -103,8 +103,9 @@ def celo_adam(
       num_steps: the steps that training will take (the horizon).
       weights: a path to a .safetensors file (`celo convert theta.state celo_adam.safetensors`), or θ itself.
       learning_rate: multiplies the learned step; 1 is what the weights were trained for.
-      weight_decay: as in `celo.celo`; so are the others.
-      mask: what is decayed.
+      weight_decay: in AdamW's units: each step also subtracts weight_decay * parameter times AdamW's learning
+        rate, which is 0.001 * learned step size * learning_rate.
+      mask: what is decayed, as in `celo.celo`; so are the others.
       nonfinite: what a step does whose gradient or loss is not finite.
       plateau: a share of the horizon where the schedule waits for `celo.cool_down`.
       kernel: as in `CeloAdam`.
@@ -122,6 +123,7 @@ def celo_adam(
         weight_decay=weight_decay,
         mask=mask,
         nonfinite=nonfinite,
+        unit=STEP_SCALE,
     )
 
 

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from celo._definitions import STEP_SCALE
 from celo._errors import CeloError, unknown_name
 from celo._limits import check_rate, check_steps
 from celo.torch import _adam, _schedule, _sharded
@@ -84,6 +83,8 @@ class LearnedOptimizer(Optimizer):
 
     # ---------------------------------------------------------------------- what a subclass says
 
+    _decay_unit: float  # what stands for AdamW's learning rate, in whose units decay is, at a step size of 1
+
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         """The tensors of a parameter's state, float32, zero before its first gradient."""
         raise NotImplementedError
@@ -146,8 +147,7 @@ class LearnedOptimizer(Optimizer):
                 by_device.setdefault(p.device, []).append(Work(p, p, grad, self.state[p]))
         for device, work in by_device.items():
             taken, scale = _on(good, device), _on(factor, device) * _on(group["lr"], device)
-            # In AdamW's units, of which a learned step is a thousandth.
-            decay = group["weight_decay"] * scale * (1.0 if group["rule"] == "adamw" else STEP_SCALE)
+            decay = group["weight_decay"] * scale * (1.0 if group["rule"] == "adamw" else self._decay_unit)
             for load in workloads(work):
                 for item, step in steps(group, load, taken):
                     update = step.mul_(scale)

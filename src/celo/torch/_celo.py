@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from celo._definitions import matrix_shape
+from celo._definitions import RULE_STEP, matrix_shape
 from celo._errors import CeloError
 from celo._limits import check_steps
 from celo.torch import _native, _rule
@@ -19,6 +19,8 @@ from celo.torch._weights import RULE, SCHEDULE, WeightsLike, bind
 
 class _RuleOptimizer(LearnedOptimizer):
     """An optimizer whose steps are those of Celo's update rule."""
+
+    _decay_unit = RULE_STEP
 
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         layers = group["per_layer"]
@@ -135,7 +137,7 @@ class Celo(_RuleOptimizer):
       lr: multiplies the learned step; 1 is what the weights were trained for. A scheduler of
         `torch.optim.lr_scheduler` multiplies it too: its schedule comes on top of the learned one.
       weight_decay: decoupled, in AdamW's units: each step also subtracts weight_decay * parameter times what
-        stands in for AdamW's learning rate, 0.001 * learned step size * lr. Useful values are AdamW's, 0.01
+        stands in for AdamW's learning rate, 0.01 * learned step size * lr. Useful values are AdamW's, 0.01
         to 0.1.
       weights: a bundled name, a path to a .safetensors file, or θ itself, as in `celo.celo`.
       nonfinite: what a step does whose gradient or loss is not finite: "repair", "hold", "skip" or "shrink",

@@ -22,7 +22,7 @@ class CeloAdam(LearnedOptimizer):
       num_steps: the steps that training will take (the horizon).
       weights: a path to a .safetensors file (`celo convert theta.state celo_adam.safetensors`), or θ itself.
       lr: multiplies the learned step.
-      weight_decay: as in `Celo`.
+      weight_decay: in AdamW's units, whose learning rate is 0.001 * learned step size * lr.
       nonfinite: as in `Celo`.
       plateau: as in `Celo`.
       maximize: as in `Celo`.
@@ -35,6 +35,8 @@ class CeloAdam(LearnedOptimizer):
     Raises:
       CeloError: as `Celo`.
     """
+
+    _decay_unit = STEP_SCALE
 
     def __init__(
         self,
