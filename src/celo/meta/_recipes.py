@@ -195,7 +195,7 @@ _QUICK = Recipe(
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
     # The shipped weights (seed 2). Steps of matrices are orthogonalised, and such a rule is best learned on
-    # perceptrons alone: convolutions and autoencoders in phase 1 made its steps too small for larger networks.
+    # perceptrons alone: convolutions and autoencoders in phase 1 made steps too small for larger networks.
     "laptop": dataclasses.replace(
         _QUICK,
         tasks=("celo_image_mlps", "small_deep_perceptrons", "small_autoencoders"),
