@@ -107,6 +107,7 @@ def test_diverged_runs_are_listed(board):
     assert 'id="lost-trials"' in text
 
 
+@pytest.mark.slow
 def test_a_large_archive_makes_a_page_of_three_megabytes():
     crowd = synthetic.crowd(42)
     records = [dataclasses.replace(one, task=f"task_{i}") for i in range(20) for one in crowd]
