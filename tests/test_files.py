@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import subprocess
+import sys
 
 import pytest
 
 from celo._errors import CeloError
-from celo._files import make_folder, platform_cache, read_file, replacing, write_file
+from celo._files import held, make_folder, platform_cache, read_file, replacing, write_file
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -65,3 +67,29 @@ def test_the_cache_folder_is_the_users(monkeypatch, tmp_path):
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert platform_cache() == tmp_path
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks")
+def test_a_held_folder_is_refused_to_another_process_until_the_first_is_gone(tmp_path):
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from celo._files import held\n"
+            "with held(Path(sys.argv[1]), 'wait'): print('held', flush=True); time.sleep(60)",
+            tmp_path,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(CeloError, match="another process is at work in it; wait"), held(tmp_path, "wait"):
+            pass
+    finally:
+        holder.kill()  # which no process can clean up after
+        holder.communicate()
+    with held(tmp_path, "wait"):
+        pass
+    with held(tmp_path, "wait"):  # given back
+        pass

@@ -14,6 +14,11 @@ from pathlib import Path
 
 from celo._errors import CeloError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 def platform_cache() -> Path:
     """The user's cache folder, where the platform keeps it; not created."""
@@ -34,6 +39,31 @@ def make_folder(folder: Path, remedy: str = "choose another folder") -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CeloError(f"{folder}: cannot be created ({error.strerror}); {remedy}") from error
+
+
+@contextmanager
+def held(folder: Path, remedy: str) -> Iterator[None]:
+    """Keeps other processes out of a folder as long as the block runs; the lock dies with the process.
+
+    Where the system knows no such locks (Windows, some network folders) there is none.
+
+    Raises:
+      CeloError: if another process holds the folder; `remedy` ends the message.
+    """
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CeloError(f"{folder}: another process is at work in it; {remedy}") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read_file(path: str | os.PathLike[str], max_bytes: int | None = None) -> bytes:

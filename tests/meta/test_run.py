@@ -14,6 +14,7 @@ import pytest
 
 from celo import meta, weights
 from celo._errors import CeloError
+from celo._files import held
 from celo._kernels import native
 from celo.meta import _checkpoint as checkpoint
 from celo.meta import _run
@@ -157,6 +158,20 @@ def test_a_finished_folder_is_not_overwritten(whole):
     with pytest.raises(CeloError, match="already holds a run"):
         meta.start(whole, Recipe(**TINY))
     assert (whole / _run.THETA).read_bytes() == before
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, whole):
+    """Neither a second start beside a first that has written nothing yet, nor a resumption of a live run."""
+    (tmp_path / "new").mkdir()
+    for folder, begin in (
+        (tmp_path / "new", lambda: meta.start(tmp_path / "new", Recipe(**TINY))),
+        (whole, lambda: meta.resume(whole)),
+    ):
+        with (
+            held(folder, ""),
+            pytest.raises(CeloError, match="another process is at work in it; wait"),
+        ):
+            begin()
 
 
 def test_there_is_nothing_to_resume(tmp_path):

@@ -3,11 +3,12 @@
 With several processes (`celo.meta._hosts`) all compute, and process 0 alone reads and writes the folder.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from celo import __version__, weights
 from celo._errors import CeloError
-from celo._files import make_folder, write_file
+from celo._files import held, make_folder, write_file
 from celo._import_path import import_modules
 from celo._kernels import native
 from celo._types import Progress, Theta
@@ -59,8 +60,8 @@ def start(
       should_stop: asked every few outer steps; once it says True, on any process, the run stops.
 
     Raises:
-      CeloError: if the folder already holds a run, the recipe's tasks or the kernel are not available here,
-        or the processes of a run were started differently.
+      CeloError: if the folder already holds a run, another process is at work in it, the recipe's tasks or
+        the kernel are not available here, or the processes of a run were started differently.
       Stopped: when asked to stop, with a checkpoint written.
     """
     run, kernel = Path(run), resolve_kernel(kernel)
@@ -68,7 +69,8 @@ def start(
     hosts.check_same_settings(settings)
     hosts.together(lambda: native.check_kernel(kernel))  # refused before anything is written
     hosts.on_first(lambda: _make_folder(run))
-    return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(None)
+    with _alone(run):
+        return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(None)
 
 
 def resume(
@@ -94,11 +96,12 @@ def resume(
     """
     run = Path(run)
     hosts.check_same_settings({"resume": True})
-    saved = hosts.from_first(lambda: checkpoint.read(run / CHECKPOINT))
-    header = checkpoint.read_header(saved)
-    hosts.together(lambda: import_modules(header["imports"]))
-    recipe, kernel, imports = Recipe(**header["recipe"]), header["kernel"], header["imports"]
-    return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(saved)
+    with _alone(run):
+        saved = hosts.from_first(lambda: checkpoint.read(run / CHECKPOINT))
+        header = checkpoint.read_header(saved)
+        hosts.together(lambda: import_modules(header["imports"]))
+        recipe, kernel, imports = Recipe(**header["recipe"]), header["kernel"], header["imports"]
+        return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(saved)
 
 
 def resolve_kernel(kernel: str) -> str:
@@ -107,6 +110,19 @@ def resolve_kernel(kernel: str) -> str:
     Unlike elsewhere the number of devices does not matter: each computes its own particles.
     """
     return ("native" if native.available() else "xla") if kernel == "auto" else kernel
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """No other run in the same folder, which would write over this one's; process 0 holds it for all."""
+    with contextlib.ExitStack() as stack:
+
+        def hold() -> None:
+            if run.is_dir():  # without one there is no checkpoint either, which is said in its place
+                stack.enter_context(held(run, "wait for it, stop it, or choose another folder for the run"))
+
+        hosts.on_first(hold)
+        yield
 
 
 def _make_folder(run: Path) -> None:

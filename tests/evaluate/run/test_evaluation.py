@@ -4,6 +4,7 @@ import pytest
 
 from celo import cli, weights
 from celo._errors import CeloError
+from celo._files import held
 from celo.evaluate._records import load_records
 from celo.evaluate._run.evaluation import evaluate
 from celo.evaluate._settings import Protocol
@@ -24,6 +25,11 @@ def test_an_archive_that_is_a_file(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(CeloError, match="is a file: out must be a folder"):
         evaluate(["adam"], out=tmp_path / "out", tasks=["quadratic"])
+
+
+def test_an_archive_that_another_process_adds_to(tmp_path):
+    with held(tmp_path, ""), pytest.raises(CeloError, match="another process is at work in it; wait for it"):
+        evaluate(["adam"], out=tmp_path, tasks=["quadratic"], resume=True)
 
 
 def test_the_command_refuses_to_mix_with_an_older_archive(tmp_path, whole, capsys):

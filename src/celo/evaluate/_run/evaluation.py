@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from celo._errors import CeloError
+from celo._files import held, make_folder
 from celo._import_path import import_modules
 from celo._kernels import native
 from celo._types import Progress
@@ -56,8 +57,8 @@ def evaluate(
       One line for each contestant and task that failed; all others have records.
 
     Raises:
-      CeloError: a name is unknown, the folder holds something and is not to be added to, or nothing can be
-        run.
+      CeloError: a name is unknown, the folder holds something and is not to be added to, another process is
+        at work in it, or nothing can be run.
     """
     import_modules(imports)
     kernel = native.resolve(kernel)
@@ -74,5 +75,7 @@ def evaluate(
     if out.exists() and any(out.iterdir()) and not resume:
         raise CeloError(f"{out} already holds results; add to them with resume=True, or choose another out")
     jobs = [Job(task, one, protocol or Protocol(), kernel, tuple(imports)) for task in chosen for one in who]
-    with executors.local(workers) if scheduler is None else executors.dask(scheduler) as pool:
+    make_folder(out)
+    pools = executors.local(workers) if scheduler is None else executors.dask(scheduler)
+    with held(out, "wait for it, or choose another out"), pools as pool:
         return run_jobs(jobs, out, pool.executor, width=pool.width, progress=progress)
