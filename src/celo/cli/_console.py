@@ -5,6 +5,7 @@ functions are made.
 """
 
 import math
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich import progress as rich_progress
 from rich.console import Console
 
 from celo._types import Progress
+from celo.cli._settings import INTERRUPTED
 
 
 def plain_console(*, quiet: bool = False) -> Console:
@@ -48,18 +50,25 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         yield tell
 
 
+_SHOW_CURSOR = b"\x1b[?25h\n"  # progress bars hide it
+
+
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """A function that says whether SIGINT (Ctrl-C) or SIGTERM has come, as long as the block runs.
 
-    A second SIGINT raises KeyboardInterrupt at once. The handlers that were there come back afterwards.
+    The first is answered in a line at once. A second SIGINT ends the process: a computation that still runs
+    would crash the interpreter as it takes itself apart. The handlers that were there come back afterwards.
     """
     received: list[int] = []
 
     def on_signal(number: int, frame: Any) -> None:
         del frame
         if number == signal.SIGINT and number in received:
-            raise KeyboardInterrupt
+            os.write(2, _SHOW_CURSOR if os.isatty(2) else b"")
+            os._exit(INTERRUPTED)
+        if number not in received:
+            os.write(2, b"\ncelo: stopping after these steps; Ctrl-C aborts at once\n")
         received.append(number)
 
     old = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
