@@ -61,6 +61,6 @@ def check_shapes(params: Params, others: Params, what: str) -> None:
         if jnp.shape(other) != jnp.shape(param):
             raise CeloError(
                 f"params{jax.tree_util.keystr(path)} has shape {jnp.shape(param)}, and {what} "
-                f"{jnp.shape(other)}: they must be the same. Begin with tx.init(params), or pass what "
-                "belongs to these parameters"
+                f"{jnp.shape(other)}: they must be the same. Pass what belongs to these parameters, or "
+                "begin with tx.init(params)"
             )

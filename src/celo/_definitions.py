@@ -39,6 +39,7 @@ INPUTS = {
     "factored_momentum": 3,
 }
 NUM_INPUTS, HIDDEN, NUM_OUTPUTS = sum(INPUTS.values()), 4, 2
+RULE_WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order in which the native kernel reads them
 # Name -> the first row of `w0` that belongs to it.
 FIRST_ROW = dict(zip(INPUTS, accumulate(INPUTS.values(), initial=0), strict=False))
 
@@ -117,3 +118,9 @@ REFERENCE_HORIZON = 1_000.0  # steps: where the weight `horizon_w` changes nothi
 
 ADAM_DECAYS = (0.9, 0.999)
 ADAM_ROOT_FLOOR, ADAM_FLOOR = 1e-10, 1e-8  # added inside the root, and to it
+
+# -------------------------------------------------------------------------------- numbers that are not finite
+
+POLICIES = ("repair", "hold", "skip", "shrink")  # `celo.guard_nonfinite` says what each does
+SMALLEST_SCALE = 2.0**-10  # of "shrink"
+DOUBLING_STEPS = 100  # good steps in which a scale of "shrink" doubles

@@ -67,6 +67,14 @@ def check_rate(rate: float, name: str) -> None:
         )
 
 
+def check_plateau(share: Any) -> None:
+    """CeloError for a plateau that is no share of the horizon."""
+    if not (isinstance(share, int | float) and 0 < share < 1):
+        raise CeloError(
+            f"plateau must be a share of the horizon, between 0 and 1, got {share!r}; for example 0.5"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainedRange:
     """The runs that weights were meta-trained on; None where that is not known.

@@ -15,8 +15,9 @@ needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="th
 SHAPES = [(1,), (7,), (4, 9), (8, 8), (9, 4), (3, 5, 4), (2, 3, 5, 7), (1, 1), (300, 70)]
 
 
-def stack(statistics, count):
-    """Statistics of one tensor -> those of as many tensors."""
+def zero_statistics(shape, count):
+    """Of as many tensors of one shape."""
+    statistics = {name: torch.zeros(sizes) for name, sizes in _rule.statistics_shapes(tuple(shape)).items()}
     return _rule.Statistics(
         *(
             x.unsqueeze(0 if name == "second_moment" else 1)
@@ -34,7 +35,7 @@ def test_both_kernels_take_the_same_steps(shape, count):
     theta = bind("celo", (RULE,)).theta[RULE]
     draw = torch.Generator().manual_seed(0)
     params = torch.randn(count, *shape, generator=draw)
-    eager, native = (stack(_rule.zero_statistics(params[0]), count) for _ in range(2))
+    eager, native = (zero_statistics(shape, count) for _ in range(2))
     for _ in range(3):
         grads = torch.randn(count, *shape, generator=draw)
         grads[0].view(-1)[0] = torch.nan
@@ -63,7 +64,7 @@ def test_threads_change_the_steps_by_rounding_alone():
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            steps.append(_native.rule_steps(theta, stack(_rule.zero_statistics(params[0]), 1), grads, params))
+            steps.append(_native.rule_steps(theta, zero_statistics((700, 600), 1), grads, params))
     finally:
         torch.set_num_threads(threads)
     for step in steps[1:]:
@@ -92,15 +93,15 @@ def test_without_a_compiler_auto_is_eager_and_native_says_what_to_do(monkeypatch
     try:
         assert not _native.usable("auto", torch.device("cpu"))
         with pytest.raises(CeloError, match="use kernel='eager'"):
-            _native.usable("native", torch.device("cpu"))
+            celo.torch.CeloRule([torch.nn.Parameter(torch.ones(3))], kernel="native")
     finally:
         for cached in (_native.library, _native.available):
             cached.cache_clear()
 
 
 def test_kernels_are_refused_by_name():
-    with pytest.raises(CeloError, match="fused"):
-        _native.usable("fused", torch.device("cpu"))
+    with pytest.raises(CeloError, match="unknown kernel 'fused'"):
+        celo.torch.CeloRule([torch.nn.Parameter(torch.ones(3))], kernel="fused")
     with pytest.raises(CeloError, match="runs on CPUs, and parameters are on meta"):
         _native.usable("native", torch.device("meta"))
     assert not _native.usable("auto", torch.device("meta"))
@@ -119,3 +120,15 @@ def test_guarded_steps_leave_statistics_as_they_were():
     torch.testing.assert_close(p.detach(), value, rtol=0, atol=0)
     for name, x in optimizer.state[p].items():
         torch.testing.assert_close(x, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kernel", ["auto", "eager"])
+@pytest.mark.parametrize("grown", [(128, 16), (10, 160), (16, 100), (50, 32)], ids=str)
+def test_a_parameter_that_changed_its_shape_is_refused(grown, kernel):
+    """As many elements or not: a kernel would read past the ends of statistics along its axes."""
+    p = torch.nn.Parameter(torch.ones(100, 16))
+    optimizer = celo.torch.CeloRule([p], kernel=kernel)
+    p.data, p.grad = torch.ones(grown), None
+    p.grad = torch.ones(grown)
+    with pytest.raises(CeloError, match=r"the state of a parameter \[.*expected.*begin with a fresh state"):
+        optimizer.step()

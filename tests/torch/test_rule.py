@@ -21,7 +21,7 @@ def as_tensors(theta):
 
 
 def zero_statistics(shape, count):
-    one = _rule.zero_statistics(torch.empty(shape))
+    one = {name: torch.zeros(sizes) for name, sizes in _rule.statistics_shapes(tuple(shape)).items()}
     return _rule.Statistics(
         **{name: torch.stack([x] * count, dim=0 if name == "second_moment" else 1) for name, x in one.items()}
     )
@@ -119,15 +119,17 @@ def test_gradients_are_clipped_and_nan_is_zero():
     assert (same == 1e4).all(), "the gradient itself is not changed"
 
 
-def test_statistics_are_on_the_parameters_device_in_float32():
-    stats = _rule.zero_statistics(torch.empty(2, 5, 4, dtype=torch.bfloat16, device="meta"))
-    assert {name: tuple(x.shape) for name, x in stats.items()} == {
+def test_shapes_of_statistics():
+    assert _rule.statistics_shapes((2, 5, 4)) == {
         "momenta": (3, 2, 5, 4),
         "second_moment": (2, 5, 4),
         "row": (3, 2, 1, 4),
         "col": (3, 2, 5, 1),
     }
-    assert {(x.dtype, x.device.type) for x in stats.values()} == {(torch.float32, "meta")}
+    apart = _rule.statistics_shapes((9, 5, 4), layers=1)
+    assert (apart["row"], apart["col"]) == ((3, 9, 1, 4), (3, 9, 5, 1))
+    vector = _rule.statistics_shapes((7,))
+    assert (vector["row"], vector["col"]) == ((3, 7), (3, 0))
 
 
 def test_a_cpu_works_on_less_at_once_than_a_gpu():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo import _compile
-from celo._definitions import memory_layout
+from celo._definitions import RULE_WEIGHTS, memory_layout
 from celo._errors import CeloError, unknown_name
 from celo._kernels import rule_network
 from celo._kernels.statistics import TensorStats
@@ -27,7 +27,6 @@ TARGETS = ("celo_rule", "celo_orthogonalize")
 _FOLDER = Path(__file__).parent
 SOURCES = tuple(_FOLDER / f"{name}.cc" for name in ("rule", "orthogonal", "xla_calls"))
 HEADERS = tuple(_FOLDER / f"{name}.h" for name in ("lanes", "orthogonal", "parallel", "rule"))
-WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order the kernel reads them; then the least size
 
 
 def check_name(kernel: str) -> None:
@@ -134,7 +133,7 @@ def tensor_update(
         input_output_aliases={3 + i: 1 + i for i in range(len(arrays))},  # statistics are updated in place
     )
     least = jnp.asarray(min_rms, jnp.float32).reshape(1)
-    packed = jnp.concatenate([*(theta[name].reshape(-1) for name in WEIGHTS), least])
+    packed = jnp.concatenate([*(theta[name].reshape(-1) for name in RULE_WEIGHTS), least])
     update, *new = call(
         packed,
         grad.astype(jnp.float32),

@@ -252,7 +252,18 @@ DIGITS = DatasetInfo(
 
 MLBENCH_FOLDER = "/usr/lib/R/site-library/mlbench/data"
 MLBENCH_LICENCE = "CC BY 4.0 (UCI), in mlbench (GPL-2)"
-_read_letters = partial(read_mlbench, "LetterRecognition", "lettr", 16_000)
+
+
+def _in_mlbench(table: str, label: str, train_rows: int) -> tuple[Provider, ...]:
+    """Where a table of the R package mlbench can be had."""
+    read = partial(read_mlbench, table, label, train_rows)
+    return (
+        LocalFolder(read, f"{table}.rda of the R package mlbench"),
+        SystemPackage(read, "r-cran-mlbench", MLBENCH_FOLDER),
+        DebianPackage(read, "r-cran-mlbench", MLBENCH_FOLDER),
+    )
+
+
 LETTERS = DatasetInfo(
     name="letters",
     kind="table",
@@ -274,14 +285,9 @@ LETTERS = DatasetInfo(
             "test_y": "90ed32a5ac5a1c59f15544c021469406",
         },
     ),
-    providers=(
-        LocalFolder(_read_letters, "LetterRecognition.rda of the R package mlbench"),
-        SystemPackage(_read_letters, "r-cran-mlbench", MLBENCH_FOLDER),
-        DebianPackage(_read_letters, "r-cran-mlbench", MLBENCH_FOLDER),
-    ),
+    providers=_in_mlbench("LetterRecognition", "lettr", 16_000),
 )
 
-_read_satellite = partial(read_mlbench, "Satellite", "classes", 4_435)
 SATELLITE = DatasetInfo(
     name="satellite",
     kind="table",
@@ -303,11 +309,7 @@ SATELLITE = DatasetInfo(
             "test_y": "121cf726ae84c87df8f9949729a4438c",
         },
     ),
-    providers=(
-        LocalFolder(_read_satellite, "Satellite.rda of the R package mlbench"),
-        SystemPackage(_read_satellite, "r-cran-mlbench", MLBENCH_FOLDER),
-        DebianPackage(_read_satellite, "r-cran-mlbench", MLBENCH_FOLDER),
-    ),
+    providers=_in_mlbench("Satellite", "classes", 4_435),
 )
 
 MNIST_ON_CIFAR10 = DatasetInfo(

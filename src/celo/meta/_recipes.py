@@ -194,8 +194,8 @@ _QUICK = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
-    # The shipped weights (seed 2). Steps of matrices are orthogonalised, and such a rule is best learned on
-    # perceptrons alone: convolutions and autoencoders in phase 1 made steps too small for larger networks.
+    # The shipped weights (seed 2). A run with convolutions and autoencoders in phase 1, six times as long,
+    # took smaller steps and ended behind on the probe (results/LOG.md).
     "laptop": dataclasses.replace(
         _QUICK,
         tasks=("celo_image_mlps", "small_deep_perceptrons", "small_autoencoders"),

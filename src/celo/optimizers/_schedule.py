@@ -28,7 +28,7 @@ from celo._definitions import (
     TIME_CENTRES,
     UNITS,
 )
-from celo._errors import CeloError
+from celo._limits import check_plateau
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._bind import BoundWeights, WeightsLike, bind
@@ -257,10 +257,8 @@ def hold_plateau(
     Raises:
       CeloError: if `share` is not between 0 and 1.
     """
-    if not isinstance(share, jax.Array) and not (isinstance(share, int | float) and 0 < share < 1):
-        raise CeloError(
-            f"plateau must be a share of the horizon, between 0 and 1, got {share!r}; for example 0.5"
-        )
+    if not isinstance(share, jax.Array):
+        check_plateau(share)
 
     def init_fn(params: Params) -> PlateauState:
         return PlateauState(cast(ScheduleState, schedule.init(params)), jnp.array(share, jnp.float32))

@@ -6,7 +6,7 @@ restored, moved and sharded as any optimizer's state is. A step never waits for 
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,16 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
+from celo._definitions import DOUBLING_STEPS, POLICIES, SMALLEST_SCALE
 from celo._errors import CeloError, unknown_name
-from celo._limits import check_rate, check_steps
-from celo.torch import _adam, _schedule, _sharded
+from celo._limits import check_plateau, check_rate, check_steps
+from celo.torch import _adam, _native, _schedule, _sharded
 from celo.torch._sharded import Work, workloads
 from celo.torch._weights import SCHEDULE, BoundWeights
 
-POLICIES = ("repair", "hold", "skip", "shrink")
 RULES = ("learned", "adamw")
-SMALLEST_SCALE = 2.0**-10
-DOUBLING_STEPS = 100  # good steps in which a scale of "shrink" doubles
 
 _SCHEDULE = "schedule_"  # entries of param_groups that are the schedule's state begin so
 _COUNTERS = ("bad_gradients", "bad_losses", "bad_in_a_row", "shrink")
@@ -53,15 +51,13 @@ class LearnedOptimizer(Optimizer):
         fused: bool | None,
     ):
         if differentiable:
-            raise CeloError(
-                "differentiable=True: differentiating through steps is what celo.celo in JAX does"
-            )
+            raise CeloError("differentiable=True: only celo.celo in JAX can be differentiated through")
         if fused:
             raise CeloError("fused=True: there is no fused form; leave it out")
         if nonfinite is not None and nonfinite not in POLICIES:
             raise unknown_name("policy for non-finite numbers", nonfinite, POLICIES)
-        if plateau is not None and not 0 < plateau < 1:
-            raise CeloError(f"plateau must be a share of the horizon, between 0 and 1, got {plateau!r}")
+        if plateau is not None:
+            check_plateau(plateau)
         options = options | {"rule": "learned"}
         _check_options(options)
         self._weights = weights
@@ -239,9 +235,7 @@ class LearnedOptimizer(Optimizer):
     @torch.no_grad()
     def _edit_schedule(self, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
         if not self._schedule_there:
-            raise CeloError(
-                f"{type(self).__name__} has no learned schedule; its steps are scaled by lr alone"
-            )
+            raise CeloError(f"{type(self).__name__} has no learned schedule; lr alone scales its steps")
         self._keep_schedule(change(self._schedule_state()))
 
     # ---------------------------------------------------------------------- numbers that are not finite
@@ -303,9 +297,11 @@ class LearnedOptimizer(Optimizer):
         for name in self._shared:
             group[name] = self.param_groups[0][name]
 
+    def _shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
+        return _adam.state_shapes(param) if group["rule"] == "adamw" else self._state_shapes(group, param)
+
     def _zero_state(self, group: dict[str, Any], param: Tensor) -> dict[str, Tensor]:
-        shapes = _adam.state_shapes(param) if group["rule"] == "adamw" else self._state_shapes(group, param)
-        return {name: _sharded.zeros(shape, param) for name, shape in shapes.items()}
+        return {name: _sharded.zeros(shape, param) for name, shape in self._shapes(group, param).items()}
 
     def _prepare(self, group: dict[str, Any], param: Tensor) -> None:
         """State beside the parameter, wherever that is by now: models are often moved after all is made."""
@@ -315,6 +311,7 @@ class LearnedOptimizer(Optimizer):
             mine = {id(p) for other in self.param_groups for p in other["params"]}
             for gone in [p for p in self.state if id(p) not in mine]:
                 del self.state[gone]
+        _check_shapes(state, self._shapes(group, param), param)  # a kernel would read past their ends
         for name, value in state.items():
             if value.device != param.device:
                 state[name] = (
@@ -345,18 +342,20 @@ class LearnedOptimizer(Optimizer):
           CeloError: if the state is that of another optimizer, or of parameters of other shapes.
         """
         loaded: dict[str, Any] = {}
-        # Last of the hooks: others may have changed what is to be loaded.
-        handle = self.register_load_state_dict_pre_hook(lambda _, states: loaded.update(states))
+        # Last of the hooks before, which may change what is loaded, and first of those after, which see it.
+        handles = (
+            self.register_load_state_dict_pre_hook(lambda _, states: loaded.update(states)),
+            self.register_load_state_dict_post_hook(lambda _: self._restore(loaded), prepend=True),
+        )
         before = self.state, self.param_groups
         try:
             super().load_state_dict(state_dict)
-        finally:
-            handle.remove()
-        try:
-            self._restore(loaded)
         except Exception:
             self.state, self.param_groups = before
             raise
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _restore(self, loaded: dict[str, Any]) -> None:
         """The loaded state as it was saved: PyTorch casts it to the parameters' dtypes."""
@@ -365,8 +364,7 @@ class LearnedOptimizer(Optimizer):
             if odd := sorted(theirs ^ {"rule", *self._shared}):
                 raise CeloError(
                     f"the state has {'' if odd[0] in theirs else 'no '}{odd[0]!r}: it was saved by another "
-                    f"optimizer than "
-                    f"{type(self).__name__}, or with other options; make the same one"
+                    f"optimizer than {type(self).__name__}, or with other options; make the same one"
                 )
             for index, p in zip(saved["params"], group["params"], strict=True):
                 self._restore_one(group, p, loaded["state"].get(index, {}))
@@ -378,13 +376,8 @@ class LearnedOptimizer(Optimizer):
 
     def _restore_one(self, group: dict[str, Any], param: Tensor, saved: dict[str, Any]) -> None:
         fresh = self._zero_state(group, param)
-        expected = {name: tuple(value.shape) for name, value in fresh.items()}
-        found = {name: tuple(getattr(value, "shape", ())) for name, value in saved.items()}
-        if saved and found != expected:
-            raise CeloError(
-                f"the state of a parameter {list(param.shape)} has {found}, expected {expected}: it was "
-                "saved for another model or optimizer; begin with a fresh state, or restore the same model"
-            )
+        if saved:
+            _check_shapes(saved, self._shapes(group, param), param)
         self.state[param] = fresh
         for name, value in saved.items():
             fresh[name].copy_(_sharded.placed(value.detach().to(param.device, torch.float32), fresh[name]))
@@ -414,12 +407,23 @@ class LearnedOptimizer(Optimizer):
 def _check_options(options: dict[str, Any]) -> None:
     if options["rule"] not in RULES:
         raise unknown_name("rule of a group", options["rule"], RULES)
+    if "kernel" in options:
+        _native.check_kernel(options["kernel"])
     if options["rule"] != "adamw" and not isinstance(options["lr"], Tensor):
         check_rate(options["lr"], "lr")
     for name in ("lr", "weight_decay", "min_rms"):
         value = options.get(name)
         if value is not None and not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
             raise CeloError(f"{name} must be finite and at least 0, got {value!r}")
+
+
+def _check_shapes(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], param: Tensor) -> None:
+    found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+    if found != expected:
+        raise CeloError(
+            f"the state of a parameter {list(param.shape)} has {found}, expected {dict(expected)}: it is of "
+            "another model or optimizer; begin with a fresh state, or restore the same model"
+        )
 
 
 def _check_gradients(grads: list[Tensor]) -> None:

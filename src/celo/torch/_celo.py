@@ -31,12 +31,7 @@ class _RuleOptimizer(LearnedOptimizer):
                 f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
                 f"{list(param.shape)}; put it into a group with per_layer=0"
             )
-        lead = param.shape[:layers]
-        one = _rule.zero_statistics(torch.empty(param.shape[layers:], device="meta"))
-        return {
-            name: (*lead, *x.shape) if name == "second_moment" else (x.shape[0], *lead, *x.shape[1:])
-            for name, x in one.items()
-        }
+        return _rule.statistics_shapes(tuple(param.shape), layers)
 
     def _steps(
         self, group: dict[str, Any], work: list[Work], taken: float | Tensor

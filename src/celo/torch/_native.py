@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from celo import _compile
-from celo._definitions import memory_layout
+from celo._definitions import RULE_WEIGHTS, memory_layout
 from celo._errors import CeloError, unknown_name
 from celo.torch._rule import Statistics
 
@@ -46,27 +46,36 @@ def available() -> bool:
     return True
 
 
+def check_kernel(kernel: str) -> None:
+    """Refuses a kernel that does not exist, and "native" without a compiler.
+
+    Raises:
+      CeloError: as it says.
+    """
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if kernel == "native":
+        library()
+
+
 def usable(kernel: str, device: torch.device) -> bool:
     """Whether tensors of a device are computed by the native kernels.
 
     Raises:
-      CeloError: for an unknown name, and for "native" where it does not work.
+      CeloError: for "native" on another device than a CPU.
     """
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
     if kernel == "native":
         if device.type != "cpu":
             raise CeloError(
                 f"the native kernel runs on CPUs, and parameters are on {device}; use kernel='auto'"
             )
-        library()
         return True
     return kernel == "auto" and device.type == "cpu" and available()
 
 
 def pack(theta: dict[str, Tensor], min_rms: float | Tensor) -> Tensor:
     """The rule's weights and the least size of a tensor, as the kernel reads them."""
-    weights = [theta[name].reshape(-1) for name in ("w0", "b0", "w1", "b1", "w2", "b2")]
+    weights = [theta[name].reshape(-1) for name in RULE_WEIGHTS]
     return torch.cat([*weights, torch.as_tensor(min_rms, dtype=torch.float32).reshape(1)])
 
 

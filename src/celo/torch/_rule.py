@@ -7,6 +7,7 @@ its inputs, once for the step.
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -60,21 +61,18 @@ class _Slice(NamedTuple):
         return x.narrow(self.axis, self.start, self.length)
 
 
-def zero_statistics(param: Tensor) -> dict[str, Tensor]:
-    """Statistics of one tensor before its first gradient, by name and without n; on the tensor's device."""
-    shape = tuple(param.shape)
-    axes = factored_axes(shape)
-    row = [1 if axes and axis == axes[0] else size for axis, size in enumerate(shape)]
-    col = [1 if axis == axes[1] else size for axis, size in enumerate(shape)] if axes else [0]
-
-    def zeros(*sizes: int) -> Tensor:
-        return torch.zeros(sizes, dtype=torch.float32, device=param.device)
-
+@cache
+def statistics_shapes(shape: tuple[int, ...], layers: int = 0) -> dict[str, tuple[int, ...]]:
+    """The shapes of one tensor's statistics by name, without n; its first `layers` axes count tensors."""
+    lead, one = shape[:layers], shape[layers:]
+    axes = factored_axes(one)
+    row = tuple(1 if axes and axis == axes[0] else size for axis, size in enumerate(one))
+    col = tuple(1 if axis == axes[1] else size for axis, size in enumerate(one)) if axes else (0,)
     return {
-        "momenta": zeros(len(MOMENTUM_DECAYS), *shape),
-        "second_moment": zeros(*shape),
-        "row": zeros(len(FACTORED_DECAYS), *row),
-        "col": zeros(len(FACTORED_DECAYS), *col),
+        "momenta": (len(MOMENTUM_DECAYS), *shape),
+        "second_moment": shape,
+        "row": (len(FACTORED_DECAYS), *lead, *row),
+        "col": (len(FACTORED_DECAYS), *lead, *col),
     }
 
 

@@ -12,13 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import require_value
+from celo._definitions import DOUBLING_STEPS, POLICIES, SMALLEST_SCALE
 from celo._errors import unknown_name
 from celo._tree import scaled
 from celo._types import Array, OptState, Params, Updates
-
-POLICIES = ("repair", "hold", "skip", "shrink")
-SMALLEST_SCALE = 2.0**-10
-DOUBLING_STEPS = 100  # good steps in which a scale of "shrink" doubles
 
 
 class NonfiniteState(NamedTuple):
