@@ -25,7 +25,7 @@ bench: $(VENV)/.dev
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[data,plots]"
+	$(BIN)/python -m pip install --quiet --editable ".[suite,plots]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.demo
