@@ -69,6 +69,8 @@ def first_theta(recipe: Recipe, key: Key) -> Theta:
     extra = {}
     if recipe.orthogonalize:
         extra["log_matrix_gain"] = jnp.zeros((), jnp.float32)
+    if recipe.start_power:
+        extra["start_power"] = jnp.float32(recipe.start_power)
     if recipe.min_rms:
         extra["log_min_rms"] = jnp.log(jnp.float32(recipe.min_rms))
     if extra:

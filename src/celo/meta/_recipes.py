@@ -44,6 +44,11 @@ class Recipe:
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     rule_start: str = _setting("normal", f"first weights of the rule: {' or '.join(RULE_STARTS)}")
     orthogonalize: bool = _setting(False, "whether the rule's steps of matrices are orthogonalised")
+    start_power: float = _setting(
+        0.0,
+        "how far a matrix's size at its first step stands for its size in the length of its steps, from 0 to 1; "
+        "trained along with the rule",
+    )
     min_rms: float = _setting(
         0.0, "size, as root mean square, that a tensor counts as at least; trained along with the rule"
     )
@@ -116,7 +121,7 @@ class Recipe:
                 raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
-        for name in ("horizon_power", "min_rms"):
+        for name in ("horizon_power", "min_rms", "start_power"):
             if not math.isfinite(getattr(self, name)):
                 raise CeloError(f"{name} must be finite, got {getattr(self, name)}")
         if self.horizon_max < max(self.horizon_min, self.truncation_length):
@@ -143,6 +148,7 @@ class Recipe:
         wanted = (
             ("rule_start", "normal", has_rule, "Celo's update rule"),
             ("orthogonalize", False, has_rule, "Celo's update rule"),
+            ("start_power", 0.0, has_rule and self.orthogonalize, "an update rule with orthogonalised steps"),
             ("min_rms", 0.0, has_rule, "Celo's update rule"),
             ("rule_schedule", "constant", entry.phases[0].decayed, "a rule with a decayed form"),
             ("imitation_steps", 0, has_rule and has_schedule, "Celo's update rule and scheduler"),

@@ -4,7 +4,9 @@ Celo (arXiv 2501.12670), section 3; `_kernels.rule_network` has the mathematics 
 begins at zero hardly moves under the published rule. Ours may have one weight more, `log_min_rms`: in the
 length of its step a tensor counts as at least the exponential of that. And where they have `log_matrix_gain`,
 the steps of matrices are orthogonalised (`_kernels.orthogonal`): each keeps its root mean square, times the
-exponential of that weight.
+exponential of that weight. A step in proportion to the matrix's own size lets that size grow as a power of the
+number of steps, and large steps then grow without end; with the weight `start_power`, s, the step is
+in proportion to size^(1 - s) * first size^s.
 """
 
 import dataclasses
@@ -17,11 +19,18 @@ import jax.numpy as jnp
 import optax
 
 from celo._arguments import check_shapes, require_params
-from celo._definitions import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
+from celo._definitions import (
+    FACTORED_DECAYS,
+    HIDDEN,
+    MOMENTUM_DECAYS,
+    NUM_INPUTS,
+    NUM_OUTPUTS,
+    RMS_FLOOR,
+)
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
 from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, per_leaf, stackable
-from celo._kernels.statistics import TensorStats, init_stats
+from celo._kernels.statistics import TensorStats, init_stats, rms
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -39,6 +48,7 @@ class RuleState(NamedTuple):
     second_moment: Params
     row: tuple[Params, ...]
     col: tuple[Params, ...]
+    first_size: Params | None = None  # each tensor's root mean square at its first step, 0 before; if θ asks
 
     holds_gradient_statistics = True  # `guard_nonfinite` keeps them as they were
 
@@ -48,7 +58,8 @@ class UpdateRule(LearnedOptimizer):
     """Celo's update rule by itself: the optimizer of meta-training's first phase.
 
     It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
-    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms and log_matrix_gain.
+    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms, log_matrix_gain and
+    start_power.
 
     Attributes:
       kernel: "auto" (see `_kernels.native.resolve`), "native" or "xla".
@@ -72,6 +83,7 @@ class UpdateRule(LearnedOptimizer):
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {
         f"{GROUP}/log_min_rms": (),
         f"{GROUP}/log_matrix_gain": (),
+        f"{GROUP}/start_power": (),
     }
 
     def __post_init__(self):
@@ -99,7 +111,7 @@ class UpdateRule(LearnedOptimizer):
         Raises:
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
-        del theta, num_steps
+        del num_steps
         leaves, treedef = jax.tree.flatten(params)
         for leaf in leaves:
             if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -108,7 +120,11 @@ class UpdateRule(LearnedOptimizer):
                     "leave others out with optax.masked"
                 )
         layers = leading_axes(self.per_layer, params)
-        return _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
+        state = _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
+        if "start_power" not in theta[GROUP]:
+            return state
+        zeros = [jnp.zeros(p.shape[:axes], jnp.float32) for p, axes in zip(leaves, layers, strict=True)]
+        return state._replace(first_size=jax.tree.unflatten(treedef, zeros))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -138,19 +154,35 @@ class UpdateRule(LearnedOptimizer):
             results = over_stack(of_tensor, [tensors[i] for i in group])
             for i, result in zip(group, results, strict=True):
                 steps[i] = result
-        updates = self._orthogonalized(theta, params, [update for update, _ in steps], layers, kernel)
+        state = _pack([stats for _, stats in steps], treedef)._replace(first_size=state.first_size)
+        updates, state = self._orthogonalized(theta, params, [update for update, _ in steps], state, kernel)
         updates = [update.astype(p.dtype) for update, p in zip(updates, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+        return jax.tree.unflatten(treedef, updates), state
 
     def _orthogonalized(
-        self, theta: Theta, params: Params, updates: list[Array], layers: list[int], kernel: str
-    ) -> list[Array]:
-        """The updates, those of matrices orthogonalised where that is wanted."""
+        self, theta: Theta, params: Params, updates: list[Array], state: RuleState, kernel: str
+    ) -> tuple[list[Array], RuleState]:
+        """The updates, those of matrices orthogonalised where that is wanted, and their first sizes kept."""
+        layers = leading_axes(self.per_layer, params)
         log_gain = theta[GROUP].get("log_matrix_gain")
         wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=log_gain is not None)
         replaced = orthogonal.orthogonalized(updates, wanted, layers, kernel)
-        gain = 1.0 if log_gain is None else jnp.exp(log_gain)
-        return [gain * replaced[i] if i in replaced else update for i, update in enumerate(updates)]
+        gain = jnp.ones(()) if log_gain is None else jnp.exp(log_gain)
+        gains = {i: gain for i in replaced}
+        if state.first_size is not None:
+            leaves, treedef = jax.tree.flatten(params)
+            first = treedef.flatten_up_to(state.first_size)
+            for i in replaced:
+                size = over_slices(_size, layers[i])(leaves[i])
+                first[i] = jnp.where(first[i] == 0.0, size, first[i])
+                least = self._least_rms(theta)
+                shrunk = jnp.maximum(first[i], least) / jnp.maximum(size, least)
+                gains[i] = gain * shrunk ** theta[GROUP]["start_power"]
+            state = state._replace(first_size=jax.tree.unflatten(treedef, first))
+        for i, matrix in replaced.items():
+            of_matrix = gains[i].reshape(*gains[i].shape, *(1,) * (matrix.ndim - gains[i].ndim))
+            updates[i] = of_matrix * matrix
+        return updates, state
 
     def _least_rms(self, theta: Theta) -> float | Array:
         """The least size of a tensor: what the caller says, else θ, else none."""
@@ -176,6 +208,11 @@ def _check_stats(path: str, param: Array, stats: TensorStats, layers: int) -> No
                     f"{wanted} belongs: the state was made for other parameters or another per_layer. "
                     "Begin with tx.init(params), or restore the parameters that belong to the state"
                 )
+
+
+def _size(param: Array) -> Array:
+    """What the rule's steps are in proportion to; above 0."""
+    return rms(param.astype(jnp.float32), RMS_FLOOR)
 
 
 @cache
