@@ -46,8 +46,8 @@ class Recipe:
     orthogonalize: bool = _setting(False, "whether the rule's steps of matrices are orthogonalised")
     start_power: float = _setting(
         0.0,
-        "how far a matrix's size at its first step stands for its size in the length of its steps, from 0 to 1; "
-        "trained along with the rule",
+        "power of a matrix's size at its first step in the length of its steps, where its own size has the "
+        "rest: from 0 to 1, trained along with the rule",
     )
     min_rms: float = _setting(
         0.0, "size, as root mean square, that a tensor counts as at least; trained along with the rule"

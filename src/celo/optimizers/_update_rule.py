@@ -4,9 +4,10 @@ Celo (arXiv 2501.12670), section 3; `_kernels.rule_network` has the mathematics 
 begins at zero hardly moves under the published rule. Ours may have one weight more, `log_min_rms`: in the
 length of its step a tensor counts as at least the exponential of that. And where they have `log_matrix_gain`,
 the steps of matrices are orthogonalised (`_kernels.orthogonal`): each keeps its root mean square, times the
-exponential of that weight. A step in proportion to the matrix's own size lets that size grow as a power of the
-number of steps, and large steps then grow without end; with the weight `start_power`, s, the step is
-in proportion to size^(1 - s) * first size^s.
+exponential of that weight.
+
+Steps in proportion to a matrix's own size let that size grow exponentially, and large ones then diverge. With
+the weight `start_power`, s, the step of a matrix is in proportion to size^(1 - s) * (size at the first step)^s.
 """
 
 import dataclasses
@@ -168,7 +169,7 @@ class UpdateRule(LearnedOptimizer):
         wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=log_gain is not None)
         replaced = orthogonal.orthogonalized(updates, wanted, layers, kernel)
         gain = jnp.ones(()) if log_gain is None else jnp.exp(log_gain)
-        gains = {i: gain for i in replaced}
+        gains = dict.fromkeys(replaced, gain)
         if state.first_size is not None:
             leaves, treedef = jax.tree.flatten(params)
             first = treedef.flatten_up_to(state.first_size)

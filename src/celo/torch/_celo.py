@@ -31,7 +31,10 @@ class _RuleOptimizer(LearnedOptimizer):
                 f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
                 f"{list(param.shape)}; put it into a group with per_layer=0"
             )
-        return _rule.statistics_shapes(tuple(param.shape), layers)
+        shapes = _rule.statistics_shapes(tuple(param.shape), layers)
+        if "start_power" in self._weights.theta[RULE]:
+            shapes["first_size"] = tuple(param.shape[:layers])
+        return shapes
 
     def _steps(
         self, group: dict[str, Any], work: list[Work], taken: float | Tensor
@@ -55,10 +58,21 @@ def _wants_matrix(
     return matrix_shape(shape, outputs_first=True) if wanted else None
 
 
-def _matrix_gain(theta: _rule.Theta) -> Tensor:
-    """What orthogonalised steps are multiplied by."""
+def _matrix_gains(
+    theta: _rule.Theta, item: Work, layers: int, least: float | Tensor, taken: float | Tensor
+) -> Tensor:
+    """[n], what a tensor's n orthogonalised steps are multiplied by; keeps the sizes at the first one."""
     log_gain = theta.get("log_matrix_gain")
-    return theta["w0"].new_ones(()) if log_gain is None else log_gain.exp()
+    gain = theta["w0"].new_ones(()) if log_gain is None else log_gain.exp()
+    count = math.prod(item.value.shape[:layers])
+    if "start_power" not in theta:
+        return gain.expand(count)
+    size = _rule.sizes(item.value.float().reshape(count, -1))
+    before = item.state["first_size"].view(count)
+    first = torch.where(before == 0.0, size, before)
+    before.copy_(torch.where(torch.as_tensor(taken, device=before.device).bool(), first, before))
+    shrunk = first.clamp(min=least) / size.clamp(min=least)
+    return gain * shrunk ** theta["start_power"]
 
 
 def _eager_steps(
@@ -76,7 +90,8 @@ def _eager_steps(
                 _take_apart(batch, name, joined)
         matrix = _wants_matrix(theta, group, tuple(shape[1:]))
         if matrix:
-            steps = polar_factor(steps.view(-1, *matrix)).mul_(_matrix_gain(theta)).view(shape)
+            gains = [_matrix_gains(theta, item, group["per_layer"], least, taken) for item in batch]
+            steps = polar_factor(steps.view(-1, *matrix)).mul_(torch.cat(gains).view(-1, 1, 1)).view(shape)
         counts = [math.prod(x.value.shape[: group["per_layer"]]) for x in batch]
         for item, step in zip(batch, steps.split(counts), strict=True):
             yield item, step.view(item.value.shape)
@@ -89,6 +104,7 @@ def _native_steps(
     packed = _native.pack(theta, least)
     steps: list[Tensor] = []
     matrices: list[Tensor] = []
+    gains: list[Tensor] = []
     for item in work:
         for name, x in item.state.items():
             if not x.is_contiguous():
@@ -103,9 +119,10 @@ def _native_steps(
                 new.copy_(torch.where(taken.bool(), new, old))
         if matrix := _wants_matrix(theta, group, tuple(shape[1:])):
             matrices.append(step.view(-1, *matrix))
+            gains.append(_matrix_gains(theta, item, group["per_layer"], least, taken))
         steps.append(step.view(item.value.shape))
     if matrices:
-        _native.orthogonalize(matrices, _matrix_gain(theta))
+        _native.orthogonalize(matrices, torch.cat(gains))
     yield from zip(work, steps, strict=True)
 
 

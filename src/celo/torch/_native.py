@@ -102,7 +102,7 @@ def _rule_steps(
     return update
 
 
-def _orthogonalize(matrices: list[Tensor], gain: Tensor) -> None:
+def _orthogonalize(matrices: list[Tensor], gains: Tensor) -> None:
     pointers, rows, columns = [], [], []
     for x in matrices:
         for i in range(x.shape[0]):
@@ -119,7 +119,7 @@ def _orthogonalize(matrices: list[Tensor], gain: Tensor) -> None:
         (ctypes.c_int64 * count)(*columns),
         ctypes.c_void_p(lengths.data_ptr()),
     )
-    lengths *= gain
+    lengths *= gains
     for x, part in zip(matrices, lengths.split([x.shape[0] for x in matrices]), strict=True):
         x.mul_(part.view(-1, 1, 1))
 
@@ -147,7 +147,10 @@ def rule_steps(theta: Tensor, stats: Statistics, grads: Tensor, params: Tensor) 
     return call(theta, grads, params, *stats)
 
 
-def orthogonalize(matrices: list[Tensor], gain: Tensor) -> None:
-    """Each of [n, rows, columns], float32 and contiguous, made its polar factors, `gain` times as long."""
+def orthogonalize(matrices: list[Tensor], gains: Tensor) -> None:
+    """Each of [n, rows, columns], float32 and contiguous, made its polar factors, `gains` times as long.
+
+    `gains` has one number for each matrix, in their order.
+    """
     call = _orthogonalize_op if torch.compiler.is_compiling() else _orthogonalize
-    call(matrices, gain)
+    call(matrices, gains)

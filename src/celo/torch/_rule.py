@@ -119,8 +119,7 @@ def steps(
     names = _WHOLE if axes else tuple(INPUTS)
     first_layer = torch.cat([_rows(theta, name) for name in names]) * scale  # [n, inputs, 4]
     along = (_along(theta, stats.row, _ALONG_ROW), _along(theta, stats.col, _ALONG_COL)) if axes else ()
-    mean_square = params.square().flatten(1).mean(dim=1)
-    length = STEP_SCALE * torch.sqrt(mean_square + RMS_FLOOR).clamp(min=min_rms)
+    length = STEP_SCALE * sizes(params).clamp(min=min_rms)
     length = length.view(count, *(1,) * len(shape))
     if len(slices) == 1:
         return _network(theta, first_layer, along, inputs, shape) * length
@@ -131,6 +130,11 @@ def steps(
         here = [part.of(x) for x in along]
         target.copy_(_network(theta, first_layer, here, inputs, tuple(target.shape[1:])) * length)
     return result
+
+
+def sizes(params: Tensor) -> Tensor:
+    """What the steps of each of n tensors [n, *S] are in proportion to: root mean squares [n], above 0."""
+    return torch.sqrt(params.square().flatten(1).mean(dim=1) + RMS_FLOOR)
 
 
 def _slices(shape: tuple[int, ...], most: int) -> list[_Slice]:

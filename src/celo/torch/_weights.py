@@ -40,7 +40,7 @@ _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     },
 }
 _OPTIONAL: dict[str, dict[str, tuple[int, ...]]] = {
-    RULE: {"log_min_rms": (), "log_matrix_gain": ()},
+    RULE: {"log_min_rms": (), "log_matrix_gain": (), "start_power": ()},
     SCHEDULE: {"horizon_w": ()},
 }
 
