@@ -109,3 +109,22 @@ def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
     results = jax.lax.map(lambda arguments: function(*arguments), stacked)
     return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(tensors))]
+
+
+def over_tensors(
+    function: Callable[..., Any], tensors: list[tuple[Any, ...]], layers: list[int], groups: list[list[int]]
+) -> list[Any]:
+    """`function` of each tensor's arguments.
+
+    Args:
+      function: of the arguments of one tensor.
+      tensors: a tuple of arguments for each.
+      layers: how many leading axes of all arguments of each count tensors.
+      groups: which are computed together, as `stackable` gives them.
+    """
+    results: list[Any] = [None] * len(tensors)
+    for group in groups:
+        of_tensor = over_slices(function, layers[group[0]])
+        for i, result in zip(group, over_stack(of_tensor, [tensors[i] for i in group]), strict=True):
+            results[i] = result
+    return results

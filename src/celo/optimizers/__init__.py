@@ -13,6 +13,7 @@ from celo.optimizers._horizon import cool_down, with_horizon
 from celo.optimizers._registry import OPTIMIZERS, Entry, TrainingPhase
 from celo.optimizers._schedule import scale_by_celo_schedule
 from celo.optimizers._update_rule import UpdateRule, celo_rule, scale_by_celo_rule
+from celo.optimizers._velo import Velo, velo
 
 __all__ = [
     "OPTIMIZERS",
@@ -23,6 +24,7 @@ __all__ = [
     "LearnedOptimizer",
     "TrainingPhase",
     "UpdateRule",
+    "Velo",
     "as_optax",
     "celo",
     "celo_adam",
@@ -30,5 +32,6 @@ __all__ = [
     "cool_down",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
+    "velo",
     "with_horizon",
 ]

@@ -5,6 +5,7 @@ conversion, evaluation, `celo info` and the contract tests all read this table.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import optax
@@ -16,6 +17,7 @@ from celo.optimizers._decayed_rule import DecayedRule
 from celo.optimizers._schedule import GROUP as SCHEDULER
 from celo.optimizers._update_rule import GROUP as RULE
 from celo.optimizers._update_rule import UpdateRule, celo_rule
+from celo.optimizers._velo import MIXTURE_SCALES, Velo, velo
 
 MakeOptimizer = Callable[..., LearnedOptimizer]  # takes kernel=
 
@@ -60,6 +62,14 @@ def _rule_transform(num_steps: int, **settings) -> optax.GradientTransformationE
     return celo_rule(**settings)
 
 
+def _velo(architecture: str, **sizes: int) -> Entry:
+    """VeLO in one of its sizes, trained in one go."""
+    scale = MIXTURE_SCALES[architecture]
+    optimizer = functools.partial(Velo, mixture_scale=scale, **sizes)
+    transform = functools.partial(velo, mixture_scale=scale)
+    return Entry(optimizer, transform, (TrainingPhase("rule", Velo.theta_groups, optimizer),))
+
+
 _RULE_PHASE = TrainingPhase("rule", (RULE,), UpdateRule, decayed=DecayedRule)
 
 OPTIMIZERS: dict[str, Entry] = {
@@ -77,4 +87,7 @@ OPTIMIZERS: dict[str, Entry] = {
     ),
     "celo_adam": Entry(CeloAdam, celo_adam, (TrainingPhase("scheduler", (SCHEDULER,), CeloAdam),)),
     "celo_rule": Entry(UpdateRule, _rule_transform, (_RULE_PHASE,)),
+    "velo_s": _velo("velo_s"),
+    "velo": _velo("velo", units=512, banks=256),
+    "velo_4000": _velo("velo_4000", units=512, banks=256),  # as released by VeLO's authors
 }

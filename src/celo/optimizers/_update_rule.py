@@ -20,7 +20,7 @@ from celo._arguments import check_shapes, require_params
 from celo._definitions import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
-from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, per_leaf, stackable
+from celo._kernels.stacking import PerLayer, leading_axes, over_tensors, per_leaf, stackable
 from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -108,39 +108,23 @@ class UpdateRule(LearnedOptimizer):
                     "leave others out with optax.masked"
                 )
         layers = leading_axes(self.per_layer, params)
-        return _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
+        return pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, RuleState]:
         """One step of the rule for every tensor."""
         del value
-        leaves, treedef = jax.tree.flatten(params)
-        grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
-        stats = tensor_stats(state, treedef)
-        check_shapes(params, grads, "its gradient")
-        paths = jax.tree_util.tree_leaves_with_path(params)
-        for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
-            _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
-            if kernel == "native":
-                native.check_whole(leaf, jax.tree_util.keystr(path))
-        step = partial(_tensor_update, kernel, self._least_rms(theta), theta[GROUP])
-        tensors = list(zip(stats, grad_leaves, leaves, strict=True))
-        steps: list[Any] = [None] * len(leaves)
-        if kernel == "native":  # compiled already: nothing is gained by stacking
-            groups = [[i] for i in range(len(leaves))]
-        else:
-            groups = stackable(params, [(n, grad.dtype) for n, grad in zip(layers, grad_leaves, strict=True)])
-        for group in groups:
-            of_tensor = over_slices(step, layers[group[0]])
-            results = over_stack(of_tensor, [tensors[i] for i in group])
-            for i, result in zip(group, results, strict=True):
-                steps[i] = result
+        tensors = checked_tensors(state, grads, params, layers, kernel)
+        step = partial(tensor_update, kernel, self._least_rms(theta), theta[GROUP])
+        groups = computed_together(tensors, layers, kernel)
+        steps = over_tensors(step, tensors, layers, groups)
         updates = self._orthogonalized(theta, params, [update for update, _ in steps], layers, kernel)
-        updates = [update.astype(p.dtype) for update, p in zip(updates, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+        updates = [update.astype(p.dtype) for update, (_, _, p) in zip(updates, tensors, strict=True)]
+        treedef = jax.tree.structure(params)
+        return jax.tree.unflatten(treedef, updates), pack([stats for _, stats in steps], treedef)
 
     def _orthogonalized(
         self, theta: Theta, params: Params, updates: list[Array], layers: list[int], kernel: str
@@ -157,6 +141,43 @@ class UpdateRule(LearnedOptimizer):
         if self.min_rms is not None:
             return self.min_rms
         return jnp.exp(theta[GROUP]["log_min_rms"]) if "log_min_rms" in theta[GROUP] else 0.0
+
+
+RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
+
+
+def checked_tensors(
+    state: RuleState, grads: Updates, params: Params, layers: list[int], kernel: str
+) -> list[RuleTensor]:
+    """What belongs to each tensor, in the order of the parameters' leaves.
+
+    Args:
+      state: the rule's.
+      grads: a pytree like the parameters.
+      params: the parameters.
+      layers: how many leading axes of each count tensors.
+      kernel: what will compute, "native" or "xla".
+
+    Raises:
+      CeloError: if state or gradients have other shapes, or the kernel takes whole tensors
+        and one is split.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    stats = tensor_stats(state, treedef)
+    check_shapes(params, grads, "its gradient")
+    for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
+        _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
+        if kernel == "native":
+            native.check_whole(leaf, jax.tree_util.keystr(path))
+    return list(zip(stats, treedef.flatten_up_to(grads), [leaf for _, leaf in paths], strict=True))
+
+
+def computed_together(tensors: list[RuleTensor], layers: list[int], kernel: str) -> list[list[int]]:
+    """Groups of tensors that are stacked for the rule, as indices."""
+    if kernel == "native":  # compiled already: nothing is gained by stacking
+        return [[i] for i in range(len(tensors))]
+    dtypes = [grad.dtype for _, grad, _ in tensors]
+    return stackable([param for _, _, param in tensors], list(zip(layers, dtypes, strict=True)))
 
 
 def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
@@ -185,7 +206,7 @@ def _stats_shapes(shape: tuple[int, ...], layers: int) -> list[tuple[int, ...]]:
     return [jax.tree.leaves(field)[0].shape for field in stats]
 
 
-def _tensor_update(
+def tensor_update(
     kernel: str,
     min_rms: float | Array,
     theta: dict[str, Array],
@@ -200,7 +221,7 @@ def _tensor_update(
     return form.tensor_update(theta, stats, grad, param, min_rms)
 
 
-def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
+def pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
     """Statistics of each tensor -> a state whose leaves are pytrees like the parameters."""
 
     def tree(leaves: Sequence[Array]) -> Params:

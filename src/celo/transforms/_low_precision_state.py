@@ -47,19 +47,27 @@ def in_bfloat16(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTran
     """`tx` with the float32 arrays of its state stored in bfloat16."""
 
     def init_fn(params: Params) -> CompactState:
-        state = tx.init(params)
-        return CompactState(_rounded(state, jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32))
+        return compacted(tx.init(params))
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, CompactState]:
-        wide = jax.tree.map(
-            lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner_state
-        )
-        updates, wide = tx.update(updates, wide, params, **extra_args)
-        return updates, CompactState(_rounded(wide, state.step), state.step + 1)
+        updates, wide = tx.update(updates, widened(state), params, **extra_args)
+        return updates, compacted(wide, state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def compacted(state: OptState, before: CompactState | None = None) -> CompactState:
+    """`state` in bfloat16: the first, or the one that follows `before`."""
+    if before is None:
+        return CompactState(_rounded(state, jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32))
+    return CompactState(_rounded(state, before.step), before.step + 1)
+
+
+def widened(state: CompactState) -> OptState:
+    """The state that was rounded, in float32 again."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner_state)
 
 
 def _rounded(state: OptState, count: Array) -> OptState:
