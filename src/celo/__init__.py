@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         rnn_mlp,
         scale_by_celo_rule,
         scale_by_celo_schedule,
+        velo,
         with_horizon,
     )
     from celo.transforms import accumulate, guard_nonfinite, label_params, plan, state_sharding
@@ -56,6 +57,7 @@ _HOMES = {
     "scale_by_celo_rule": "celo.optimizers",
     "scale_by_celo_schedule": "celo.optimizers",
     "state_sharding": "celo.transforms",
+    "velo": "celo.optimizers",
     "with_horizon": "celo.optimizers",
 }
 _FACES = ("convert", "data", "evaluate", "meta", "optimizers", "tasks", "torch", "transforms", "weights")
@@ -81,6 +83,7 @@ __all__ = [
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
     "state_sharding",
+    "velo",
     "with_horizon",
 ]
 

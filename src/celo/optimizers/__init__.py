@@ -16,6 +16,7 @@ from celo.optimizers._registry import OPTIMIZERS, Entry, TrainingPhase
 from celo.optimizers._rnn_mlp import RNNMLP, rnn_mlp
 from celo.optimizers._schedule import scale_by_celo_schedule
 from celo.optimizers._update_rule import UpdateRule, celo_rule, scale_by_celo_rule
+from celo.optimizers._velo import Velo, velo
 
 __all__ = [
     "OPTIMIZERS",
@@ -29,6 +30,7 @@ __all__ = [
     "NNAdam",
     "TrainingPhase",
     "UpdateRule",
+    "Velo",
     "adafac_mlp",
     "as_optax",
     "celo",
@@ -39,5 +41,6 @@ __all__ = [
     "rnn_mlp",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
+    "velo",
     "with_horizon",
 ]

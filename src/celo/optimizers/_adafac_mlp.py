@@ -64,8 +64,8 @@ class AdafacMLP(LearnedOptimizer):
     """The whole optimizer, as meta-training takes it. It reads neither the horizon nor the loss.
 
     θ is {"adafac_mlp": {w0 [39, hidden], b0, w1 [hidden, hidden], b1, w2 [hidden, 2], b2, momentum_decays
-    [3], second_moment_decay [], factored_decays [3]}}, 197 weights at 4 hidden units. Weights of a decay d say
-    how far log(1 - d) / 10 is from that of Celo's decay. There may be a scalar `log_step`: steps are the
+    [3], second_moment_decay [], factored_decays [3]}}, 197 weights at 4 hidden units. Those of a decay d say
+    how far log(1 - d) / 10 is from that of Celo's. There may be a scalar `log_step`: steps are the
     exponential of it times as long.
 
     Attributes:

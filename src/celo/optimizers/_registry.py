@@ -24,6 +24,7 @@ from celo.optimizers._rnn_mlp import RNNMLP, rnn_mlp
 from celo.optimizers._schedule import GROUP as SCHEDULER
 from celo.optimizers._update_rule import GROUP as RULE
 from celo.optimizers._update_rule import UpdateRule, celo_rule
+from celo.optimizers._velo import MIXTURE_SCALES, Velo, velo
 
 MakeOptimizer = Callable[..., LearnedOptimizer]  # takes kernel=
 
@@ -79,6 +80,14 @@ def _in_one_go(optimizer: MakeOptimizer, group: str, make: Callable[..., Any]) -
     return Entry(optimizer, _without_horizon(make), (TrainingPhase("rule", (group,), optimizer),))
 
 
+def _velo(architecture: str, **sizes: int) -> Entry:
+    """VeLO in one of its sizes, trained in one go."""
+    scale = MIXTURE_SCALES[architecture]
+    optimizer = partial(Velo, mixture_scale=scale, **sizes)
+    transform = partial(velo, mixture_scale=scale)
+    return Entry(optimizer, transform, (TrainingPhase("rule", Velo.theta_groups, optimizer),))
+
+
 _RULE_PHASE = TrainingPhase("rule", (RULE,), UpdateRule, decayed=DecayedRule)
 
 OPTIMIZERS: dict[str, Entry] = {
@@ -100,4 +109,7 @@ OPTIMIZERS: dict[str, Entry] = {
     "mulo": _in_one_go(partial(AdafacMLP, hidden=32), ADAFAC_MLP, adafac_mlp),
     "nn_adam": _in_one_go(NNAdam, NN_ADAM, nn_adam),
     "rnn_mlp": _in_one_go(RNNMLP, RNN_MLP, rnn_mlp),
+    "velo_s": _velo("velo_s"),
+    "velo": _velo("velo", units=512, banks=256),
+    "velo_4000": _velo("velo_4000", units=512, banks=256),  # as released by VeLO's authors
 }

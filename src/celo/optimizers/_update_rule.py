@@ -154,8 +154,8 @@ def checked_tensors(
       kernel: what will compute, "native" or "xla".
 
     Raises:
-      CeloError: if state or gradients have other shapes, or a tensor is split where the kernel takes whole
-        ones.
+      CeloError: if state or gradients have other shapes, or the kernel takes whole tensors
+        and one is split.
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     stats = tensor_stats(state, treedef)
