@@ -1,4 +1,4 @@
-"""AdaFac-MLP, RNN-MLP and NN-Adam against recordings of the published code, and against a reading under stress.
+"""AdaFac-MLP, RNN-MLP and NN-Adam against recordings of the published code, and under stress a reading.
 
 Recordings are of gradients as a training has them. What becomes of spikes, of gradients of zero and of odd
 losses is compared with `mlps_reading`, which the recordings hold to the published code.
