@@ -6,6 +6,7 @@ itself in a step, bfloat16 has a resolution of 1/256, and so it would never move
 of element, tensor and step: a resumed run equals an uninterrupted one.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,17 +44,23 @@ def check_state_dtype(dtype: Any) -> str:
     return name
 
 
-def in_bfloat16(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """`tx` with the float32 arrays of its state stored in bfloat16."""
+def in_bfloat16(
+    tx: optax.GradientTransformationExtraArgs, field: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` with the float32 arrays of its state, or of one field of it, stored in bfloat16."""
 
-    def init_fn(params: Params) -> CompactState:
-        return compacted(tx.init(params))
+    def replaced(state: OptState, change: Callable[[Any], OptState]) -> OptState:
+        return change(state) if field is None else state._replace(**{field: change(getattr(state, field))})
+
+    def init_fn(params: Params) -> OptState:
+        return replaced(tx.init(params), compacted)
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, CompactState]:
-        updates, wide = tx.update(updates, widened(state), params, **extra_args)
-        return updates, compacted(wide, state)
+    ) -> tuple[Updates, OptState]:
+        before = state if field is None else getattr(state, field)
+        updates, wide = tx.update(updates, replaced(state, widened), params, **extra_args)
+        return updates, replaced(wide, lambda part: compacted(part, before))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
