@@ -127,6 +127,11 @@ VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
 ADAM_DECAYS = (0.9, 0.999)
 ADAM_ROOT_FLOOR, ADAM_FLOOR = 1e-10, 1e-8  # added inside the root, and to it
 
+# ------------------------------------------------- AdaFac-MLP (arXiv 2203.11860), RNN-MLP (arXiv 2009.11243)
+
+TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # steps
+LARGEST_GRADIENT = 1e15  # where a rule clips none: sums of squares of larger ones are infinite in float32
+
 # -------------------------------------------------------------------------------- numbers that are not finite
 
 POLICIES = ("repair", "hold", "skip", "shrink")  # `celo.guard_nonfinite` says what each does

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_shapes, require_params
+from celo._arguments import check_floating, check_shapes, require_params
 from celo._definitions import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
@@ -100,13 +100,8 @@ class UpdateRule(LearnedOptimizer):
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
         del theta, num_steps
+        check_floating(params)
         leaves, treedef = jax.tree.flatten(params)
-        for leaf in leaves:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise CeloError(
-                    f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
-                    "leave others out with optax.masked"
-                )
         layers = leading_axes(self.per_layer, params)
         return pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
 
@@ -325,9 +320,12 @@ def scale_by_celo_rule(
 
 
 def scale_by_rule(
-    rule: UpdateRule, weights: BoundWeights, state_dtype: Any
+    rule: LearnedOptimizer, weights: BoundWeights, state_dtype: Any, field: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """`scale_by_celo_rule` of weights that have been read."""
+    """`scale_by_celo_rule` of weights that have been read, or another optimizer without horizon and loss.
+
+    `field` is that of the state which can be kept in bfloat16; None: all of it.
+    """
     narrow = check_state_dtype(state_dtype) == "bfloat16"
 
     def init_fn(params: Params) -> RuleState:
@@ -341,7 +339,7 @@ def scale_by_rule(
         return rule.update(weights.theta, updates, state, require_params(params), value=jnp.zeros(()))
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return in_bfloat16(tx) if narrow else tx
+    return in_bfloat16(tx, field) if narrow else tx
 
 
 def celo_rule(
