@@ -162,8 +162,8 @@ def averaging(num_steps: Array) -> Averaging:
 def published_averaging(num_steps: Array) -> Averaging:
     """`averaging` in the order of the published code, whose rounding weights were trained with.
 
-    In the first steps all averages are nearly equal, and features are quotients of their differences: rounding
-    reaches their third digit at a horizon of 1,000, and the first at 1,000,000.
+    In the first steps all averages are nearly equal, and features are quotients of their differences:
+    rounding reaches their third digit at a horizon of 1,000, and the first at 1,000,000.
     """
     longest = jnp.log10(num_steps.astype(jnp.float32))
     exponents = jnp.linspace(1.0, longest, NUM_LOSS_AVERAGES, dtype=jnp.float32)

@@ -63,7 +63,7 @@ from celo.optimizers._update_rule import (
     pack,
     tensor_update,
 )
-from celo.transforms._low_precision_state import CompactState, check_state_dtype, compacted, widened
+from celo.transforms._low_precision_state import CompactState, check_state_dtype, in_bfloat16
 
 BANK, CONTROLLER = "rule_bank", "controller"
 MIXTURE_SCALES = {"velo_s": 1.0, "velo": 1.0, "velo_4000": 100.0}  # by architecture
@@ -258,7 +258,9 @@ def _control(
     """
     losses, means = observe(state.losses, loss, state.num_steps, published_averaging)
     shared = [time_features(state.step, state.num_steps), loss_features(means, losses)]
-    own = jnp.concatenate([jnp.zeros((0, TENSOR_INPUTS), jnp.float32), *(x.reshape(-1, TENSOR_INPUTS) for x in heard)])
+    own = jnp.concatenate(
+        [jnp.zeros((0, TENSOR_INPUTS), jnp.float32), *(x.reshape(-1, TENSOR_INPUTS) for x in heard)]
+    )
     _check_rows(theta, state, len(own))
     inputs = jnp.concatenate([*(jnp.broadcast_to(x, (len(own), x.size)) for x in shared), own], axis=1)
     # A layer before this one, whose output the published code overwrites, is not part of θ.
@@ -344,8 +346,7 @@ def velo(
 
     def init_fn(params: Params) -> VeloState:
         bound.check_size(params)
-        state = optimizer.init(bound.theta, params, jnp.asarray(horizon, jnp.int32))
-        return state._replace(rule=compacted(state.rule)) if narrow else state
+        return optimizer.init(bound.theta, params, jnp.asarray(horizon, jnp.int32))
 
     def update_fn(
         updates: Updates,
@@ -356,12 +357,11 @@ def velo(
         **extra_args: Any,
     ) -> tuple[Updates, OptState]:
         del extra_args
-        wide = state._replace(rule=widened(state.rule)) if narrow else state
         params, loss = require_params(params), require_value(value)
-        updates, after = optimizer.update(bound.theta, updates, wide, params, value=loss)
-        return updates, after._replace(rule=compacted(after.rule, state.rule)) if narrow else after
+        return optimizer.update(bound.theta, updates, state, params, value=loss)
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    tx = in_bfloat16(tx, "rule") if narrow else tx
     return chain(
         tx if plateau is None else hold_plateau(tx, plateau),
         learning_rate=learning_rate,
