@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from celo._explain.figure import draw_explanation
     from celo.optimizers import (
         LearnedOptimizer,
+        adafac_mlp,
         as_optax,
         celo,
         celo_adam,
         celo_rule,
         cool_down,
+        nn_adam,
+        rnn_mlp,
         scale_by_celo_rule,
         scale_by_celo_schedule,
+        velo,
         with_horizon,
     )
     from celo.transforms import accumulate, guard_nonfinite, label_params, plan, state_sharding
@@ -37,6 +41,7 @@ _HOMES = {
     "LearnedOptimizer": "celo.optimizers",
     "OutOfRangeWarning": "celo._errors",
     "accumulate": "celo.transforms",
+    "adafac_mlp": "celo.optimizers",
     "as_optax": "celo.optimizers",
     "celo": "celo.optimizers",
     "celo_adam": "celo.optimizers",
@@ -46,10 +51,13 @@ _HOMES = {
     "explain": "celo._explain.explanation",
     "guard_nonfinite": "celo.transforms",
     "label_params": "celo.transforms",
+    "nn_adam": "celo.optimizers",
     "plan": "celo.transforms",
+    "rnn_mlp": "celo.optimizers",
     "scale_by_celo_rule": "celo.optimizers",
     "scale_by_celo_schedule": "celo.optimizers",
     "state_sharding": "celo.transforms",
+    "velo": "celo.optimizers",
     "with_horizon": "celo.optimizers",
 }
 _FACES = ("convert", "data", "evaluate", "meta", "optimizers", "tasks", "torch", "transforms", "weights")
@@ -59,6 +67,7 @@ __all__ = [
     "LearnedOptimizer",
     "OutOfRangeWarning",
     "accumulate",
+    "adafac_mlp",
     "as_optax",
     "celo",
     "celo_adam",
@@ -68,10 +77,13 @@ __all__ = [
     "explain",
     "guard_nonfinite",
     "label_params",
+    "nn_adam",
     "plan",
+    "rnn_mlp",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
     "state_sharding",
+    "velo",
     "with_horizon",
 ]
 

@@ -114,10 +114,23 @@ SCHEDULE_INPUTS = len(TIME_CENTRES) + NUM_LOSS_AVERAGES - 1
 STEP_SIZE_SCALE = 0.1
 REFERENCE_HORIZON = 1_000.0  # steps: where the weight `horizon_w` changes nothing
 
+# -------------------------------------------------------------------------------- VeLO (arXiv 2211.09760)
+
+MOST_AXES = 4  # tensors of more axes that are longer than one have no place among its inputs
+SMALLEST_SQUARE = 1e-9  # a tensor's mean square counts as at least this
+LOG_SCALE, LOG_FLOOR, LOG_LIMIT, LOG_UNIT = 10.0, 1e-8, 5.0, 0.5
+TENSOR_INPUTS = 1 + (MOST_AXES + 1) + 2 * len(MOMENTUM_DECAYS)  # of one tensor by itself
+VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
+
 # -------------------------------------------------------------------------------- Celo-Adam (appendix)
 
 ADAM_DECAYS = (0.9, 0.999)
 ADAM_ROOT_FLOOR, ADAM_FLOOR = 1e-10, 1e-8  # added inside the root, and to it
+
+# ------------------------------------------------- AdaFac-MLP (arXiv 2203.11860), RNN-MLP (arXiv 2009.11243)
+
+TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # steps
+LARGEST_GRADIENT = 1e15  # where a rule clips none: sums of squares of larger ones are infinite in float32
 
 # -------------------------------------------------------------------------------- numbers that are not finite
 

@@ -1,100 +1,37 @@
-"""The published weights (official theta.state, flax msgpack) to our files and back.
+"""Published weights (official theta.state, flax msgpack; PyLO's safetensors) to our files and back.
 
-One table places every number of the official file; both directions follow it. The numbers that
-the published code never uses (see `LAYOUTS`) are kept beside θ, so that the way back restores
-the official file byte for byte.
+A table (`LAYOUTS`) places every number of an official file; both directions follow it. The numbers that the
+published code never uses are kept beside θ, so that the way back restores the official file byte for byte.
 """
 
 import hashlib
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-import msgpack
 import numpy as np
 
 from celo import weights
 from celo._errors import CeloError
 from celo._files import read_file, write_file
+from celo._published import adafac_mlp, nn_adam, pylo, rnn_mlp
+from celo._published import celo as celo_layouts
+from celo._published.layout import OFFICIAL, Layout, Piece, Shapes, decode, encode
 
 STATE_SUFFIX = ".state"
 
 __all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
 
-_NDARRAY = 1  # flax's msgpack extension type for an array
-# With these a hostile header cannot ask for memory that the file does not pay for.
-_LIMITS = {
-    "max_str_len": 64,
-    "max_array_len": 8,
-    "max_map_len": 64,
-    "max_bin_len": 1 << 24,
-    "max_ext_len": 1 << 24,
-}
-_OFFICIAL = "official/"  # prefix of unused arrays that stem from an official file
-_GROUP_WIDTHS = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)  # the 30 inputs of the update rule
-
-
-class _Piece(NamedTuple):
-    """A part of an official array and its place in one of ours."""
-
-    keys: tuple[str, ...]  # at most three: groups, then the name
-    shape: tuple[int, ...]  # of the official array
-    part: Any  # index of the piece in it
-    name: str  # of our array, in θ or, if it starts with "official/", unused
-    place: Any = ...  # index of the piece there
-
-
-def _first_layer() -> list[_Piece]:
-    pieces = []
-    for group, width in enumerate(_GROUP_WIDTHS):
-        start = sum(_GROUP_WIDTHS[:group])
-        keys = ("ff_mod_stack", "~", f"w0__{group}")
-        pieces.append(_Piece(keys, (1, width, 4), 0, "update_rule/w0", slice(start, start + width)))
-    return sorted(pieces, key=lambda piece: piece.keys)  # as flax wrote them: w0__1, w0__10, …, w0__2
-
-
-def _linear(module: str, inputs: int, outputs: int, b: str, w: str) -> list[_Piece]:
-    return [
-        _Piece(("rnn_params", module, "b"), (outputs,), ..., b),
-        _Piece(("rnn_params", module, "w"), (inputs, outputs), ..., w),
-    ]
-
-
-_STACK = ("ff_mod_stack", "~")
-_UPDATE_RULE = [
-    _Piece((*_STACK, "b0"), (1, 4), 0, "update_rule/b0"),
-    _Piece((*_STACK, "b1"), (1, 4), 0, "update_rule/b1"),
-    _Piece((*_STACK, "b2"), (1, 3), np.s_[0, :2], "update_rule/b2"),
-    _Piece((*_STACK, "b2"), (1, 3), np.s_[0, 2], "official/ff_mod_stack/b2_third"),
-    *_first_layer(),
-    _Piece((*_STACK, "w1"), (1, 4, 4), 0, "update_rule/w1"),
-    _Piece((*_STACK, "w2"), (1, 4, 3), np.s_[0, :, :2], "update_rule/w2"),
-    _Piece((*_STACK, "w2"), (1, 4, 3), np.s_[0, :, 2], "official/ff_mod_stack/w2_third"),
-]
-_STATE_AND_LSTM = [
-    _Piece(("lstm_init_state", "hidden"), (1, 64), 0, "scheduler/h0"),
-    _Piece(("lstm_init_state", "cell"), (1, 64), 0, "scheduler/c0"),
-    *_linear("linear", 18, 64, "official/rnn_params/linear/b", "official/rnn_params/linear/w"),
-    *_linear("linear_1", 18, 64, "scheduler/mix_b", "scheduler/mix_w"),
-    *_linear("linear_2", 18, 64, "scheduler/skip_b", "scheduler/skip_w"),
-    *_linear("rnn/linear", 128, 256, "scheduler/lstm_b", "scheduler/lstm_w"),
-]
-_CONTROLS = _linear(
-    "rnn_to_controls", 64, 1, "official/rnn_params/rnn_to_controls/b", "official/rnn_params/rnn_to_controls/w"
+# Of every published architecture, in each size that is published.
+LAYOUTS: tuple[Layout, ...] = (
+    celo_layouts.CELO,
+    celo_layouts.CELO_ADAM,
+    adafac_mlp.ADAFAC_MLP,
+    adafac_mlp.MULO,
+    nn_adam.NN_ADAM,
+    rnn_mlp.RNN_MLP,
 )
-_STEP_SIZE = [
-    _Piece(("rnn_params", "step_size", "b"), (1,), 0, "scheduler/out_b"),
-    _Piece(("rnn_params", "step_size", "w"), (64, 1), np.s_[:, 0], "scheduler/out_w"),
-]
-# In the order of the official files. Their first mixing layer's output is overwritten, their
-# control head is a softmax over one number, and the third output of their update rule is never read.
-_Layouts = Mapping[str, list[_Piece]]
-LAYOUTS: dict[str, list[_Piece]] = {
-    "celo": [*_UPDATE_RULE, *_STATE_AND_LSTM, *_CONTROLS, *_STEP_SIZE],
-    "celo_adam": [*_STATE_AND_LSTM, *_STEP_SIZE],
-}
 
 
 def read_official(
@@ -108,7 +45,8 @@ def read_official(
     Raises:
       CeloError: the file is missing, damaged, or holds other names, shapes, dtypes or non-finite numbers.
     """
-    return _decode(read_file(path, weights.MAX_BYTES), os.fspath(path), LAYOUTS)
+    theta, unused, layout = _decode(read_file(path, weights.MAX_BYTES), os.fspath(path), LAYOUTS)
+    return theta, unused, layout.architecture
 
 
 def to_official(
@@ -124,8 +62,8 @@ def to_official(
     Raises:
       CeloError: θ or `unused` do not fit, or the file cannot be written.
     """
-    architecture = _architecture(weights.flatten(theta), LAYOUTS, _our_shapes)
-    return write_file(path, _encode(theta, unused, LAYOUTS[architecture], architecture, "θ"))
+    layout = _layout_of(theta, LAYOUTS)
+    return write_file(path, encode(_published(theta, unused, layout, "θ")))
 
 
 def convert(
@@ -136,8 +74,11 @@ def convert(
 ) -> str:
     """Convert official weights to ours (destination *.safetensors) or back (destination *.state).
 
+    PyLO's weights are safetensors files, too: a source that is one becomes ours, and ours becomes one of
+    theirs if the destination ends in .safetensors.
+
     Args:
-      source: an official theta.state; on the way back, whatever `celo.weights.load` takes.
+      source: an official theta.state or PyLO's file; on the way back, whatever `celo.weights.load` takes.
       destination: the file to write; replaced if it exists.
       shapes: architecture -> flat name -> shape, for optimizers without an official form: a .state file of
         theirs has the arrays under their own names.
@@ -148,74 +89,83 @@ def convert(
     Raises:
       CeloError: another suffix, a source that is the destination, or what the readers and writers raise.
     """
-    layouts = {**{name: _plain_layout(own) for name, own in (shapes or {}).items()}, **LAYOUTS}
+    layouts = (*(_plain_layout(name, own) for name, own in (shapes or {}).items()), *LAYOUTS)
     target = Path(destination)
     if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
         raise CeloError(f"{target}: source and destination are the same file; name another destination")
-    if target.suffix == weights.SUFFIX:
+    if target.suffix == weights.SUFFIX and not _is_ours(source):
         data = read_file(source, weights.MAX_BYTES)
-        theta, unused, architecture = _decode(data, os.fspath(source), layouts)
-        metadata = {"architecture": architecture, "official_sha256": hashlib.sha256(data).hexdigest()}
+        theta, unused, layout = _decode(data, os.fspath(source), layouts)
+        metadata = {"architecture": layout.architecture, "official_sha256": hashlib.sha256(data).hexdigest()}
         digest = weights.save(target, theta, metadata=metadata, extra=unused)
-    elif target.suffix == STATE_SUFFIX:
+    elif target.suffix in (weights.SUFFIX, STATE_SUFFIX):
+        of_pylo = target.suffix == weights.SUFFIX
         loaded = weights.load(source)
         theta, architecture = loaded.theta, loaded.metadata["architecture"]
-        if architecture not in layouts:
-            known = " and ".join(layouts)
-            raise CeloError(f"{source}: only {known} have an official form, not {architecture!r}")
-        unused = {name: array for name, array in loaded.extra.items() if name.startswith(_OFFICIAL)}
-        digest = write_file(
-            target, _encode(theta, unused, layouts[architecture], architecture, os.fspath(source))
-        )
+        known = pylo.LAYOUTS if of_pylo else layouts
+        own = [layout for layout in known if layout.architecture == architecture]
+        if not own:
+            form = "a PyTorch form" if of_pylo else "an official form"
+            raise CeloError(f"{source}: only {_names(known, 'and')} have {form}, not {architecture!r}")
+        layout = _layout_of(theta, own)
+        unused = {name: array for name, array in loaded.extra.items() if name.startswith(OFFICIAL)}
+        tree = _published(theta, unused, layout, os.fspath(source))
+        digest = write_file(target, pylo.encode(tree) if of_pylo else encode(tree))
     else:
         raise CeloError(
             f"{target}: the destination must end in {weights.SUFFIX} (official weights to celo's) "
             f"or {STATE_SUFFIX} (celo's to official)"
         )
     count = sum(array.size for array in weights.flatten(theta).values())
-    return f"{target}: {architecture}, {count:,} weights, sha256 {digest}"
+    note = f". {layout.note}" if layout.note else ""
+    return f"{target}: {layout.architecture}, {count:,} weights, sha256 {digest}{note}"
 
 
-def _plain_layout(shapes: Mapping[str, tuple[int, ...]]) -> list[_Piece]:
+def _is_ours(source: str | os.PathLike[str]) -> bool:
+    """Whether it is a file in our own form."""
+    metadata = pylo.metadata(read_file(source, weights.MAX_BYTES))
+    return metadata is not None and metadata.get("format") == weights.FORMAT
+
+
+def _plain_layout(architecture: str, shapes: Shapes) -> Layout:
     """Every array under its own name, by flat name -> shape."""
-    return [_Piece(tuple(name.split("/")), shape, ..., name) for name, shape in shapes.items()]
+    pieces = (Piece(tuple(name.split("/")), shape, ..., name) for name, shape in shapes.items())
+    return Layout(architecture, tuple(pieces))
 
 
-def _decode(data: bytes, source: str, layouts: _Layouts) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+def _decode(
+    data: bytes, source: str, layouts: Sequence[Layout]
+) -> tuple[dict[str, Any], dict[str, np.ndarray], Layout]:
+    of_pylo = pylo.metadata(data) is not None
+    layouts = pylo.LAYOUTS if of_pylo else layouts
     try:
-        tree = _unpack(data)
-        if not isinstance(tree, dict):
-            raise CeloError(f"it holds one {type(tree).__name__} instead of a dict of arrays")
-        official = _arrays(tree)
-        architecture = _architecture(official, layouts, _official_shapes)
-        layout = layouts[architecture]
-        if problem := weights.misfit(official, _official_shapes(layout)):
-            raise CeloError(f"taken for {architecture}, but {problem}")
+        official = pylo.decode(data) if of_pylo else decode(data, max(layout.depth for layout in layouts))
+        layout = max(layouts, key=lambda layout: _likeness(official, layout.published_shapes))
+        if problem := weights.misfit(official, layout.published_shapes):
+            raise CeloError(f"taken for {layout.architecture}, but {problem}")
     except CeloError as error:
-        known = " or ".join(layouts)
+        what = "a PyTorch file" if of_pylo else "an official theta.state"
         raise CeloError(
-            f"{source}: not an official theta.state of {known}, or a damaged one ({error}); "
+            f"{source}: not {what} of {_names(layouts, 'or')}, or a damaged one ({error}); "
             "check the path or fetch the file again"
         ) from error
-
-    ours = {name: np.zeros(shape, np.float32) for name, shape in _our_shapes(layout).items()}
-    for piece in layout:
-        ours[piece.name][piece.place] = official[".".join(piece.keys)][piece.part]
-    unused = {name: array for name, array in ours.items() if name.startswith(_OFFICIAL)}
-    theta = weights.unflatten({name: array for name, array in ours.items() if name not in unused})
-    return theta, unused, architecture
+    own = layout.to_own(official)
+    theta = weights.unflatten({name: own[name] for name in layout.theta_shapes})
+    return theta, {name: own[name] for name in layout.unused_shapes}, layout
 
 
-def _encode(
-    theta: Mapping[str, Any],
-    unused: Mapping[str, np.ndarray],
-    layout: list[_Piece],
-    architecture: str,
-    source: str,
-) -> bytes:
-    shapes = _our_shapes(layout)
-    dead = {name: shapes.pop(name) for name in list(shapes) if name.startswith(_OFFICIAL)}
+def _layout_of(theta: Mapping[str, Any], layouts: Sequence[Layout]) -> Layout:
+    """The one that θ is the most like."""
     live = weights.flatten(theta)
+    return max(layouts, key=lambda layout: _likeness(live, layout.theta_shapes))
+
+
+def _published(
+    theta: Mapping[str, Any], unused: Mapping[str, np.ndarray], layout: Layout, source: str
+) -> dict[str, Any]:
+    """The published arrays in their nested dicts."""
+    live = weights.flatten(theta)
+    architecture, shapes, dead = layout.architecture, layout.theta_shapes, layout.unused_shapes
     if (more := sorted(live.keys() - shapes.keys())) and not weights.misfit(
         {name: live[name] for name in shapes.keys() & live.keys()}, shapes
     ):
@@ -227,77 +177,17 @@ def _encode(
         raise CeloError(f"{source} is not a θ of {architecture}: {problem}. Use weights of its own layout")
     if unused and (problem := weights.misfit(unused, dead)):
         raise CeloError(f"unused arrays of {source} do not fit: {problem}. Keep all of them or none")
-
-    ours = live | (dict(unused) or {name: np.zeros(shape, np.float32) for name, shape in dead.items()})
-    arrays = {piece.keys: np.zeros(piece.shape, "<f4") for piece in layout}
-    for piece in layout:
-        arrays[piece.keys][piece.part] = ours[piece.name][piece.place]
-    tree: dict[str, Any] = {}
-    for (*groups, leaf), array in arrays.items():
-        node = tree
-        for group in groups:
-            node = node.setdefault(group, {})
-        node[leaf] = msgpack.ExtType(_NDARRAY, _pack((array.shape, "float32", array.tobytes())))
-    return _pack(tree)
+    kept = dict(unused) or {name: np.zeros(shape, np.float32) for name, shape in dead.items()}
+    return layout.to_published(live | kept)
 
 
-def _architecture(
-    names: Iterable[str], layouts: _Layouts, shapes: Callable[[list[_Piece]], Mapping[str, Any]]
-) -> str:
-    """The architecture whose names are the most like these: most in common, then fewest missing."""
-    names = set(names)
-
-    def likeness(architecture: str) -> tuple[int, int]:
-        expected = shapes(layouts[architecture]).keys()
-        return len(names & expected), -len(expected - names)
-
-    return max(layouts, key=likeness)
+def _likeness(arrays: Mapping[str, np.ndarray], shapes: Shapes) -> tuple[int, int, int]:
+    """How well these arrays fit a layout: names in common, then fewest missing, then shapes in common."""
+    common = arrays.keys() & shapes.keys()
+    alike = sum(arrays[name].shape == shapes[name] for name in common)
+    return len(common), -len(shapes.keys() - common), alike
 
 
-def _official_shapes(layout: list[_Piece]) -> dict[str, tuple[int, ...]]:
-    return {".".join(piece.keys): piece.shape for piece in layout}
-
-
-def _our_shapes(layout: list[_Piece]) -> dict[str, tuple[int, ...]]:
-    shapes = {piece.name: np.empty(piece.shape)[piece.part].shape for piece in layout}
-    if "update_rule/w0" in shapes:  # the one array that is put together from several
-        shapes["update_rule/w0"] = (sum(_GROUP_WIDTHS), 4)
-    return shapes
-
-
-def _arrays(tree: Mapping[Any, Any], path: str = "") -> dict[str, np.ndarray]:
-    """The official arrays by their keys joined with "." (keys contain "/" themselves)."""
-    arrays: dict[str, np.ndarray] = {}
-    for key, value in tree.items():
-        if not isinstance(key, str) or "." in key:
-            raise CeloError(f"unexpected key {key!r}")
-        name = f"{path}{key}"
-        if isinstance(value, dict) and value and name.count(".") < 2:  # no official name is longer
-            arrays |= _arrays(value, f"{name}.")
-        else:
-            arrays[name] = _array(name, value)
-    return arrays
-
-
-def _array(name: str, value: Any) -> np.ndarray:
-    if not isinstance(value, msgpack.ExtType) or value.code != _NDARRAY:
-        raise CeloError(f"{name} is a {type(value).__name__}, not an array")
-    match _unpack(value.data):
-        case [list(shape), str(dtype), bytes(data)] if all(type(size) is int for size in shape):
-            if dtype != "float32":
-                raise CeloError(f"{name} is {dtype}, not float32")
-            if min(shape, default=1) < 1 or math.prod(shape) * 4 != len(data):
-                raise CeloError(f"{name} has {len(data)} bytes, which do not make the shape {tuple(shape)}")
-            return np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)
-    raise CeloError(f"{name} is not packed as shape, dtype and bytes")
-
-
-def _unpack(data: bytes) -> Any:
-    try:
-        return msgpack.unpackb(data, **_LIMITS)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise CeloError(f"invalid msgpack ({str(error) or type(error).__name__})") from error
-
-
-def _pack(value: Any) -> bytes:
-    return cast(bytes, msgpack.packb(value))  # its declared type has a None that only streams return
+def _names(layouts: Sequence[Layout], conjunction: str) -> str:
+    names = list(dict.fromkeys(layout.architecture for layout in layouts))
+    return f" {conjunction} ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from celo import _compile, convert
+from celo._published import layout
 from celo.optimizers import Celo, CeloAdam, UpdateRule, as_optax, celo, celo_adam, scale_by_celo_rule
 from celo.optimizers import _schedule as scheduler
 
@@ -245,7 +246,7 @@ def test_horizon_does_not_reach_the_rule():
 def test_the_converter_maps_the_layout_alike(kind, optimizer, tmp_path):
     path = tmp_path / "theta.state"
     convert.to_official(THETA[optimizer, kind], {}, path)
-    written = convert._arrays(convert._unpack(path.read_bytes()))
+    written = layout.decode(path.read_bytes(), depth=3)
     written = {name.replace(".", "/"): array for name, array in written.items()}
     published = PUBLISHED[optimizer, kind]
     assert written.keys() == published.keys()

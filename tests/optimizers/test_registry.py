@@ -21,7 +21,7 @@ def name(request):
     return request.param
 
 
-@pytest.mark.parametrize("published", LAYOUTS)
+@pytest.mark.parametrize("published", dict.fromkeys(layout.architecture for layout in LAYOUTS))
 def test_files_of_every_published_architecture_hold_the_weights_of_an_optimizer(
     published, tmp_path, noisy_theta
 ):

@@ -86,24 +86,44 @@ def tensor_update(
     return STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step, stats
 
 
-def network_step(theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array) -> Array:
-    """What the network says to one tensor of any shape, as `network` gives it; all float32."""
+def network_step(
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+    *,
+    names: Sequence[str] = tuple(INPUTS),
+    vector_floor: float = 0.0,
+) -> Array:
+    """What the network says to one tensor of any shape, as `network` gives it; all float32.
+
+    Args:
+      theta: its weights.
+      stats: the tensor's statistics, `grad` among them.
+      grad: the gradient, finite.
+      param: the parameters.
+      names: the inputs that it has, in the order of the rows of `w0`.
+      vector_floor: as in `network_inputs`.
+    """
+
+    def inputs_now() -> RuleInputs:
+        inputs = network_inputs(stats, grad, param, vector_floor)
+        return {name: inputs[name] for name in names}
+
     if grad.size <= LARGE:
-        inputs = network_inputs(stats, grad, param)
-        return network(theta, inputs, normalisers(inputs))
+        return network(theta, inputs_now(), normalisers(inputs_now()))
     # XLA keeps every array that is used twice, eleven of the tensor's size, unless barriers hide that.
     scales: dict[str, Array] = {}
-    for names in _TOGETHER:
-        inputs = network_inputs(stats, grad, param)
-        measured = {name: _inverse_rms_of(inputs[name]) for name in names}
+    for together in _TOGETHER:
+        inputs = inputs_now()
+        measured = {name: _inverse_rms_of(inputs[name]) for name in together if name in inputs}
         stats, grad, param, measured = jax.lax.optimization_barrier((stats, grad, param, measured))
         scales |= measured
-    inputs = network_inputs(stats, grad, param)
-    return network(theta, inputs, jnp.concatenate([scales[name] for name in INPUTS]))
+    return network(theta, inputs_now(), jnp.concatenate([scales[name] for name in names]))
 
 
 def normalisers(inputs: RuleInputs) -> Array:
-    """What each input of a tensor is multiplied by: one over its root mean square; [30]."""
+    """What each input of a tensor is multiplied by: one over its root mean square; [number of inputs]."""
     return _inverse_rms_of(_in_order(inputs))
 
 
@@ -112,8 +132,8 @@ def _inverse_rms_of(arrays: Sequence[Array]) -> Array:
 
 
 def _in_order(inputs: RuleInputs) -> list[Array]:
-    """The 30 arrays in the order of the rows of `w0`."""
-    return list(chain.from_iterable(inputs[name] for name in INPUTS))
+    """The arrays in the order of the rows of `w0`."""
+    return list(chain.from_iterable(inputs.values()))
 
 
 def network(theta: dict[str, Array], inputs: RuleInputs, scale: Array) -> Array:
@@ -121,8 +141,8 @@ def network(theta: dict[str, Array], inputs: RuleInputs, scale: Array) -> Array:
 
     Args:
       theta: its weights.
-      inputs: as `network_inputs` gives them.
-      scale: [30], as `normalisers` gives it.
+      inputs: as `network_inputs` gives them, in the order of the rows of `w0`.
+      scale: [number of inputs], as `normalisers` gives it.
 
     Returns:
       Steps of the shape that the inputs broadcast to.
@@ -133,18 +153,19 @@ def network(theta: dict[str, Array], inputs: RuleInputs, scale: Array) -> Array:
     return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
 
 
-def network_inputs(stats: TensorStats, grad: Array, param: Array) -> RuleInputs:
-    """The rule's 30 inputs for one tensor by their names in `INPUTS`, before normalisation.
+def network_inputs(stats: TensorStats, grad: Array, param: Array, vector_floor: float = 0.0) -> RuleInputs:
+    """The rule's 30 inputs for one tensor by their names in `INPUTS` and in that order, not normalised.
 
     Row and column inputs keep their size-1 axis: they broadcast to the tensor. A tensor with fewer than
-    two axes has its whole second moment in their places.
+    two axes has its whole second moment in their places; `vector_floor` is added to it where it divides the
+    momenta, which Celo does not do.
     """
     momenta, rows = stats.momenta, stats.row
     inverse_rms = jax.lax.rsqrt(stats.second_moment + 1e-6)
     if grad.ndim < 2:
         cols = rows
         factored_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
-        factored_momentum = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, rows, strict=True)]
+        factored_momentum = [m * jax.lax.rsqrt(x + vector_floor) for m, x in zip(momenta, rows, strict=True)]
     else:
         cols = stats.col
         factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]

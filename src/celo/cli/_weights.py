@@ -32,7 +32,8 @@ def _convert(options: argparse.Namespace) -> int:
     from celo.optimizers._bind import expected_shapes
     from celo.optimizers._registry import OPTIMIZERS
 
-    own = {name: expected_shapes(e.optimizer()) for name, e in OPTIMIZERS.items() if name not in LAYOUTS}
+    published = {layout.architecture for layout in LAYOUTS}
+    own = {name: expected_shapes(e.optimizer()) for name, e in OPTIMIZERS.items() if name not in published}
     print(convert(options.source, options.destination, shapes=own))
     return 0
 

@@ -6,16 +6,25 @@ conversion, evaluation, `celo info` and the contract tests all read this table.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import optax
 
+from celo.optimizers._adafac_mlp import GROUP as ADAFAC_MLP
+from celo.optimizers._adafac_mlp import AdafacMLP, adafac_mlp
 from celo.optimizers._base import LearnedOptimizer
 from celo.optimizers._celo import Celo, celo
 from celo.optimizers._celo_adam import CeloAdam, celo_adam
 from celo.optimizers._decayed_rule import DecayedRule
+from celo.optimizers._nn_adam import GROUP as NN_ADAM
+from celo.optimizers._nn_adam import NNAdam, nn_adam
+from celo.optimizers._rnn_mlp import GROUP as RNN_MLP
+from celo.optimizers._rnn_mlp import RNNMLP, rnn_mlp
 from celo.optimizers._schedule import GROUP as SCHEDULER
 from celo.optimizers._update_rule import GROUP as RULE
 from celo.optimizers._update_rule import UpdateRule, celo_rule
+from celo.optimizers._velo import MIXTURE_SCALES, Velo, velo
 
 MakeOptimizer = Callable[..., LearnedOptimizer]  # takes kernel=
 
@@ -54,10 +63,29 @@ class Entry:
     phases: tuple[TrainingPhase, ...]
 
 
-def _rule_transform(num_steps: int, **settings) -> optax.GradientTransformationExtraArgs:
-    """The rule by itself has no use for a horizon."""
-    del num_steps
-    return celo_rule(**settings)
+def _without_horizon(
+    make: Callable[..., optax.GradientTransformationExtraArgs],
+) -> Callable[..., optax.GradientTransformationExtraArgs]:
+    """`make`, which has no use for a horizon, as entries have it."""
+
+    def transform(num_steps: int, **settings) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+        return make(**settings)
+
+    return transform
+
+
+def _in_one_go(optimizer: MakeOptimizer, group: str, make: Callable[..., Any]) -> Entry:
+    """The entry of an optimizer that has no horizon, and whose weights are all trained together."""
+    return Entry(optimizer, _without_horizon(make), (TrainingPhase("rule", (group,), optimizer),))
+
+
+def _velo(architecture: str, **sizes: int) -> Entry:
+    """VeLO in one of its sizes, trained in one go."""
+    scale = MIXTURE_SCALES[architecture]
+    optimizer = partial(Velo, mixture_scale=scale, **sizes)
+    transform = partial(velo, mixture_scale=scale)
+    return Entry(optimizer, transform, (TrainingPhase("rule", Velo.theta_groups, optimizer),))
 
 
 _RULE_PHASE = TrainingPhase("rule", (RULE,), UpdateRule, decayed=DecayedRule)
@@ -76,5 +104,12 @@ OPTIMIZERS: dict[str, Entry] = {
         ),
     ),
     "celo_adam": Entry(CeloAdam, celo_adam, (TrainingPhase("scheduler", (SCHEDULER,), CeloAdam),)),
-    "celo_rule": Entry(UpdateRule, _rule_transform, (_RULE_PHASE,)),
+    "celo_rule": Entry(UpdateRule, _without_horizon(celo_rule), (_RULE_PHASE,)),
+    "adafac_mlp": _in_one_go(AdafacMLP, ADAFAC_MLP, adafac_mlp),
+    "mulo": _in_one_go(partial(AdafacMLP, hidden=32), ADAFAC_MLP, adafac_mlp),
+    "nn_adam": _in_one_go(NNAdam, NN_ADAM, nn_adam),
+    "rnn_mlp": _in_one_go(RNNMLP, RNN_MLP, rnn_mlp),
+    "velo_s": _velo("velo_s"),
+    "velo": _velo("velo", units=512, banks=256),
+    "velo_4000": _velo("velo_4000", units=512, banks=256),  # as released by VeLO's authors
 }

@@ -7,7 +7,7 @@ the steps of matrices are orthogonalised (`_kernels.orthogonal`): each keeps its
 exponential of that weight.
 
 Steps in proportion to a matrix's own size let that size grow exponentially, and large ones then diverge. With
-the weight `start_power`, s, the step of a matrix is in proportion to size^(1 - s) * (size at the first step)^s.
+the weight `start_power`, s, a matrix's step is in proportion to size^(1 - s) * (size at the first step)^s.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_shapes, require_params
+from celo._arguments import check_floating, check_shapes, require_params
 from celo._definitions import (
     FACTORED_DECAYS,
     HIDDEN,
@@ -30,7 +30,7 @@ from celo._definitions import (
 )
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
-from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_stack, per_leaf, stackable
+from celo._kernels.stacking import PerLayer, leading_axes, over_slices, over_tensors, per_leaf, stackable
 from celo._kernels.statistics import TensorStats, init_stats, rms
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -113,15 +113,10 @@ class UpdateRule(LearnedOptimizer):
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
         del num_steps
+        check_floating(params)
         leaves, treedef = jax.tree.flatten(params)
-        for leaf in leaves:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise CeloError(
-                    f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
-                    "leave others out with optax.masked"
-                )
         layers = leading_axes(self.per_layer, params)
-        state = _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
+        state = pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
         if "start_power" not in theta[GROUP]:
             return state
         zeros = [jnp.zeros(p.shape[:axes], jnp.float32) for p, axes in zip(leaves, layers, strict=True)]
@@ -132,38 +127,22 @@ class UpdateRule(LearnedOptimizer):
     ) -> tuple[Updates, RuleState]:
         """One step of the rule for every tensor."""
         del value
-        leaves, treedef = jax.tree.flatten(params)
-        grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
-        stats = tensor_stats(state, treedef)
-        check_shapes(params, grads, "its gradient")
-        paths = jax.tree_util.tree_leaves_with_path(params)
-        for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
-            _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
-            if kernel == "native":
-                native.check_whole(leaf, jax.tree_util.keystr(path))
-        step = partial(_tensor_update, kernel, self._least_rms(theta), theta[GROUP])
-        tensors = list(zip(stats, grad_leaves, leaves, strict=True))
-        steps: list[Any] = [None] * len(leaves)
-        if kernel == "native":  # compiled already: nothing is gained by stacking
-            groups = [[i] for i in range(len(leaves))]
-        else:
-            groups = stackable(params, [(n, grad.dtype) for n, grad in zip(layers, grad_leaves, strict=True)])
-        for group in groups:
-            of_tensor = over_slices(step, layers[group[0]])
-            results = over_stack(of_tensor, [tensors[i] for i in group])
-            for i, result in zip(group, results, strict=True):
-                steps[i] = result
-        state = _pack([stats for _, stats in steps], treedef)._replace(first_size=state.first_size)
+        tensors = checked_tensors(state, grads, params, layers, kernel)
+        step = partial(tensor_update, kernel, self._least_rms(theta), theta[GROUP])
+        groups = computed_together(tensors, layers, kernel)
+        steps = over_tensors(step, tensors, layers, groups)
+        treedef = jax.tree.structure(params)
+        state = pack([stats for _, stats in steps], treedef)._replace(first_size=state.first_size)
         updates, state = self._orthogonalized(theta, params, [update for update, _ in steps], state, kernel)
-        updates = [update.astype(p.dtype) for update, p in zip(updates, leaves, strict=True)]
+        updates = [update.astype(p.dtype) for update, (_, _, p) in zip(updates, tensors, strict=True)]
         return jax.tree.unflatten(treedef, updates), state
 
     def _orthogonalized(
         self, theta: Theta, params: Params, updates: list[Array], state: RuleState, kernel: str
     ) -> tuple[list[Array], RuleState]:
-        """The updates, those of matrices orthogonalised where that is wanted, and their first sizes kept."""
+        """The updates, those of matrices orthogonalised where that is wanted; the state with first sizes."""
         layers = leading_axes(self.per_layer, params)
         log_gain = theta[GROUP].get("log_matrix_gain")
         wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=log_gain is not None)
@@ -171,18 +150,20 @@ class UpdateRule(LearnedOptimizer):
         gain = jnp.ones(()) if log_gain is None else jnp.exp(log_gain)
         gains = dict.fromkeys(replaced, gain)
         if state.first_size is not None:
-            leaves, treedef = jax.tree.flatten(params)
-            first = treedef.flatten_up_to(state.first_size)
+            paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+            first, least = treedef.flatten_up_to(state.first_size), self._least_rms(theta)
             for i in replaced:
-                size = over_slices(_size, layers[i])(leaves[i])
+                path, leaf = paths[i]
+                _check_state(
+                    jax.tree_util.keystr(path), leaf, "first_size", leaf.shape[: layers[i]], first[i]
+                )
+                size = over_slices(_size, layers[i])(leaf)
                 first[i] = jnp.where(first[i] == 0.0, size, first[i])
-                least = self._least_rms(theta)
-                shrunk = jnp.maximum(first[i], least) / jnp.maximum(size, least)
-                gains[i] = gain * shrunk ** theta[GROUP]["start_power"]
+                share = jnp.maximum(first[i], least) / jnp.maximum(size, least)
+                gains[i] = gain * share ** theta[GROUP]["start_power"]
             state = state._replace(first_size=jax.tree.unflatten(treedef, first))
         for i, matrix in replaced.items():
-            of_matrix = gains[i].reshape(*gains[i].shape, *(1,) * (matrix.ndim - gains[i].ndim))
-            updates[i] = of_matrix * matrix
+            updates[i] = jnp.expand_dims(gains[i], tuple(range(gains[i].ndim, matrix.ndim))) * matrix
         return updates, state
 
     def _least_rms(self, theta: Theta) -> float | Array:
@@ -190,6 +171,43 @@ class UpdateRule(LearnedOptimizer):
         if self.min_rms is not None:
             return self.min_rms
         return jnp.exp(theta[GROUP]["log_min_rms"]) if "log_min_rms" in theta[GROUP] else 0.0
+
+
+RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
+
+
+def checked_tensors(
+    state: RuleState, grads: Updates, params: Params, layers: list[int], kernel: str
+) -> list[RuleTensor]:
+    """What belongs to each tensor, in the order of the parameters' leaves.
+
+    Args:
+      state: the rule's.
+      grads: a pytree like the parameters.
+      params: the parameters.
+      layers: how many leading axes of each count tensors.
+      kernel: what will compute, "native" or "xla".
+
+    Raises:
+      CeloError: if state or gradients have other shapes, or the kernel takes whole tensors
+        and one is split.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    stats = tensor_stats(state, treedef)
+    check_shapes(params, grads, "its gradient")
+    for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
+        _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
+        if kernel == "native":
+            native.check_whole(leaf, jax.tree_util.keystr(path))
+    return list(zip(stats, treedef.flatten_up_to(grads), [leaf for _, leaf in paths], strict=True))
+
+
+def computed_together(tensors: list[RuleTensor], layers: list[int], kernel: str) -> list[list[int]]:
+    """Groups of tensors that are stacked for the rule, as indices."""
+    if kernel == "native":  # compiled already: nothing is gained by stacking
+        return [[i] for i in range(len(tensors))]
+    dtypes = [grad.dtype for _, grad, _ in tensors]
+    return stackable([param for _, _, param in tensors], list(zip(layers, dtypes, strict=True)))
 
 
 def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
@@ -203,12 +221,16 @@ def _check_stats(path: str, param: Array, stats: TensorStats, layers: int) -> No
     """CeloError for statistics that are not those of this tensor: some would broadcast without a word."""
     for name, wanted, found in zip(stats._fields, _stats_shapes(param.shape, layers), stats, strict=True):
         for array in jax.tree.leaves(found):
-            if array.shape != wanted:
-                raise CeloError(
-                    f"params{path} has shape {param.shape}, and {name} in its state {array.shape} where "
-                    f"{wanted} belongs: the state was made for other parameters or another per_layer. "
-                    "Begin with tx.init(params), or restore the parameters that belong to the state"
-                )
+            _check_state(path, param, name, wanted, array)
+
+
+def _check_state(path: str, param: Array, name: str, wanted: tuple[int, ...], found: Array) -> None:
+    if found.shape != wanted:
+        raise CeloError(
+            f"params{path} has shape {param.shape}, and {name} in its state {found.shape} where "
+            f"{wanted} belongs: the state was made for other parameters or another per_layer. "
+            "Begin with tx.init(params), or restore the parameters that belong to the state"
+        )
 
 
 def _size(param: Array) -> Array:
@@ -223,7 +245,7 @@ def _stats_shapes(shape: tuple[int, ...], layers: int) -> list[tuple[int, ...]]:
     return [jax.tree.leaves(field)[0].shape for field in stats]
 
 
-def _tensor_update(
+def tensor_update(
     kernel: str,
     min_rms: float | Array,
     theta: dict[str, Array],
@@ -238,7 +260,7 @@ def _tensor_update(
     return form.tensor_update(theta, stats, grad, param, min_rms)
 
 
-def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
+def pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
     """Statistics of each tensor -> a state whose leaves are pytrees like the parameters."""
 
     def tree(leaves: Sequence[Array]) -> Params:
@@ -342,9 +364,12 @@ def scale_by_celo_rule(
 
 
 def scale_by_rule(
-    rule: UpdateRule, weights: BoundWeights, state_dtype: Any
+    rule: LearnedOptimizer, weights: BoundWeights, state_dtype: Any, field: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """`scale_by_celo_rule` of weights that have been read."""
+    """`scale_by_celo_rule` of weights that have been read, or another optimizer without horizon and loss.
+
+    `field` is that of the state which can be kept in bfloat16; None: all of it.
+    """
     narrow = check_state_dtype(state_dtype) == "bfloat16"
 
     def init_fn(params: Params) -> RuleState:
@@ -358,7 +383,7 @@ def scale_by_rule(
         return rule.update(weights.theta, updates, state, require_params(params), value=jnp.zeros(()))
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return in_bfloat16(tx) if narrow else tx
+    return in_bfloat16(tx, field) if narrow else tx
 
 
 def celo_rule(
