@@ -78,6 +78,7 @@ POLYNOMIALS = (  # a x + b x³ + c x⁵, one after another; see `_kernels.orthog
     (2.189463, -1.567221, 0.407887),
 )
 SMALLEST, LARGEST = 1e-30, 1e37  # a matrix whose largest entry is not between these stays as it is
+ZERO_SIZE = math.sqrt(2.0 * RMS_FLOOR)  # a matrix of a smaller size counts as one of zeros
 THINNEST = 4  # rows or columns, whichever are fewer, of a tensor that counts as a matrix
 
 
@@ -102,6 +103,11 @@ def matrix_shape(
     splits = [(math.prod(axes[:cut]), math.prod(axes[cut:])) for cut in cuts]
     matrix = max(splits, key=lambda split: (min(split), split[0]))
     return matrix if min(matrix) >= THINNEST else None
+
+
+def usual_size(matrix: tuple[int, int]) -> float:
+    """The root mean square of usual initial weights of so many rows and columns, with the more as inputs."""
+    return 1.0 / math.sqrt(max(matrix))
 
 
 # -------------------------------------------------------------------- the learned schedule (section 3)

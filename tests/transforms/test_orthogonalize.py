@@ -118,12 +118,11 @@ def test_matrices_remember_how_large_they_began(kernel, power):
         "update_rule": {**celo.weights.load("celo-1").theta["update_rule"], "log_matrix_gain": jnp.zeros(())}
     }
     remembering = {"update_rule": {**theta["update_rule"], "start_power": jnp.float32(power)}}
-    layers = {"layers": 1, "kernel": 0, "bias": 0, "nothing": 0}
+    layers = {"layers": 1, "kernel": 0, "bias": 0}
     params = {
         "layers": jax.random.normal(KEY, (2, 5, 8)) * jnp.array([1.0, 0.1])[:, None, None],
         "kernel": jax.random.normal(KEY, (5, 8)),
         "bias": jax.random.normal(KEY, (8,)),
-        "nothing": jnp.zeros((5, 8)),
     }
     grads = jax.tree.map(lambda p: jnp.cos(10 * p + jnp.linspace(0.0, 5.0, p.shape[-1])), params)
     larger = jax.tree.map(lambda p: 3.0 * p, params)
@@ -137,22 +136,23 @@ def test_matrices_remember_how_large_they_began(kernel, power):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, same)
     for name in ("layers", "kernel"):
         np.testing.assert_allclose(found[name], 3**-power * plain[name], rtol=1e-5)
-    for name in ("bias", "nothing"):  # no matrix; no larger than before
-        np.testing.assert_allclose(found[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(found["bias"], plain["bias"], rtol=1e-6)
 
 
-def test_a_matrix_that_begins_at_zero_counts_as_the_least_size():
-    theta = celo.weights.load("celo-1").theta["update_rule"]
-    theta = {"update_rule": {**theta, "log_matrix_gain": jnp.zeros(()), "start_power": jnp.ones(())}}
-    tx = celo.scale_by_celo_rule(theta, min_rms=0.1)
+def test_a_matrix_that_begins_at_zero_counts_as_one_of_usual_initial_weights():
+    """Whatever the least size is: 1 / sqrt(8) stands for the size of a matrix [5, 8]."""
+    rule = {**celo.weights.load("celo-1").theta["update_rule"], "log_matrix_gain": jnp.zeros(())}
     params, grads = jnp.zeros((5, 8)), jax.random.normal(KEY, (5, 8))
-    first, state = tx.update(grads, tx.init(params), params)
-    grown, _ = tx.update(grads, state, jnp.ones((5, 8)))
-    plain, _ = celo.scale_by_celo_rule(
-        {"update_rule": {**theta["update_rule"], "start_power": jnp.zeros(())}}, min_rms=0.1
-    ).update(grads, state, jnp.ones((5, 8)))
-    assert float(jnp.linalg.norm(first)) > 0
-    np.testing.assert_allclose(grown, 0.1 * plain, rtol=1e-5)
+
+    def step(power, least, size):
+        tx = celo.scale_by_celo_rule(
+            {"update_rule": {**rule, "start_power": jnp.float32(power)}}, min_rms=least
+        )
+        _, state = tx.update(grads, tx.init(params), params)
+        return tx.update(grads, state, jnp.full((5, 8), size))[0]
+
+    for least in (0.0, 0.01):
+        np.testing.assert_allclose(step(1.0, least, 2.0), step(0.0, least, 2.0) * 8**-0.5 / 2.0, rtol=1e-5)
 
 
 def test_only_weights_that_ask_for_it_pay_for_the_memory():

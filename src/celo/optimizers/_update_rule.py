@@ -27,6 +27,9 @@ from celo._definitions import (
     NUM_INPUTS,
     NUM_OUTPUTS,
     RMS_FLOOR,
+    ZERO_SIZE,
+    matrix_shape,
+    usual_size,
 )
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
@@ -154,11 +157,10 @@ class UpdateRule(LearnedOptimizer):
             first, least = treedef.flatten_up_to(state.first_size), self._least_rms(theta)
             for i in replaced:
                 path, leaf = paths[i]
-                _check_state(
-                    jax.tree_util.keystr(path), leaf, "first_size", leaf.shape[: layers[i]], first[i]
-                )
+                stack = leaf.shape[: layers[i]]
+                _check_state(jax.tree_util.keystr(path), leaf, "first_size", stack, first[i])
                 size = over_slices(_size, layers[i])(leaf)
-                first[i] = jnp.where(first[i] == 0.0, size, first[i])
+                first[i] = jnp.where(first[i] == 0.0, _began(size, leaf.shape, layers[i]), first[i])
                 share = jnp.maximum(first[i], least) / jnp.maximum(size, least)
                 gains[i] = gain * share ** theta[GROUP]["start_power"]
             state = state._replace(first_size=jax.tree.unflatten(treedef, first))
@@ -236,6 +238,13 @@ def _check_state(path: str, param: Array, name: str, wanted: tuple[int, ...], fo
 def _size(param: Array) -> Array:
     """What the rule's steps are in proportion to; above 0."""
     return rms(param.astype(jnp.float32), RMS_FLOOR)
+
+
+def _began(size: Array, shape: tuple[int, ...], layers: int) -> Array:
+    """The first sizes of matrices; of zeros, whose size says nothing, that of usual initial weights."""
+    matrix = matrix_shape(shape, layers)
+    assert matrix is not None, f"a tensor of shape {shape} has no matrices"
+    return jnp.where(size < ZERO_SIZE, usual_size(matrix), size)
 
 
 @cache
