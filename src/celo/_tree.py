@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from celo._types import Array, Key
+from celo._types import Array, Key, Theta
 
 Tree = Any
 
@@ -13,6 +13,11 @@ Tree = Any
 def where(condition: Array, yes: Tree, no: Tree) -> Tree:
     """`yes` where a scalar condition holds, else `no`; both of one structure."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def united(first: Theta, second: Theta) -> Theta:
+    """One θ of the weights of both, group by group."""
+    return {group: {**first.get(group, {}), **second.get(group, {})} for group in {**first, **second}}
 
 
 def norm(tree: Tree) -> Array:

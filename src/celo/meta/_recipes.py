@@ -47,7 +47,7 @@ class Recipe:
     start_power: float = _setting(
         0.0,
         "power of a matrix's size at its first step in the length of its steps, where its own size has the "
-        "rest: from 0 to 1, trained along with the rule",
+        "rest: from 0 to 1; not trained",
     )
     min_rms: float = _setting(
         0.0, "size, as root mean square, that a tensor counts as at least; trained along with the rule"

@@ -24,10 +24,12 @@ class LearnedOptimizer(abc.ABC):
     Attributes:
       theta_groups: top-level groups of θ that the optimizer reads.
       optional_theta: flat name -> shape of weights that θ may have besides those of `init_theta`.
+      fixed_theta: flat names of weights that are settings: meta-training leaves them as they are.
     """
 
     theta_groups: ClassVar[tuple[str, ...]]
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    fixed_theta: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def init_theta(self, key: Key) -> Theta:

@@ -89,6 +89,8 @@ class UpdateRule(LearnedOptimizer):
         f"{GROUP}/log_matrix_gain": (),
         f"{GROUP}/start_power": (),
     }
+    # Meta-training on short runs would take it beyond 1, where long ones want half of it (results/LOG.md).
+    fixed_theta: ClassVar[tuple[str, ...]] = (f"{GROUP}/start_power",)
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
