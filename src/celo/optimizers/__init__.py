@@ -7,6 +7,7 @@ the names below; the transformations that users apply (`celo.celo`, …) are in 
 
 from celo.optimizers._base import LearnedOptimizer, as_optax
 from celo.optimizers._celo import Celo, celo
+from celo.optimizers._celo2 import Celo2, celo2, celo2_base, scale_by_celo2
 from celo.optimizers._celo_adam import CeloAdam, celo_adam
 from celo.optimizers._decayed_rule import DecayedRule
 from celo.optimizers._horizon import cool_down, with_horizon
@@ -17,6 +18,7 @@ from celo.optimizers._update_rule import UpdateRule, celo_rule, scale_by_celo_ru
 __all__ = [
     "OPTIMIZERS",
     "Celo",
+    "Celo2",
     "CeloAdam",
     "DecayedRule",
     "Entry",
@@ -25,9 +27,12 @@ __all__ = [
     "UpdateRule",
     "as_optax",
     "celo",
+    "celo2",
+    "celo2_base",
     "celo_adam",
     "celo_rule",
     "cool_down",
+    "scale_by_celo2",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
     "with_horizon",

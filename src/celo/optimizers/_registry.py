@@ -6,11 +6,14 @@ conversion, evaluation, `celo info` and the contract tests all read this table.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import optax
 
+from celo._definitions import CELO2_STEP
 from celo.optimizers._base import LearnedOptimizer
 from celo.optimizers._celo import Celo, celo
+from celo.optimizers._celo2 import Celo2, celo2, celo2_base
 from celo.optimizers._celo_adam import CeloAdam, celo_adam
 from celo.optimizers._decayed_rule import DecayedRule
 from celo.optimizers._schedule import GROUP as SCHEDULER
@@ -18,6 +21,7 @@ from celo.optimizers._update_rule import GROUP as RULE
 from celo.optimizers._update_rule import UpdateRule, celo_rule
 
 MakeOptimizer = Callable[..., LearnedOptimizer]  # takes kernel=
+MakeTransform = Callable[..., optax.GradientTransformationExtraArgs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Entry:
     """
 
     optimizer: MakeOptimizer
-    transform: Callable[..., optax.GradientTransformationExtraArgs]
+    transform: MakeTransform
     phases: tuple[TrainingPhase, ...]
 
 
@@ -60,6 +64,20 @@ def _rule_transform(num_steps: int, **settings) -> optax.GradientTransformationE
     return celo_rule(**settings)
 
 
+def _celo2_transform(make: MakeTransform) -> MakeTransform:
+    """`make` without a horizon, its learning rate in units of the one that Celo2 is meta-trained with."""
+
+    def transform(
+        num_steps: int, *, learning_rate: optax.ScalarOrSchedule = 1.0, **settings
+    ) -> optax.GradientTransformationExtraArgs:
+        del num_steps
+        scale = optax.scale_by_learning_rate(learning_rate, flip_sign=False)
+        return optax.chain(make(CELO2_STEP, **settings), scale)
+
+    return transform
+
+
+_CELO2_BASE = partial(Celo2, adam_mask=False, orthogonalize=False)
 _RULE_PHASE = TrainingPhase("rule", (RULE,), UpdateRule, decayed=DecayedRule)
 
 OPTIMIZERS: dict[str, Entry] = {
@@ -74,6 +92,10 @@ OPTIMIZERS: dict[str, Entry] = {
             TrainingPhase("refinement", (RULE,), Celo),
             TrainingPhase("finish", (SCHEDULER,), Celo),
         ),
+    ),
+    "celo2": Entry(Celo2, _celo2_transform(celo2), (TrainingPhase("rule", (RULE,), Celo2),)),
+    "celo2_base": Entry(
+        _CELO2_BASE, _celo2_transform(celo2_base), (TrainingPhase("rule", (RULE,), _CELO2_BASE),)
     ),
     "celo_adam": Entry(CeloAdam, celo_adam, (TrainingPhase("scheduler", (SCHEDULER,), CeloAdam),)),
     "celo_rule": Entry(UpdateRule, _rule_transform, (_RULE_PHASE,)),
