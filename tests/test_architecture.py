@@ -90,6 +90,7 @@ TOGETHER = {
     "evaluate/test_public_face": "what celo.evaluate hands out",
     "evaluate/test_race": "a race from the command to the report",
     "golden/test_golden": "Celo against recordings of the published code",
+    "golden/test_golden_velo": "VeLO against recordings of the published code, and its float64 reading",
     "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",
     "meta/estimators/test_estimators": "all estimators, by their registry",
     "optimizers/test_properties": "optimizers under any parameters, gradients and losses",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from celo._explain.figure import draw_explanation
     from celo.optimizers import (
         LearnedOptimizer,
+        adafac_mlp,
         as_optax,
         celo,
         celo2,
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
         celo_adam,
         celo_rule,
         cool_down,
+        nn_adam,
+        rnn_mlp,
         scale_by_celo2,
         scale_by_celo_rule,
         scale_by_celo_schedule,
+        velo,
         with_horizon,
     )
     from celo.transforms import accumulate, guard_nonfinite, label_params, plan, state_sharding
@@ -40,6 +44,7 @@ _HOMES = {
     "LearnedOptimizer": "celo.optimizers",
     "OutOfRangeWarning": "celo._errors",
     "accumulate": "celo.transforms",
+    "adafac_mlp": "celo.optimizers",
     "as_optax": "celo.optimizers",
     "celo": "celo.optimizers",
     "celo2": "celo.optimizers",
@@ -51,11 +56,14 @@ _HOMES = {
     "explain": "celo._explain.explanation",
     "guard_nonfinite": "celo.transforms",
     "label_params": "celo.transforms",
+    "nn_adam": "celo.optimizers",
     "plan": "celo.transforms",
+    "rnn_mlp": "celo.optimizers",
     "scale_by_celo2": "celo.optimizers",
     "scale_by_celo_rule": "celo.optimizers",
     "scale_by_celo_schedule": "celo.optimizers",
     "state_sharding": "celo.transforms",
+    "velo": "celo.optimizers",
     "with_horizon": "celo.optimizers",
 }
 _FACES = ("convert", "data", "evaluate", "meta", "optimizers", "tasks", "torch", "transforms", "weights")
@@ -65,6 +73,7 @@ __all__ = [
     "LearnedOptimizer",
     "OutOfRangeWarning",
     "accumulate",
+    "adafac_mlp",
     "as_optax",
     "celo",
     "celo2",
@@ -76,11 +85,14 @@ __all__ = [
     "explain",
     "guard_nonfinite",
     "label_params",
+    "nn_adam",
     "plan",
+    "rnn_mlp",
     "scale_by_celo2",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
     "state_sharding",
+    "velo",
     "with_horizon",
 ]
 

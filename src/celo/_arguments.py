@@ -64,3 +64,22 @@ def check_shapes(params: Params, others: Params, what: str) -> None:
                 f"{jnp.shape(other)}: they must be the same. Pass what belongs to these parameters, or "
                 "begin with tx.init(params)"
             )
+
+
+def check_floating(params: Params) -> None:
+    """CeloError for a parameter that is not a real floating-point array."""
+    for leaf in jax.tree.leaves(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise CeloError(
+                f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
+                "leave others out with optax.masked"
+            )
+
+
+def check_rows(state: Array, shape: tuple[int, int]) -> None:
+    """CeloError unless an LSTM's state has this shape, [tensors, units]: it was made for other parameters."""
+    if state.shape != shape:
+        raise CeloError(
+            f"the LSTM's state has shape {state.shape}, and {shape} belongs to these parameters and weights: "
+            "tensors, and units. Begin with tx.init(params), or restore what belongs to the state"
+        )

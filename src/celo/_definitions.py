@@ -60,7 +60,9 @@ class RuleNetwork:
       input_floor: added to the mean square that an input is normalised by.
       matrices_apart: whether that mean is over the last two axes, each matrix of a tensor with more being
         normalised by itself, or over the whole tensor.
-      vector_inputs: what a tensor with fewer than two axes is fed.
+      matrix_inputs: what a tensor with two or more axes is fed.
+      vector_inputs: what one with fewer is fed.
+      vector_floor: added to the second moment that divides the momenta of such a tensor.
     """
 
     name: str
@@ -70,7 +72,9 @@ class RuleNetwork:
     second_moment_floor: float
     input_floor: float
     matrices_apart: bool
+    matrix_inputs: tuple[str, ...] = tuple(INPUTS)
     vector_inputs: tuple[str, ...] = tuple(INPUTS)
+    vector_floor: float = 0.0
 
     @property
     def outputs(self) -> int:
@@ -88,7 +92,7 @@ class RuleNetwork:
 
     def inputs(self, axes: int) -> tuple[str, ...]:
         """Names of the inputs of a tensor with that many axes."""
-        return tuple(INPUTS) if axes >= 2 else self.vector_inputs
+        return self.matrix_inputs if axes >= 2 else self.vector_inputs
 
 
 CELO = RuleNetwork(
@@ -199,6 +203,14 @@ SCHEDULE_INPUTS = len(TIME_CENTRES) + NUM_LOSS_AVERAGES - 1
 STEP_SIZE_SCALE = 0.1
 REFERENCE_HORIZON = 1_000.0  # steps: where the weight `horizon_w` changes nothing
 
+# -------------------------------------------------------------------------------- VeLO (arXiv 2211.09760)
+
+MOST_AXES = 4  # tensors of more axes that are longer than one have no place among its inputs
+SMALLEST_SQUARE = 1e-9  # a tensor's mean square counts as at least this
+LOG_SCALE, LOG_FLOOR, LOG_LIMIT, LOG_UNIT = 10.0, 1e-8, 5.0, 0.5
+TENSOR_INPUTS = 1 + (MOST_AXES + 1) + 2 * len(MOMENTUM_DECAYS)  # of one tensor by itself
+VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
+
 # -------------------------------------------------------------------------------- Celo-Adam (appendix)
 
 ADAM_DECAYS = (0.9, 0.999)
@@ -209,8 +221,12 @@ ADAM_ROOT_FLOOR, ADAM_FLOOR = 1e-10, 1e-8  # added inside the root, and to it
 CELO2_STEP = 1e-3  # what it is meta-trained with: the learning rate of its rule
 CELO2_DIRECTION_FLOOR = 1e-9  # added to the mean square that a direction is normalised by
 CELO2_ADAM_DECAYS, CELO2_ADAM_FLOOR = (0.9, 0.95), 1e-8  # the floor is inside the root
-CELO2_ADAM_LIMIT = 1e18  # gradients are not clipped there; the square of a larger one is hardly a float32
 CELO2_ADAM_MULTIPLIER = 20.0  # learning rates of the rule that Adam's is
+
+# ------------------------------------------------- AdaFac-MLP (arXiv 2203.11860), RNN-MLP (arXiv 2009.11243)
+
+TIME_SCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)  # steps
+LARGEST_GRADIENT = 1e15  # where a rule clips none: sums of squares of larger ones are infinite in float32
 
 # -------------------------------------------------------------------------------- numbers that are not finite
 

@@ -19,11 +19,13 @@ from celo.optimizers import (
     OPTIMIZERS,
     Celo,
     LearnedOptimizer,
+    Velo,
     as_optax,
     celo,
     celo_rule,
     scale_by_celo_rule,
     scale_by_celo_schedule,
+    velo,
 )
 from celo.transforms import accumulate
 
@@ -50,8 +52,18 @@ def registered(optimizer):
     )
 
 
+def one_of_each_class():
+    """The registered optimizers by name, those of several sizes in the one that is registered first."""
+    found = {}
+    for name, entry in OPTIMIZERS.items():
+        optimizer = entry.optimizer()
+        found.setdefault(type(optimizer), (name, optimizer))
+    return dict(found.values())
+
+
 KERNEL = native.resolve("auto")
 OPTIONS = {"nonfinite": "shrink", "plateau": 0.5, "min_rms": 0.1, "kernel": KERNEL}
+VELO_OPTIONS = {"nonfinite": "shrink", "plateau": 0.5, "mixture_scale": 50.0, "kernel": KERNEL}
 
 ROWS = {
     "celo": Row(
@@ -91,7 +103,14 @@ ROWS = {
             lambda steps: accumulate(celo(steps, weights=theta, kernel=KERNEL), every=1)
         )(num_steps),
     ),
-    **{f"as_optax({name})": registered(entry.optimizer()) for name, entry in OPTIMIZERS.items()},
+    "velo": Row(
+        Velo(),
+        build=lambda theta, num_steps: velo(num_steps, weights=theta, **VELO_OPTIONS),
+        injected=lambda theta, num_steps: optax.inject_hyperparams(velo)(
+            num_steps, weights=theta, **VELO_OPTIONS
+        ),
+    ),
+    **{f"as_optax({name})": registered(optimizer) for name, optimizer in one_of_each_class().items()},
     **{
         f"{name}, decayed {phase.name}": registered(phase.decayed())
         for name, entry in OPTIMIZERS.items()

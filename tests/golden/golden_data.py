@@ -12,6 +12,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[2] / "shared" / "golden"
 CELO = HERE / "celo.npz"
+VELO = HERE / "velo.npz"
 COPIED_AS_THEY_ARE = ("pes_grad.npz", "outer_adamw.npz")
 
 OPTIMIZERS = {"celo_phase1": "celo", "celo": "celo", "celo_adam": "celo_adam"}  # and the file of its θ
@@ -22,27 +23,30 @@ TRAJECTORIES = [
     *(f"{o}__{kind}__{case}" for o in OPTIMIZERS for kind in KINDS for case in ("n30", "n1000")),
     *(f"{o}__noisy__stress" for o in ("celo", "celo_adam")),
 ]
+VELO_TRAJECTORIES = [f"velo_s__{kind}__{case}" for kind in KINDS for case in ("n30", "n1000")]
 
 
 def collect(source: Path) -> dict[str, np.ndarray]:
     """Everything the tests of Celo need from a folder of golden numbers, by "file/array"."""
-    files = {
-        "problem": "problem",
-        **{
-            name: name
-            for name in (f"theta/{of}__{kind}" for of in set(OPTIMIZERS.values()) for kind in KINDS)
-        },
-        **{f"traj/{name}": f"traj/{name}" for name in TRAJECTORIES},
-    }
+    thetas = (f"theta/{of}__{kind}" for of in set(OPTIMIZERS.values()) for kind in KINDS)
+    return _read(source, ["problem", *thetas, *(f"traj/{name}" for name in TRAJECTORIES)])
+
+
+def collect_velo(source: Path) -> dict[str, np.ndarray]:
+    """The same for VeLO; the problem is Celo's."""
+    return _read(source, [*(f"theta/velo_s__{k}" for k in KINDS), *(f"traj/{n}" for n in VELO_TRAJECTORIES)])
+
+
+def _read(source: Path, files: list[str]) -> dict[str, np.ndarray]:
     collected = {}
-    for prefix, file in files.items():
+    for file in files:
         with np.load(source / f"{file}.npz") as arrays:
-            collected |= {f"{prefix}/{key}": arrays[key] for key in arrays.files}
+            collected |= {f"{file}/{key}": arrays[key] for key in arrays.files}
     return collected
 
 
-def load() -> dict[str, np.ndarray]:
-    with np.load(CELO) as arrays:
+def load(file: Path = CELO) -> dict[str, np.ndarray]:
+    with np.load(file) as arrays:
         return dict(arrays)
 
 
@@ -81,8 +85,35 @@ def to_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
     }
 
 
+def to_velo_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """`to_theta` of VeLO."""
+    bank, net = below(official, "ff_mod_stack/~"), below(official, "rnn_params")
+    return {
+        "rule_bank": {
+            "w0": np.concatenate([bank[f"w0__{group}"] for group in range(14)], axis=1),
+            **{name: bank[name] for name in ("b0", "w1", "b1")},
+            **{name: bank[name][..., :2] for name in ("w2", "b2")},
+        },
+        "controller": {
+            "mix_w": net["linear_1/w"],
+            "mix_b": net["linear_1/b"],
+            "skip_w": net["linear_2/w"],
+            "skip_b": net["linear_2/b"],
+            "lstm_w": net["rnn/linear/w"],
+            "lstm_b": net["rnn/linear/b"],
+            "control_w": net["rnn_to_controls/w"],
+            "control_b": net["rnn_to_controls/b"],
+            "step_w": net["step_size/w"][:, 0],
+            "step_b": net["step_size/b"][0],
+            "h0": official["lstm_init_state/hidden"][0],
+            "c0": official["lstm_init_state/cell"][0],
+        },
+    }
+
+
 def main(source: Path) -> None:
     np.savez_compressed(CELO, **collect(source))
+    np.savez_compressed(VELO, **collect_velo(source))
     for name in COPIED_AS_THEY_ARE:
         shutil.copyfile(source / name, HERE / name)
 

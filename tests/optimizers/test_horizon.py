@@ -105,7 +105,7 @@ def test_errors(theta):
             with_horizon(state, bad)
         with pytest.raises(CeloError, match="num_steps must be a positive whole number"):
             cool_down(state, bad)
-    with pytest.raises(CeloError, match="no ScheduleState in the state, got a tuple"):
+    with pytest.raises(CeloError, match="no learned schedule in the state, got a tuple"):
         with_horizon(celo_rule(1.0, weights=theta).init(PARAMS), 20)
     with pytest.raises(CeloError, match=r"no PlateauState in the state.*plateau=0\.5"):
         cool_down(state, 20)

@@ -134,7 +134,8 @@ def network(theta: dict[str, Array], inputs: RuleInputs, scales: RuleInputs) -> 
     """The rule's network: steps downhill, Celo's in units of 0.001 of the tensor's root mean square.
 
     Args:
-      theta: its weights; two columns in the last layer say direction and magnitude, one the direction.
+      theta: its weights; two columns in the last layer say direction and magnitude, one the direction. The
+        rows of the first are all of `INPUTS`, or those that there are.
       inputs: as `network_inputs` gives them.
       scales: as `normalisers` gives them.
 
@@ -167,7 +168,8 @@ def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Ar
     if grad.ndim < 2:
         cols = rows
         factored_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
-        factored_momentum = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, rows, strict=True)]
+        floored = [x + rule.vector_floor for x in rows]
+        factored_momentum = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, floored, strict=True)]
     else:
         cols = stats.col
         factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]

@@ -8,11 +8,13 @@ A model that does not may have a hundred tensors of perhaps ten shapes. XLA comp
 times over unless it is handed over as one array with a leading axis: compile time is then that of one layer.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 
 from celo._errors import CeloError
@@ -109,3 +111,39 @@ def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> 
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
     results = jax.lax.map(lambda arguments: function(*arguments), stacked)
     return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(tensors))]
+
+
+def over_tensors(
+    function: Callable[..., Any], tensors: list[tuple[Any, ...]], layers: list[int], groups: list[list[int]]
+) -> list[Any]:
+    """`function` of each tensor's arguments.
+
+    Args:
+      function: of the arguments of one tensor.
+      tensors: a tuple of arguments for each.
+      layers: how many leading axes of all arguments of each count tensors.
+      groups: which are computed together, as `stackable` gives them.
+    """
+    results: list[Any] = [None] * len(tensors)
+    for group in groups:
+        of_tensor = over_slices(function, layers[group[0]])
+        for i, result in zip(group, over_stack(of_tensor, [tensors[i] for i in group]), strict=True):
+            results[i] = result
+    return results
+
+
+def as_rows(arrays: Sequence[Array], width: int) -> Array:
+    """Vectors [..., width] of leaves, those of stacked layers one under another: [tensors, width]."""
+    return jnp.concatenate([jnp.zeros((0, width)), *(x.reshape(-1, width) for x in arrays)])
+
+
+def from_rows(rows: Array, params: Sequence[Array], layers: Sequence[int]) -> list[Array]:
+    """`as_rows` undone: for each leaf of the parameters its rows, [*layers, width]."""
+    leads = [p.shape[:axes] for p, axes in zip(params, layers, strict=True)]
+    ends = np.cumsum([0, *map(math.prod, leads)])
+    return [rows[ends[n] : ends[n + 1]].reshape(*lead, rows.shape[1]) for n, lead in enumerate(leads)]
+
+
+def count_tensors(params: Sequence[Array | jax.ShapeDtypeStruct], layers: Sequence[int]) -> list[int]:
+    """How many tensors each leaf is: stacked layers are counted one by one."""
+    return [math.prod(p.shape[:axes]) for p, axes in zip(params, layers, strict=True)]

@@ -3,12 +3,13 @@
 Everything here is for one tensor. Statistics are float32 whatever the tensor's dtype.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from celo._definitions import FACTORED_FLOOR, GRADIENT_LIMIT, factored_axes
+from celo._definitions import FACTORED_FLOOR, GRADIENT_LIMIT, LARGEST_GRADIENT, factored_axes
 from celo._types import Array
 
 
@@ -51,9 +52,9 @@ def update_stats(
     stats: TensorStats,
     grad: Array,
     *,
-    momentum_decays: tuple[float, ...],
-    second_moment_decay: float,
-    factored_decays: tuple[float, ...],
+    momentum_decays: Sequence[float | Array],
+    second_moment_decay: float | Array,
+    factored_decays: Sequence[float | Array],
 ) -> TensorStats:
     """The statistics after seeing `grad`, float32 and of the tensor's shape."""
     square = grad * grad
@@ -72,7 +73,7 @@ def update_stats(
     )
 
 
-def ema(average: Array, value: Array, decay: float) -> Array:
+def ema(average: Array, value: Array, decay: float | Array) -> Array:
     """One step of an exponential moving average."""
     return decay * average + (1.0 - decay) * value
 
@@ -82,10 +83,31 @@ def rms(x: Array, floor: float) -> Array:
     return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
 
 
-def finite_gradient(grad: Array, limit: float = GRADIENT_LIMIT) -> Array:
+def finite_gradient(grad: Array, limit: float | Array = GRADIENT_LIMIT) -> Array:
     """The gradient as float32, clipped to ±limit, with NaN taken as zero so that it cannot enter a state."""
     grad = grad.astype(jnp.float32)
     return jnp.clip(jnp.where(jnp.isnan(grad), 0.0, grad), -limit, limit)
+
+
+def unclipped_gradient(grad: Array) -> Array:
+    """As `finite_gradient` for rules that clip no gradient: what is finite stays, up to 1e15.
+
+    An infinity counts as ±1000, as elsewhere: 1e15 would rule the statistics for ten thousands of steps.
+    """
+    grad = grad.astype(jnp.float32)
+    known = jnp.where(jnp.isfinite(grad), grad, finite_gradient(grad))
+    return jnp.clip(known, -LARGEST_GRADIENT, LARGEST_GRADIENT)
+
+
+def mean_and_variance(arrays: Sequence[Array]) -> tuple[Array, Array]:
+    """Mean of all elements of arrays of one shape, and the mean square of their distance from it; scalars."""
+    mean = jnp.mean(jnp.stack([jnp.mean(x) for x in arrays]))
+    return mean, jnp.mean(jnp.stack([jnp.mean(jnp.square(x - mean)) for x in arrays]))
+
+
+def log_size(x: Array) -> Array:
+    """Natural logarithm of |x| + 1e-8, between -5 and 5: numbers of any size as an input of an LSTM."""
+    return jnp.clip(jnp.log(1e-8 + jnp.abs(x)), -5.0, 5.0)
 
 
 def inverse_factors(row: Array, col: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:

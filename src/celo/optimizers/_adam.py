@@ -1,12 +1,12 @@
 """Adam's moments, which optimizers that have Adam's direction for some tensors or for all turn into steps."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from celo._arguments import check_shapes
-from celo._definitions import GRADIENT_LIMIT
 from celo._kernels.statistics import ema, finite_gradient
 from celo._types import Array, Params, Updates
 
@@ -32,16 +32,17 @@ def update_moments(
     grads: Updates,
     params: Params,
     decays: tuple[float, float],
-    limit: float = GRADIENT_LIMIT,
+    finite: Callable[[Array], Array] = finite_gradient,
 ) -> AdamState:
     """The moments after seeing `grads`.
 
     Args:
       state: the moments before.
-      grads: pytree like `params`; NaN counts as zero.
+      grads: pytree like `params`.
       params: the parameters, whose shapes all must have.
       decays: of the first and the second moment.
-      limit: what gradients are clipped to.
+      finite: what is taken for a gradient that is huge or not finite, `finite_gradient` or
+        `unclipped_gradient`.
 
     Raises:
       CeloError: for gradients or moments of another shape than their parameter.
@@ -49,7 +50,7 @@ def update_moments(
     for name, tree in (("its gradient", grads), ("its state", state.first), ("its state", state.second)):
         check_shapes(params, tree, name)
     first_decay, second_decay = decays
-    grads = jax.tree.map(lambda g: finite_gradient(g, limit), grads)
+    grads = jax.tree.map(finite, grads)
     return AdamState(
         step=state.step + 1,
         first=jax.tree.map(lambda m, g: ema(m, g, first_decay), state.first, grads),

@@ -50,23 +50,52 @@ class BoundWeights:
         self.trained.check_size(sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
-def bind(weights: WeightsLike, optimizer: ReadsTheta) -> BoundWeights:
-    """The weights that `optimizer` reads, from a bundled name, a file or θ itself.
+@dataclasses.dataclass(frozen=True)
+class ReadWeights:
+    """Weights as they were read, not yet checked against an optimizer.
 
-    A file is read once. Groups of θ that the optimizer does not read are left out: Celo's weights serve its
-    rule and its schedule alone, too.
+    Attributes:
+      theta: all groups.
+      trained: what is known of its meta-training.
+      source: where it comes from, for messages.
+      architecture: the name in its file; None for θ itself.
+    """
+
+    theta: Mapping[str, Any]
+    trained: TrainedRange
+    source: str
+    architecture: str | None
+
+    def bind(self, optimizer: ReadsTheta) -> BoundWeights:
+        """The groups that `optimizer` reads, or CeloError if one is missing or does not fit."""
+        return BoundWeights(_checked(self.theta, optimizer, self.source), self.trained)
+
+
+def read(weights: WeightsLike) -> ReadWeights:
+    """Weights from a bundled name, a file or θ itself. A file is read once.
 
     Raises:
-      CeloError: if the file cannot be read, or a group is missing or does not fit.
+      CeloError: if the file cannot be read.
     """
     if not isinstance(weights, str | os.PathLike | Mapping):
         raise CeloError(f"weights must be a bundled name, a path or θ itself, got {weights!r}")
     if isinstance(weights, Mapping):
-        return BoundWeights(_checked(weights, optimizer, "weights="), TrainedRange("θ"))
-    loaded = weights_files.load(weights)
-    return BoundWeights(
-        _checked(loaded.theta, optimizer, str(weights)), TrainedRange.of(loaded, str(weights))
-    )
+        return ReadWeights(weights, TrainedRange("θ"), "weights=", None)
+    loaded, source = weights_files.load(weights), str(weights)
+    trained = TrainedRange.of(loaded, source)
+    return ReadWeights(loaded.theta, trained, source, loaded.metadata["architecture"])
+
+
+def bind(weights: WeightsLike, optimizer: ReadsTheta) -> BoundWeights:
+    """The weights that `optimizer` reads, from a bundled name, a file or θ itself.
+
+    Groups of θ that the optimizer does not read are left out: Celo's weights serve its rule and its schedule
+    alone, too.
+
+    Raises:
+      CeloError: if the file cannot be read, or a group is missing or does not fit.
+    """
+    return read(weights).bind(optimizer)
 
 
 def expected_shapes(optimizer: ReadsTheta) -> dict[str, tuple[int, ...]]:

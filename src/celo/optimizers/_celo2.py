@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import check_floating
 from celo._definitions import (
     CELO2,
     CELO2_ADAM_DECAYS,
     CELO2_ADAM_FLOOR,
-    CELO2_ADAM_LIMIT,
     CELO2_ADAM_MULTIPLIER,
     CELO2_DIRECTION_FLOOR,
     CELO2_STEP,
@@ -29,6 +29,7 @@ from celo._definitions import (
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal
 from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
+from celo._kernels.statistics import unclipped_gradient
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._adam import AdamState, init_moments, update_moments
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -36,7 +37,6 @@ from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._rule_steps import (
     GROUP,
     RuleState,
-    check_floating,
     init_state,
     init_weights,
     take_steps,
@@ -126,7 +126,7 @@ class Celo2(LearnedOptimizer):
             _only(by_adam, grads, like=treedef),
             _only(by_adam, params),
             CELO2_ADAM_DECAYS,
-            CELO2_ADAM_LIMIT,
+            unclipped_gradient,
         )
 
         def of_adam(m: Array, v: Array) -> Array:

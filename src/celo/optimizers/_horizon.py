@@ -5,7 +5,6 @@ from 10 steps to the horizon. Another horizon is another share and other time sc
 clock that stands still.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from celo._arguments import check_num_steps
 from celo._errors import CeloError
 from celo._types import Array, OptState
 from celo.optimizers import _schedule
-from celo.optimizers._schedule import LossHistory, PlateauState, ScheduleState
+from celo.optimizers._schedule import LossHistory, PlateauState, ScheduleState, map_clocks
 
 
 def with_horizon(state: OptState, num_steps: int | Array) -> OptState:
@@ -29,19 +28,24 @@ def with_horizon(state: OptState, num_steps: int | Array) -> OptState:
     >>> state = celo.with_horizon(state, 2_000)
 
     Args:
-      state: any pytree that holds a state of `celo.celo` or `celo.scale_by_celo_schedule`.
+      state: any pytree that holds a state of `celo.celo`, `celo.scale_by_celo_schedule` or `celo.velo`.
       num_steps: the steps that training will take in all.
 
     Raises:
       CeloError: if `num_steps` is not a positive whole number, or there is no learned schedule in `state`.
     """
-    horizon = check_num_steps(num_steps)
+    total = jnp.asarray(check_num_steps(num_steps), jnp.int32)
+    found = []
 
-    def extend(schedule: ScheduleState) -> ScheduleState:
-        total = jnp.asarray(horizon, jnp.int32)
-        return _stretched(schedule, total)._replace(sized_for=total)
+    def extend(clock: Any) -> Any:
+        found.append(clock)
+        clock = _stretched(clock, total)
+        return clock._replace(sized_for=total) if isinstance(clock, ScheduleState) else clock
 
-    return _edit(state, ScheduleState, extend)
+    changed = map_clocks(extend, state)
+    if not found:
+        raise _nothing("learned schedule", state, "celo.celo(num_steps)")
+    return changed
 
 
 def cool_down(state: OptState, num_steps: int | Array) -> OptState:
@@ -62,18 +66,26 @@ def cool_down(state: OptState, num_steps: int | Array) -> OptState:
     """
     left = jnp.asarray(check_num_steps(num_steps), jnp.int32)
 
-    def leave(plateau: PlateauState) -> PlateauState:
-        schedule = plateau.schedule
-        share_left = jnp.maximum(schedule.num_steps - schedule.step, 1) / schedule.num_steps
+    def last_steps(clock: Any) -> Any:
+        share_left = jnp.maximum(clock.num_steps - clock.step, 1) / clock.num_steps
         total = jnp.round(left.astype(jnp.float32) / share_left).astype(jnp.int32)
-        schedule = _stretched(schedule, total)._replace(step=total - left)
-        return PlateauState(schedule, jnp.full_like(plateau.share, jnp.inf))
+        return _stretched(clock, total)._replace(step=total - left)
 
-    return _edit(state, PlateauState, leave)
+    def leave(node: Any) -> Any:
+        if not is_plateau(node):
+            return node
+        return PlateauState(map_clocks(last_steps, node.schedule), jnp.full_like(node.share, jnp.inf))
+
+    def is_plateau(node: Any) -> bool:
+        return isinstance(node, PlateauState)
+
+    if not any(map(is_plateau, jax.tree.leaves(state, is_leaf=is_plateau))):
+        raise _nothing("PlateauState", state, "plateau=0.5")
+    return jax.tree.map(leave, state, is_leaf=is_plateau)
 
 
-def _stretched(schedule: ScheduleState, num_steps: Array) -> ScheduleState:
-    """The schedule with another horizon, its averages read off at the new time scales."""
+def _stretched(schedule: Any, num_steps: Array) -> Any:
+    """What keeps time with another horizon, its averages read off at the new time scales."""
     old, new = _schedule.half_lives(schedule.num_steps), _schedule.half_lives(num_steps)
     losses = schedule.losses
     count = jnp.maximum(losses.step, 1).astype(jnp.float32)
@@ -87,16 +99,8 @@ def _stretched(schedule: ScheduleState, num_steps: Array) -> ScheduleState:
     return schedule._replace(num_steps=num_steps, losses=LossHistory(means, minima, losses.step))
 
 
-def _edit(state: OptState, kind: type, change: Callable[[Any], Any]) -> OptState:
-    """`state` with every part of the given type changed."""
-
-    def is_kind(node: Any) -> bool:
-        return isinstance(node, kind)
-
-    if not any(map(is_kind, jax.tree.leaves(state, is_leaf=is_kind))):
-        remedy = "plateau=0.5" if kind is PlateauState else "celo.celo(num_steps)"
-        raise CeloError(
-            f"there is no {kind.__name__} in the state, got a {type(state).__name__}; "
-            f"pass the state of an optimizer made with {remedy}"
-        )
-    return jax.tree.map(lambda node: change(node) if is_kind(node) else node, state, is_leaf=is_kind)
+def _nothing(what: str, state: OptState, remedy: str) -> CeloError:
+    return CeloError(
+        f"there is no {what} in the state, got a {type(state).__name__}; "
+        f"pass the state of an optimizer made with {remedy}"
+    )

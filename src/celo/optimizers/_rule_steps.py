@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo._arguments import check_shapes
+from celo._arguments import check_floating, check_shapes
 from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, RuleNetwork
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
-from celo._kernels.stacking import over_slices, over_stack, stackable
+from celo._kernels.stacking import over_tensors, stackable
 from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Updates
 
 GROUP = "update_rule"  # of θ
+RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
 
 
 class RuleState(NamedTuple):
@@ -45,16 +46,6 @@ def init_weights(rule: RuleNetwork, key: Key) -> dict[str, Array]:
     }
 
 
-def check_floating(params: Params) -> None:
-    """CeloError if a parameter is not a real floating-point array."""
-    for leaf in jax.tree.leaves(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise CeloError(
-                f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
-                "leave others out with optax.masked"
-            )
-
-
 def init_state(params: Params, layers: list[int]) -> RuleState:
     """Zero statistics, float32.
 
@@ -67,7 +58,7 @@ def init_state(params: Params, layers: list[int]) -> RuleState:
     """
     leaves, treedef = jax.tree.flatten(params)
     check_floating(params)
-    return _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
+    return pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
 
 
 def take_steps(
@@ -98,28 +89,45 @@ def take_steps(
     Raises:
       CeloError: for gradients or a state of other shapes, or a tensor that the kernel does not take.
     """
-    leaves, treedef = jax.tree.flatten(params)
-    grad_leaves = treedef.flatten_up_to(grads)
+    tensors = checked_tensors(state, grads, params, layers, kernel)
+    step = partial(tensor_update, rule, kernel, min_rms, theta)
+    results = over_tensors(step, tensors, layers, computed_together(tensors, layers, kernel))
+    stats = pack([stats for _, stats in results], jax.tree.structure(params))
+    return [one for one, _ in results], stats
+
+
+def checked_tensors(
+    state: RuleState, grads: Updates, params: Params, layers: list[int], kernel: str
+) -> list[RuleTensor]:
+    """What belongs to each tensor, in the order of the parameters' leaves.
+
+    Args:
+      state: the rule's.
+      grads: a pytree like the parameters.
+      params: the parameters.
+      layers: how many leading axes of each count tensors.
+      kernel: what will compute, "native" or "xla".
+
+    Raises:
+      CeloError: if state or gradients have other shapes, or the kernel takes whole tensors
+        and one is split.
+    """
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     stats = tensor_stats(state, treedef)
     check_shapes(params, grads, "its gradient")
-    paths = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
         _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
         if kernel == "native":
             native.check_whole(leaf, jax.tree_util.keystr(path))
-    step = partial(_tensor_update, rule, kernel, min_rms, theta)
-    tensors = list(zip(stats, grad_leaves, leaves, strict=True))
-    steps: list[Any] = [None] * len(leaves)
+    return list(zip(stats, treedef.flatten_up_to(grads), [leaf for _, leaf in paths], strict=True))
+
+
+def computed_together(tensors: list[RuleTensor], layers: list[int], kernel: str) -> list[list[int]]:
+    """Groups of tensors that are stacked for the rule, as indices."""
     if kernel == "native":  # compiled already: nothing is gained by stacking
-        groups = [[i] for i in range(len(leaves))]
-    else:
-        groups = stackable(params, [(n, grad.dtype) for n, grad in zip(layers, grad_leaves, strict=True)])
-    for group in groups:
-        of_tensor = over_slices(step, layers[group[0]])
-        results = over_stack(of_tensor, [tensors[i] for i in group])
-        for i, result in zip(group, results, strict=True):
-            steps[i] = result
-    return [one for one, _ in steps], _pack([stats for _, stats in steps], treedef)
+        return [[i] for i in range(len(tensors))]
+    dtypes = [grad.dtype for _, grad, _ in tensors]
+    return stackable([param for _, _, param in tensors], list(zip(layers, dtypes, strict=True)))
 
 
 def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
@@ -148,7 +156,7 @@ def _stats_shapes(shape: tuple[int, ...], layers: int) -> list[tuple[int, ...]]:
     return [jax.tree.leaves(field)[0].shape for field in stats]
 
 
-def _tensor_update(
+def tensor_update(
     rule: RuleNetwork,
     kernel: str,
     min_rms: float | Array,
@@ -164,7 +172,7 @@ def _tensor_update(
     return form.tensor_update(rule, theta, stats, grad, param, min_rms)
 
 
-def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
+def pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
     """Statistics of each tensor -> a state whose leaves are pytrees like the parameters."""
 
     def tree(leaves: Sequence[Array]) -> Params:

@@ -10,8 +10,8 @@ is a share of the parameters' own size, so that undirected steps let that size g
 Ours may have one weight more, v (`horizon_w`): eta is multiplied by (num_steps / 1000)^v.
 """
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ class ScheduleState(NamedTuple):
     hidden: Array  # [64]
     cell: Array  # [64]
 
+    keeps_time = True  # `with_horizon` and plateaus find it by this
+
 
 def init_theta(key: Key) -> dict[str, Array]:
     """Fresh weights of the scheduler, 35,649 in all: truncated normal of 1/sqrt(fan in), zero biases
@@ -79,15 +81,20 @@ def init(theta: dict[str, Array], num_steps: Array) -> ScheduleState:
 
     What comes from the arguments is copied, so that a donated state does not take θ with it.
     """
-    zeros = jnp.zeros((NUM_LOSS_AVERAGES,), jnp.float32)
     return ScheduleState(
         step=jnp.zeros((), jnp.int32),
         num_steps=jnp.array(num_steps, jnp.int32),
         sized_for=jnp.array(num_steps, jnp.int32),
-        losses=LossHistory(means=zeros, minima=zeros + jnp.inf, step=jnp.zeros((), jnp.int32)),
+        losses=no_losses(),
         hidden=jnp.array(theta["h0"], jnp.float32),
         cell=jnp.array(theta["c0"], jnp.float32),
     )
+
+
+def no_losses() -> LossHistory:
+    """The history before the first loss."""
+    zeros = jnp.zeros((NUM_LOSS_AVERAGES,), jnp.float32)
+    return LossHistory(means=zeros, minima=zeros + jnp.inf, step=jnp.zeros((), jnp.int32))
 
 
 def advance(theta: dict[str, Array], state: ScheduleState, loss: Array) -> tuple[Array, ScheduleState]:
@@ -135,7 +142,39 @@ def half_lives(num_steps: Array) -> Array:
     return jnp.exp(shortest + position * (longest - shortest))
 
 
-def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHistory, Array]:
+Averaging = tuple[Callable[[Array, Array], Array], Callable[[Array], Array]]
+
+
+def averaging(num_steps: Array) -> Averaging:
+    """How ten losses are averaged, as exactly as float32 allows at any horizon.
+
+    Returns:
+      (means, loss) -> the means [10] with one loss more; count -> 1 - decay^count [10], what share of a whole
+      mean that many losses are.
+    """
+    rates = 1.0 / half_lives(num_steps)
+    return (
+        lambda means, loss: means - jnp.expm1(-rates) * (loss - means),
+        lambda count: -jnp.expm1(-rates * count),
+    )
+
+
+def published_averaging(num_steps: Array) -> Averaging:
+    """`averaging` in the order of the published code, whose rounding weights were trained with.
+
+    In the first steps all averages are nearly equal, and features are quotients of their differences:
+    rounding reaches their third digit at a horizon of 1,000, and the first at 1,000,000.
+    """
+    longest = jnp.log10(num_steps.astype(jnp.float32))
+    exponents = jnp.linspace(1.0, longest, NUM_LOSS_AVERAGES, dtype=jnp.float32)
+    # A decay that is rounded to 1 would make a mean of nothing.
+    decays = jnp.minimum(jnp.exp(-1.0 / jnp.power(10.0, exponents)), 1.0 - 2.0**-24)
+    return lambda means, loss: means * decays + loss * (1.0 - decays), lambda count: 1.0 - decays**count
+
+
+def observe(
+    losses: LossHistory, loss: Array, num_steps: Array, averaging: Callable[[Array], Averaging] = averaging
+) -> tuple[LossHistory, Array]:
     """Takes one loss (scalar) into the averages.
 
     A loss counts at most as twice the largest average, so a spike cannot drown the others; NaN counts as
@@ -146,19 +185,24 @@ def observe(losses: LossHistory, loss: Array, num_steps: Array) -> tuple[LossHis
     Returns:
       (history, means): the bias-corrected means [10], the very numbers that the minima are taken of.
     """
-    rates = 1.0 / half_lives(num_steps)
+    fold, share = averaging(num_steps)
+
+    def corrected(means: Array, count: Array) -> Array:
+        """The means without their bias; zero before the first loss."""
+        return means / share(jnp.maximum(count, 1).astype(jnp.float32))
+
     loss = jnp.where(jnp.isnan(loss), jnp.inf, loss)
-    largest = jnp.max(_corrected(losses.means, rates, losses.step + 1))
+    largest = jnp.max(corrected(losses.means, losses.step + 1))
     # Averages that are all 0, as after a first loss of exactly 0, would cap every later loss to 0.
     uncapped = (losses.step == 0) | (largest == 0)
     loss = jnp.minimum(loss, jnp.where(uncapped, loss, 2.0 * jnp.abs(largest)))
-    means = losses.means + -jnp.expm1(-rates) * (loss - losses.means)
-    corrected = _corrected(means, rates, losses.step + 1)
-    history = LossHistory(means, jnp.minimum(losses.minima, corrected), losses.step + 1)
+    means = fold(losses.means, loss)
+    now = corrected(means, losses.step + 1)
+    history = LossHistory(means, jnp.minimum(losses.minima, now), losses.step + 1)
     return jax.tree.map(
         lambda new, old: jnp.where(jnp.isfinite(loss), new, old),
-        (history, corrected),
-        (losses, _corrected(losses.means, rates, losses.step)),
+        (history, now),
+        (losses, corrected(losses.means, losses.step)),
     )
 
 
@@ -170,11 +214,6 @@ def loss_features(means: Array, losses: LossHistory) -> Array:
     faster, slower, least = means[:-1], means[1:], losses.minima[:-1]
     ratio = (faster - least) / jnp.maximum(1e-8, slower - least)
     return jnp.where(losses.step <= 2, 0.0, jnp.clip(ratio - 1.0, -1.0, 1.0))
-
-
-def _corrected(means: Array, rates: Array, count: Array) -> Array:
-    """Bias-corrected means, mean / (1 - exp(-rate * count)); zero before the first loss."""
-    return means / -jnp.expm1(-rates * jnp.maximum(count, 1).astype(jnp.float32))
 
 
 class _Scheduler:
@@ -239,9 +278,9 @@ def scale_by_schedule(
 
 
 class PlateauState(NamedTuple):
-    """A schedule whose clock stands still from some share of the horizon on."""
+    """A learned schedule whose clock stands still from some share of the horizon on."""
 
-    schedule: ScheduleState  # its `step` is the clock, not the number of steps taken
+    schedule: OptState  # the `step` of what keeps time in it is the clock, not the number of steps taken
     share: Array  # float32; infinite once the schedule may run to its end
 
 
@@ -251,7 +290,7 @@ def hold_plateau(
     """A learned schedule that stops its clock at a share of the horizon until `cool_down` lets it go on.
 
     Args:
-      schedule: `scale_by_celo_schedule(num_steps)`.
+      schedule: `scale_by_celo_schedule(num_steps)`, or an optimizer whose state keeps time.
       share: from 0 to 1.
 
     Raises:
@@ -261,15 +300,37 @@ def hold_plateau(
         check_plateau(share)
 
     def init_fn(params: Params) -> PlateauState:
-        return PlateauState(cast(ScheduleState, schedule.init(params)), jnp.array(share, jnp.float32))
+        return PlateauState(schedule.init(params), jnp.array(share, jnp.float32))
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
     ) -> tuple[Updates, PlateauState]:
+        def held(before: Any, after: Any) -> Any:
+            end = state.share * before.num_steps.astype(jnp.float32)
+            arrived = before.step.astype(jnp.float32) >= end
+            return after._replace(step=jnp.where(arrived, before.step, after.step))
+
         updates, after = schedule.update(updates, state.schedule, params, **extra_args)
-        before = state.schedule.step
-        arrived = before.astype(jnp.float32) >= state.share * state.schedule.num_steps.astype(jnp.float32)
-        after = cast(ScheduleState, after)
-        return updates, PlateauState(after._replace(step=jnp.where(arrived, before, after.step)), state.share)
+        return updates, PlateauState(map_clocks(held, state.schedule, after), state.share)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def map_clocks(function: Callable[..., Any], state: OptState, *others: OptState) -> OptState:
+    """The last of some states of one structure, its parts that keep time replaced.
+
+    Such a part is a named tuple with `step`, `num_steps` and `losses` that says so by `keeps_time`.
+
+    Args:
+      function: of that part of each state.
+      state: any pytree.
+      others: like it.
+    """
+
+    def keeps_time(node: Any) -> bool:
+        return getattr(node, "keeps_time", False)
+
+    def replaced(*nodes: Any) -> Any:
+        return function(*nodes) if keeps_time(nodes[0]) else nodes[-1]
+
+    return jax.tree.map(replaced, state, *others, is_leaf=keeps_time)

@@ -182,9 +182,12 @@ def scale_by_celo_rule(
 
 
 def scale_by_rule(
-    rule: LearnedOptimizer, weights: BoundWeights, state_dtype: Any
+    rule: LearnedOptimizer, weights: BoundWeights, state_dtype: Any, field: str | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """A rule that reads neither loss nor horizon, with weights that have been read."""
+    """`scale_by_celo_rule` of weights that have been read, or another optimizer without horizon and loss.
+
+    `field` is that of the state which can be kept in bfloat16; None: all of it.
+    """
     narrow = check_state_dtype(state_dtype) == "bfloat16"
 
     def init_fn(params: Params) -> RuleState:
@@ -198,7 +201,7 @@ def scale_by_rule(
         return rule.update(weights.theta, updates, state, require_params(params), value=jnp.zeros(()))
 
     tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return in_bfloat16(tx) if narrow else tx
+    return in_bfloat16(tx, field) if narrow else tx
 
 
 def celo_rule(

@@ -6,6 +6,7 @@ itself in a step, bfloat16 has a resolution of 1/256, and so it would never move
 of element, tensor and step: a resumed run equals an uninterrupted one.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,23 +44,37 @@ def check_state_dtype(dtype: Any) -> str:
     return name
 
 
-def in_bfloat16(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-    """`tx` with the float32 arrays of its state stored in bfloat16."""
+def in_bfloat16(
+    tx: optax.GradientTransformationExtraArgs, field: str | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """`tx` with the float32 arrays of its state, or of one field of it, stored in bfloat16."""
 
-    def init_fn(params: Params) -> CompactState:
-        state = tx.init(params)
-        return CompactState(_rounded(state, jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32))
+    def replaced(state: OptState, change: Callable[[Any], OptState]) -> OptState:
+        return change(state) if field is None else state._replace(**{field: change(getattr(state, field))})
+
+    def init_fn(params: Params) -> OptState:
+        return replaced(tx.init(params), compacted)
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, CompactState]:
-        wide = jax.tree.map(
-            lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner_state
-        )
-        updates, wide = tx.update(updates, wide, params, **extra_args)
-        return updates, CompactState(_rounded(wide, state.step), state.step + 1)
+    ) -> tuple[Updates, OptState]:
+        before = state if field is None else getattr(state, field)
+        updates, wide = tx.update(updates, replaced(state, widened), params, **extra_args)
+        return updates, replaced(wide, lambda part: compacted(part, before))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def compacted(state: OptState, before: CompactState | None = None) -> CompactState:
+    """`state` in bfloat16: the first, or the one that follows `before`."""
+    if before is None:
+        return CompactState(_rounded(state, jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32))
+    return CompactState(_rounded(state, before.step), before.step + 1)
+
+
+def widened(state: CompactState) -> OptState:
+    """The state that was rounded, in float32 again."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner_state)
 
 
 def _rounded(state: OptState, count: Array) -> OptState:
