@@ -73,6 +73,7 @@ PUBLIC = {
 # Modules without a test file of their own name, and why.
 UNMIRRORED = {
     "_types": "type aliases alone; pyright checks them",
+    "optimizers._rule_steps": "test_update_rule and test_celo2 take its steps",
     "_kernels.rule_network": "test_update_rule holds it to its definition, test_native to the native form",
 }
 # Test files that mirror no module, and what they test together.

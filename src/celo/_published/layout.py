@@ -5,7 +5,7 @@ Published files are those of flax: msgpack, with arrays in nested dicts.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -58,11 +58,16 @@ class Layout:
 
     Attributes:
       architecture: the name that our files carry.
-      pieces: in the order of the published file; together they fill every array on both sides.
+      pieces: in the order of the published file; together they fill every published array, and ours but for
+        `constants`.
+      constants: our flat name -> what the array is for all files of this form, which have no place for it.
+      note: what such files leave out, for the line that says what was written.
     """
 
     architecture: str
     pieces: tuple[Piece, ...]
+    constants: Mapping[str, Sequence[float] | float] = dataclasses.field(default_factory=dict)
+    note: str = ""
 
     @cached_property
     def published_shapes(self) -> Shapes:
@@ -72,7 +77,7 @@ class Layout:
     @cached_property
     def own_shapes(self) -> Shapes:
         """Our flat name -> shape: just large enough for all pieces of the array."""
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = {name: np.shape(value) for name, value in self.constants.items()}
         for piece in self.pieces:
             starts = piece.at + (0,) * (len(piece.own_shape) - len(piece.at))
             ends = tuple(start + size for start, size in zip(starts, piece.own_shape, strict=True))
@@ -99,10 +104,19 @@ class Layout:
         own = {name: np.zeros(shape, np.float32) for name, shape in self.own_shapes.items()}
         for piece in self.pieces:
             own[piece.name][piece.place] = published[piece.published_name][piece.part]
-        return own
+        return own | {name: np.asarray(value, np.float32) for name, value in self.constants.items()}
 
     def to_published(self, own: Arrays) -> dict[str, Any]:
-        """The published arrays in their nested dicts, from arrays of `own_shapes`."""
+        """The published arrays in their nested dicts, from arrays of `own_shapes`.
+
+        Raises:
+          CeloError: if one of `constants` is something else.
+        """
+        for name, value in self.constants.items():
+            if not np.array_equal(own[name], np.asarray(value, np.float32)):
+                raise CeloError(
+                    f"{name} is {own[name]}, and such files have no place for it: it must be {value}"
+                )
         arrays = {piece.keys: np.zeros(piece.shape, "<f4") for piece in self.pieces}
         for piece in self.pieces:
             arrays[piece.keys][piece.part] = own[piece.name][piece.place]

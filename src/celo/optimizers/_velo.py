@@ -25,10 +25,10 @@ import optax
 
 from celo._arguments import check_num_steps, check_rows, require_params, require_value
 from celo._definitions import (
+    CELO,
     HIDDEN,
     MOST_AXES,
     NUM_INPUTS,
-    NUM_OUTPUTS,
     SMALLEST_SQUARE,
     STEP_SCALE,
     TENSOR_INPUTS,
@@ -41,6 +41,13 @@ from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, read
+from celo.optimizers._rule_steps import (
+    RuleState,
+    checked_tensors,
+    computed_together,
+    pack,
+    tensor_update,
+)
 from celo.optimizers._schedule import (
     LossHistory,
     hold_plateau,
@@ -50,14 +57,7 @@ from celo.optimizers._schedule import (
     published_averaging,
     time_features,
 )
-from celo.optimizers._update_rule import (
-    RuleState,
-    UpdateRule,
-    checked_tensors,
-    computed_together,
-    pack,
-    tensor_update,
-)
+from celo.optimizers._update_rule import UpdateRule
 from celo.transforms._low_precision_state import CompactState, check_state_dtype, in_bfloat16
 
 BANK, CONTROLLER = "rule_bank", "controller"
@@ -125,7 +125,7 @@ class Velo(LearnedOptimizer):
             weights = truncated_normal_fan_in(key, (*banks, inputs, outputs), inputs)
             return weights, jnp.zeros((*banks, outputs), jnp.float32)
 
-        units, widths = self.units, (NUM_INPUTS, HIDDEN, HIDDEN, NUM_OUTPUTS)
+        units, widths = self.units, (NUM_INPUTS, HIDDEN, HIDDEN, CELO.outputs)
         bank = {}
         for n, layer_key in enumerate(jax.random.split(key_bank, len(widths) - 1)):
             bank[f"w{n}"], bank[f"b{n}"] = layer(layer_key, widths[n], widths[n + 1], self.banks)
@@ -176,7 +176,7 @@ class Velo(LearnedOptimizer):
             theta[CONTROLLER], state.controller, heard, [p.size for _, _, p in tensors], value
         )
         networks = self._mixed(theta[BANK], controls, factors, [x.shape[:-1] for x in heard])
-        step = functools.partial(tensor_update, kernel, 0.0)
+        step = functools.partial(tensor_update, CELO, kernel, 0.0)
         with_networks = [(own, *tensor) for own, tensor in zip(networks, tensors, strict=True)]
         steps = over_tensors(step, with_networks, layers, computed_together(tensors, layers, kernel))
         updates = [update.astype(p.dtype) for (update, _), (_, _, p) in zip(steps, tensors, strict=True)]
@@ -201,7 +201,7 @@ class Velo(LearnedOptimizer):
         for name in ("w2", "b2"):
             last = mixed[name]
             scale = jnp.stack([factors, jnp.ones_like(factors)], axis=-1)
-            mixed[name] = last * scale.reshape(-1, *[1] * (last.ndim - 2), NUM_OUTPUTS)
+            mixed[name] = last * scale.reshape(-1, *[1] * (last.ndim - 2), CELO.outputs)
         ends = np.cumsum([0, *map(math.prod, leads)])
         return [
             {name: w[ends[n] : ends[n + 1]].reshape(*lead, *w.shape[1:]) for name, w in mixed.items()}
