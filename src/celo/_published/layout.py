@@ -62,12 +62,14 @@ class Layout:
         `constants`.
       constants: our flat name -> what the array is for all files of this form, which have no place for it.
       note: what such files leave out, for the line that says what was written.
+      ignored: published names that have no place in ours; such a form can be read, not written.
     """
 
     architecture: str
     pieces: tuple[Piece, ...]
     constants: Mapping[str, Sequence[float] | float] = dataclasses.field(default_factory=dict)
     note: str = ""
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def published_shapes(self) -> Shapes:

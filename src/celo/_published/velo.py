@@ -1,7 +1,7 @@
 """The published theta.state of VeLO (arXiv 2211.09760), in its small size and in that of its authors.
 
-A mixing layer's output is overwritten, and the third output of the rules is never read: those weights are kept
-as unused arrays.
+A mixing layer's output is overwritten, and the third output of the rules is never read: those weights are
+kept as unused arrays.
 """
 
 import numpy as np
@@ -41,7 +41,6 @@ def _velo(architecture: str, units: int, banks: int) -> Layout:
 
 
 VELO_S = _velo("velo_s", 64, 32)
-# Their files look alike. The weights that VeLO's authors released are of the first: their bank's mean is
-# multiplied by 100.
+# Files of these two look alike. The weights that VeLO's authors released are of the first.
 VELO_4000 = _velo("velo_4000", 512, 256)
 VELO = _velo("velo", 512, 256)
