@@ -13,31 +13,45 @@ from typing import Any
 import numpy as np
 
 from celo import weights
-from celo._errors import CeloError
+from celo._errors import CeloError, unknown_name
 from celo._files import read_file, write_file
 from celo._published import celo as celo_layouts
+from celo._published import celo2 as celo2_layouts
 from celo._published.layout import OFFICIAL, Layout, Piece, Shapes, decode, encode
 
 STATE_SUFFIX = ".state"
 
 __all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
 
-# Of every published architecture, in each size that is published.
-LAYOUTS: tuple[Layout, ...] = (celo_layouts.CELO, celo_layouts.CELO_ADAM)
+# Of every published architecture, in each size that is published. A file that fits several is taken for the
+# first, unless the caller says its architecture.
+LAYOUTS: tuple[Layout, ...] = (
+    celo_layouts.CELO,
+    celo_layouts.CELO_ADAM,
+    celo2_layouts.CELO2_LAYOUT,
+    celo2_layouts.CELO2_BASE_LAYOUT,
+)
 
 
 def read_official(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str], architecture: str | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
     """Read an official theta.state of an architecture in `LAYOUTS`.
+
+    Args:
+      path: of the file.
+      architecture: that of the file. None: it is told by names and shapes of the arrays; of architectures
+        whose files look alike, such as "celo2" and "celo2_base", it is the first.
 
     Returns:
       θ (nested dict of float32 arrays), the unused arrays by name, and the architecture.
 
     Raises:
-      CeloError: the file is missing, damaged, or holds other names, shapes, dtypes or non-finite numbers.
+      CeloError: the file is missing, damaged, or holds other names, shapes, dtypes or non-finite numbers;
+        or there is no such architecture.
     """
-    return _decode(read_file(path, weights.MAX_BYTES), os.fspath(path), LAYOUTS)
+    layouts = _layouts_of(architecture, LAYOUTS)
+    return _decode(read_file(path, weights.MAX_BYTES), os.fspath(path), layouts)
 
 
 def to_official(
@@ -60,6 +74,7 @@ def convert(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
     *,
+    architecture: str | None = None,
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
 ) -> str:
     """Convert official weights to ours (destination *.safetensors) or back (destination *.state).
@@ -67,6 +82,7 @@ def convert(
     Args:
       source: an official theta.state; on the way back, whatever `celo.weights.load` takes.
       destination: the file to write; replaced if it exists.
+      architecture: that of an official file, as in `read_official`; ours say theirs.
       shapes: architecture -> flat name -> shape, for optimizers without an official form: a .state file of
         theirs has the arrays under their own names.
 
@@ -82,11 +98,17 @@ def convert(
         raise CeloError(f"{target}: source and destination are the same file; name another destination")
     if target.suffix == weights.SUFFIX:
         data = read_file(source, weights.MAX_BYTES)
-        theta, unused, architecture = _decode(data, os.fspath(source), layouts)
+        candidates = _layouts_of(architecture, layouts)
+        theta, unused, architecture = _decode(data, os.fspath(source), candidates)
         metadata = {"architecture": architecture, "official_sha256": hashlib.sha256(data).hexdigest()}
         digest = weights.save(target, theta, metadata=metadata, extra=unused)
     elif target.suffix == STATE_SUFFIX:
         loaded = weights.load(source)
+        if architecture not in (None, loaded.metadata["architecture"]):
+            raise CeloError(
+                f"{source} says that it is of {loaded.metadata['architecture']!r}, not {architecture!r}; "
+                "give an architecture with official files only"
+            )
         theta, architecture = loaded.theta, loaded.metadata["architecture"]
         own = [layout for layout in layouts if layout.architecture == architecture]
         if not own:
@@ -102,6 +124,14 @@ def convert(
         )
     count = sum(array.size for array in weights.flatten(theta).values())
     return f"{target}: {architecture}, {count:,} weights, sha256 {digest}"
+
+
+def _layouts_of(architecture: str | None, layouts: Sequence[Layout]) -> Sequence[Layout]:
+    """Those of an architecture, or all."""
+    found = [layout for layout in layouts if architecture in (None, layout.architecture)]
+    if not found:
+        raise unknown_name("architecture", architecture, [layout.architecture for layout in layouts])
+    return found
 
 
 def _plain_layout(architecture: str, shapes: Shapes) -> Layout:
