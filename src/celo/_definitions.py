@@ -207,7 +207,6 @@ REFERENCE_HORIZON = 1_000.0  # steps: where the weight `horizon_w` changes nothi
 
 MOST_AXES = 4  # tensors of more axes that are longer than one have no place among its inputs
 SMALLEST_SQUARE = 1e-9  # a tensor's mean square counts as at least this
-LOG_SCALE, LOG_FLOOR, LOG_LIMIT, LOG_UNIT = 10.0, 1e-8, 5.0, 0.5
 TENSOR_INPUTS = 1 + (MOST_AXES + 1) + 2 * len(MOMENTUM_DECAYS)  # of one tensor by itself
 VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
 

@@ -1,4 +1,4 @@
-"""Random weights in published forms, written out independently of the layouts."""
+"""Weights in published forms, written out independently of the layouts."""
 
 import msgpack
 import numpy as np
@@ -34,6 +34,20 @@ def official_tree(architecture, seed=0):
     }
     if architecture == "celo_adam":
         del tree["ff_mod_stack"], rnn["rnn_to_controls"]
+    return tree
+
+
+def nested(flat, groups):
+    """{"nn/~/w0": x} -> {"nn": {"~": {"w0": x}}}: names with slashes, of which `groups` are single keys."""
+    tree = {}
+    for name, array in flat.items():
+        for group in groups:
+            name = name.replace(group, group.replace("/", "|"))
+        *keys, leaf = (key.replace("|", "/") for key in name.split("/"))
+        node = tree
+        for key in keys:
+            node = node.setdefault(key, {})
+        node[leaf] = array
     return tree
 
 

@@ -5,7 +5,7 @@ Published files are those of flax: msgpack, with arrays in nested dicts.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
@@ -18,7 +18,9 @@ OFFICIAL = "official/"  # prefix of our names for arrays that the published code
 _NDARRAY = 1  # flax's msgpack extension type for an array
 # With these a hostile header cannot ask for memory that the file does not pay for. Bytes need no limit:
 # msgpack allows none to be longer than the file.
-_LIMITS = {"max_str_len": 64, "max_array_len": 8, "max_map_len": 64}
+_LIMITS = {"max_str_len": 256, "max_array_len": 8, "max_map_len": 64}
+
+_CHECKPOINT = ("gen_id", "step")  # what learned_optimization saves with the weights
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -56,11 +58,18 @@ class Layout:
 
     Attributes:
       architecture: the name that our files carry.
-      pieces: in the order of the published file; together they fill every array on both sides.
+      pieces: in the order of the published file; together they fill every published array, and ours but for
+        `constants`.
+      constants: our flat name -> what the array is for all files of this form, which have no place for it.
+      note: what such files leave out, for the line that says what was written.
+      ignored: published names that have no place in ours; such a form can be read, not written.
     """
 
     architecture: str
     pieces: tuple[Piece, ...]
+    constants: Mapping[str, Sequence[float] | float] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def published_shapes(self) -> Shapes:
@@ -70,7 +79,7 @@ class Layout:
     @cached_property
     def own_shapes(self) -> Shapes:
         """Our flat name -> shape: just large enough for all pieces of the array."""
-        shapes: dict[str, tuple[int, ...]] = {}
+        shapes = {name: np.shape(value) for name, value in self.constants.items()}
         for piece in self.pieces:
             starts = piece.at + (0,) * (len(piece.own_shape) - len(piece.at))
             ends = tuple(start + size for start, size in zip(starts, piece.own_shape, strict=True))
@@ -97,10 +106,19 @@ class Layout:
         own = {name: np.zeros(shape, np.float32) for name, shape in self.own_shapes.items()}
         for piece in self.pieces:
             own[piece.name][piece.place] = published[piece.published_name][piece.part]
-        return own
+        return own | {name: np.asarray(value, np.float32) for name, value in self.constants.items()}
 
     def to_published(self, own: Arrays) -> dict[str, Any]:
-        """The published arrays in their nested dicts, from arrays of `own_shapes`."""
+        """The published arrays in their nested dicts, from arrays of `own_shapes`.
+
+        Raises:
+          CeloError: if one of `constants` is something else.
+        """
+        for name, value in self.constants.items():
+            if not np.array_equal(own[name], np.asarray(value, np.float32)):
+                raise CeloError(
+                    f"{name} is {own[name]}, and such files have no place for it: it must be {value}"
+                )
         arrays = {piece.keys: np.zeros(piece.shape, "<f4") for piece in self.pieces}
         for piece in self.pieces:
             arrays[piece.keys][piece.part] = own[piece.name][piece.place]
@@ -113,19 +131,25 @@ class Layout:
         return tree
 
 
-def first_layer(groups: tuple[str, ...], widths: tuple[int, ...], units: int, name: str) -> list[Piece]:
+def first_layer(
+    groups: tuple[str, ...], widths: tuple[int, ...], units: int, name: str, banks: int | None = None
+) -> list[Piece]:
     """Pieces of a first layer that is published as one array for each group of inputs.
 
     Args:
-      groups: the keys above "w0__0", "w0__1", …; each array is [1, width, units].
+      groups: the keys above "w0__0", "w0__1", …; each array is [banks, width, units].
       widths: inputs of each group.
       units: of the layer.
-      name: of our array [inputs, units].
+      name: of our array, [inputs, units] or, of a bank of layers, [banks, inputs, units].
+      banks: how many layers there are; None for one.
     """
     pieces = []
     for group, width in enumerate(widths):
-        keys = (*groups, f"w0__{group}")
-        pieces.append(Piece(keys, (1, width, units), 0, name, at=(sum(widths[:group]),)))
+        keys, start = (*groups, f"w0__{group}"), sum(widths[:group])
+        if banks is None:
+            pieces.append(Piece(keys, (1, width, units), 0, name, at=(start,)))
+        else:
+            pieces.append(Piece(keys, (banks, width, units), ..., name, at=(0, start)))
     return sorted(pieces, key=lambda piece: piece.keys)  # as flax wrote them: w0__1, w0__10, …, w0__2
 
 
@@ -151,6 +175,8 @@ def encode(tree: Mapping[str, Any]) -> bytes:
 def decode(data: bytes, depth: int) -> dict[str, np.ndarray]:
     """The float32 arrays of a file by their keys joined with ".".
 
+    Weights may also come as a checkpoint, {"params": weights, "gen_id": …, "step": …}: `beside_weights`.
+
     Args:
       data: the file; it is trusted in nothing.
       depth: how many keys may lead to an array.
@@ -159,9 +185,22 @@ def decode(data: bytes, depth: int) -> dict[str, np.ndarray]:
       CeloError: anything in it is something else.
     """
     tree = _unpack(data)
+    if beside_weights(data):
+        tree = tree["params"]
     if not isinstance(tree, dict):
         raise CeloError(f"it holds one {type(tree).__name__} instead of a dict of arrays")
     return _arrays(tree, depth)
+
+
+def beside_weights(data: bytes) -> tuple[str, ...]:
+    """What a file holds besides weights: names, if it is a checkpoint of learned_optimization's training.
+
+    Raises:
+      CeloError: if it is no msgpack.
+    """
+    tree = _unpack(data)
+    is_checkpoint = isinstance(tree, dict) and tree.keys() == {"params", *_CHECKPOINT}
+    return _CHECKPOINT if is_checkpoint else ()
 
 
 def _arrays(tree: Mapping[Any, Any], depth: int, path: str = "") -> dict[str, np.ndarray]:

@@ -15,12 +15,14 @@ def add_convert(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "convert", help="convert published theta.state files to .safetensors and back"
     )
-    parser.add_argument("source", help="a theta.state or .safetensors file, or the name of bundled weights")
+    parser.add_argument(
+        "source",
+        nargs="+",
+        help="a theta.state or .safetensors file, or the name of bundled weights; of PyLO's VeLO both files",
+    )
     parser.add_argument("destination", type=Path, help="ending in .safetensors or .state")
     parser.add_argument(
-        "--architecture",
-        default=None,
-        help="of a theta.state file whose form several have: celo2_base, for one (default: by its arrays)",
+        "--architecture", default=None, help="that of published weights, where several look alike: velo"
     )
     add_import(parser)
     parser.set_defaults(run=_convert)

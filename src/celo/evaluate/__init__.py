@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from celo.evaluate._report.write import write_report
     from celo.evaluate._run.baselines import BASELINES
     from celo.evaluate._run.evaluation import evaluate
-    from celo.evaluate._run.learned_optimizer_task import training_a_rule
+    from celo.evaluate._run.learned_optimizer_task import training_adafac_mlp
     from celo.evaluate._run.suites import SUITES
     from celo.evaluate._run.training import Curve, train_curve
     from celo.evaluate._score import aggregate, metrics, time_to_target
@@ -39,7 +39,7 @@ _HOMES = {
     "race_protocol": "_settings",
     "read_record": "_records",
     "train_curve": "_run.training",
-    "training_a_rule": "_run.learned_optimizer_task",
+    "training_adafac_mlp": "_run.learned_optimizer_task",
     "write_record": "_records",
     "write_report": "_report.write",
 }
@@ -64,7 +64,7 @@ __all__ = [
     "read_record",
     "time_to_target",
     "train_curve",
-    "training_a_rule",
+    "training_adafac_mlp",
     "write_record",
     "write_report",
 ]

@@ -215,6 +215,16 @@ RECIPES: dict[str, Recipe] = {
         horizon_power=1.5,
     ),
     "quick": _QUICK,
+    # The published settings of optimizers that are trained in one go (arXiv 2501.12670). The rate is given
+    # there for RNN-MLP, as the example of them.
+    **{
+        name: Recipe(optimizer=optimizer, rule_learning_rate=1e-4, learning_rate_end=1e-4)
+        for name, optimizer in {
+            "rnn-mlp": "rnn_mlp",
+            "adafac-mlp": "adafac_mlp",
+            "nn-adam": "nn_adam",
+        }.items()
+    },
 }
 
 

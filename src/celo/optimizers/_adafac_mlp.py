@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from celo._definitions import (
@@ -208,7 +209,7 @@ def adafac_mlp(
       and performance in learned optimizers", arXiv 2203.11860.
     """
     found = read(weights)
-    units = jnp.shape(found.theta.get(GROUP, {}).get("b0", ()))
+    units = np.shape(found.theta.get(GROUP, {}).get("b0", ()))
     bound = found.bind(AdafacMLP(kernel, hidden=units[0] if len(units) == 1 else HIDDEN))
     return chain(
         scale_by_rule(AdafacMLP(kernel, per_layer), bound, state_dtype),

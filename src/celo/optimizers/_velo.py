@@ -23,14 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo._arguments import check_num_steps, require_params, require_value
+from celo._arguments import check_num_steps, check_rows, require_params, require_value
 from celo._definitions import (
     CELO,
     HIDDEN,
-    LOG_FLOOR,
-    LOG_LIMIT,
-    LOG_SCALE,
-    LOG_UNIT,
     MOST_AXES,
     NUM_INPUTS,
     SMALLEST_SQUARE,
@@ -38,10 +34,9 @@ from celo._definitions import (
     TENSOR_INPUTS,
     VELO_INPUTS,
 )
-from celo._errors import CeloError
 from celo._kernels import native
-from celo._kernels.stacking import PerLayer, leading_axes, over_tensors
-from celo._kernels.statistics import TensorStats
+from celo._kernels.stacking import PerLayer, as_rows, count_tensors, leading_axes, over_tensors
+from celo._kernels.statistics import TensorStats, log_size, mean_and_variance
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -153,8 +148,7 @@ class Velo(LearnedOptimizer):
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
         rule = UpdateRule(self.kernel, per_layer=self.per_layer).init({}, params, num_steps)
-        layers = leading_axes(self.per_layer, params)
-        rows = sum(math.prod(p.shape[:n]) for p, n in zip(jax.tree.leaves(params), layers, strict=True))
+        rows = sum(count_tensors(jax.tree.leaves(params), leading_axes(self.per_layer, params)))
 
         def for_each(first: Array) -> Array:
             return jnp.array(jnp.broadcast_to(first, (rows, *first.shape)), jnp.float32)
@@ -226,19 +220,14 @@ def tensor_inputs(stats: TensorStats, param: Array) -> Array:
         return jnp.zeros((TENSOR_INPUTS,), jnp.float32)
     param = param.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.maximum(SMALLEST_SQUARE, jnp.mean(jnp.square(param))))
-    means = [jnp.mean(m) for m in stats.momenta]
-    variances = [jnp.mean(jnp.square(m - mean)) for m, mean in zip(stats.momenta, means, strict=True)]
-    mean = jnp.mean(stats.second_moment)
-    variance = jnp.mean(jnp.square(stats.second_moment - mean))
+    of_momenta = [mean_and_variance([m]) for m in stats.momenta]
+    mean, variance = mean_and_variance([stats.second_moment])
     # The published variance of second moments is taken around the momenta's means, hence once for each.
-    around = [variance + jnp.square(mean - other) for other in means]
+    around = [variance + jnp.square(mean - other) for other, _ in of_momenta]
+    variances = jnp.stack([*(own for _, own in of_momenta), *around]) * jnp.square(inverse)
     axes = jax.nn.one_hot(sum(size > 1 for size in param.shape), MOST_AXES + 1, dtype=jnp.float32)
-    variances = jnp.stack([*variances, *around]) * jnp.square(inverse)
-    return jnp.concatenate([_log_size(mean * inverse)[None], axes, _log_size(variances)])
-
-
-def _log_size(x: Array) -> Array:
-    return LOG_UNIT * jnp.clip(jnp.log(LOG_FLOOR + LOG_SCALE * x), -LOG_LIMIT, LOG_LIMIT)
+    sizes = [0.5 * log_size(10.0 * x) for x in (mean[None] * inverse, variances)]
+    return jnp.concatenate([sizes[0], axes, sizes[1]])
 
 
 def _control(
@@ -258,10 +247,8 @@ def _control(
     """
     losses, means = observe(state.losses, loss, state.num_steps, published_averaging)
     shared = [time_features(state.step, state.num_steps), loss_features(means, losses)]
-    own = jnp.concatenate(
-        [jnp.zeros((0, TENSOR_INPUTS), jnp.float32), *(x.reshape(-1, TENSOR_INPUTS) for x in heard)]
-    )
-    _check_rows(theta, state, len(own))
+    own = as_rows(heard, TENSOR_INPUTS)
+    check_rows(state.hidden, (len(own), theta["h0"].size))
     inputs = jnp.concatenate([*(jnp.broadcast_to(x, (len(own), x.size)) for x in shared), own], axis=1)
     # A layer before this one, whose output the published code overwrites, is not part of θ.
     mix = jax.nn.relu(inputs @ theta["mix_w"] + theta["mix_b"])
@@ -273,16 +260,6 @@ def _control(
     state = ControllerState(state.step + 1, state.num_steps, losses, hidden, cell)
     controls = hidden @ theta["control_w"] + theta["control_b"]
     return controls, hidden @ theta["step_w"] + theta["step_b"], state
-
-
-def _check_rows(theta: dict[str, Array], state: ControllerState, tensors: int) -> None:
-    """CeloError for the state of another model, or of weights of another size."""
-    wanted = (tensors, *theta["h0"].shape)
-    if state.hidden.shape != wanted or state.cell.shape != wanted:
-        raise CeloError(
-            f"the controller's state has shape {state.hidden.shape}, expected {wanted}: the tensors, and the "
-            "units of the LSTM. It was made for other parameters or weights; begin with tx.init(params)"
-        )
 
 
 def velo(

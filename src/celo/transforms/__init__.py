@@ -1,5 +1,5 @@
 """Wrappers for any optax transformation: accumulation, non-finite steps, smaller states, labels,
-orthogonalised steps, shardings.
+orthogonalised steps, steps by width, shardings.
 
 Here: what fits an optimizer, learned or not, to a training loop. Optimizers themselves live in
 `celo.optimizers`, which may use these; nothing here knows a particular optimizer.
@@ -7,6 +7,7 @@ Here: what fits an optimizer, learned or not, to a training loop. Optimizers the
 
 from celo.transforms._accumulate import accumulate
 from celo.transforms._low_precision_state import in_bfloat16
+from celo.transforms._mup import mup_scale
 from celo.transforms._nonfinite import guard_nonfinite
 from celo.transforms._orthogonalize import orthogonalize
 from celo.transforms._param_labels import label_params, plan
@@ -17,6 +18,7 @@ __all__ = [
     "guard_nonfinite",
     "in_bfloat16",
     "label_params",
+    "mup_scale",
     "orthogonalize",
     "plan",
     "state_sharding",

@@ -1,9 +1,8 @@
-"""Learning to optimize as a task: weights of an update rule, trained by back-propagation through training.
+"""Learning to optimize as a task: weights of AdaFac-MLP, trained by back-propagation through a training.
 
 The last of Celo's evaluation tasks (arXiv 2501.12670): the loss is the mean over 50 steps of training a small
-perceptron on Fashion-MNIST, a function of the rule's weights; no step counts for more than one and a half
-times what guessing costs. There the rule is AdaFac-MLP, here Celo's own. It stands above tasks and
-optimizers, since it is made of both.
+perceptron on Fashion-MNIST, a function of AdaFac-MLP's weights; no step counts for more than one and a half
+times what guessing costs. It stands above tasks and optimizers, since it is made of both.
 """
 
 import dataclasses
@@ -13,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from celo._types import Array, Batch, Key, ModelState, Params
-from celo.optimizers._update_rule import UpdateRule
+from celo.optimizers._adafac_mlp import AdafacMLP
 from celo.tasks._base import Task, TaskFamily, value_and_grad
 from celo.tasks._losses import guessing_cap
 from celo.tasks._models.perceptrons import ImageMLP, ImageMLPs
 
-_RULE = UpdateRule(kernel="xla")  # differentiated: the native kernel would run for nothing
+_LEARNED = AdafacMLP()
 
 
 class Episode(NamedTuple):
@@ -32,29 +31,29 @@ class Episode(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class InnerTraining(Task):
-    """Mean capped loss of an inner training, to be lowered over the weights of the rule that does it."""
+    """Mean capped loss of an inner training, to be lowered over the weights of AdaFac-MLP that does it."""
 
     inner: ImageMLP
 
     def init(self, key: Key) -> tuple[Params, ModelState]:
-        """Fresh weights of the rule."""
-        return _RULE.init_theta(key), ()
+        """Fresh weights of AdaFac-MLP; 197."""
+        return _LEARNED.init_theta(key), ()
 
     def loss(
         self, params: Params, model_state: ModelState, key: Key, batch: Batch
     ) -> tuple[Array, tuple[ModelState, dict[str, Array]]]:
         """Mean over the episode of the capped training losses; metrics hold the last one, not capped."""
         del key
-        rule, episode = _RULE, batch
+        episode = batch
 
         def step(carry: Any, now: tuple[Array, Array]) -> tuple[Any, Array]:
             inner, state = carry
             loss, grads, _ = value_and_grad(self.inner, inner, (), episode.key, now)
-            updates, state = rule.update(params, grads, state, inner, value=loss)
+            updates, state = _LEARNED.update(params, grads, state, inner, value=loss)
             return (jax.tree.map(jnp.add, inner, updates), state), loss
 
         start, _ = self.inner.init(episode.key)
-        state = rule.init(params, start, jnp.ones((), jnp.int32))
+        state = _LEARNED.init(params, start, jnp.ones((), jnp.int32))
         _, losses = jax.lax.scan(jax.checkpoint(step), (start, state), (episode.x, episode.y))
         cap = guessing_cap(self.inner.layers[-1])
         capped = jnp.where(losses < cap, losses, cap)  # what is not a number costs as much
@@ -94,6 +93,6 @@ class InnerTrainings(TaskFamily):
         return Episode(key, x, y)
 
 
-def training_a_rule() -> InnerTrainings:
-    """The task on Fashion-MNIST, as in the paper; suites name it "celo.evaluate:training_a_rule"."""
+def training_adafac_mlp() -> InnerTrainings:
+    """The task on Fashion-MNIST, as in the paper; suites name it "celo.evaluate:training_adafac_mlp"."""
     return InnerTrainings("fashion_mnist")
