@@ -23,7 +23,7 @@ from rich.table import Table
 
 import celo
 from celo._kernels import native
-from celo.optimizers import Velo
+from celo.optimizers import Celo2, Velo
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -72,10 +72,19 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     "celo, native": lambda: celo.celo(1000, kernel="native", orthogonalize=False),
     "celo orthogonalised, xla": lambda: celo.celo(1000, orthogonalize=True, kernel="xla"),
     "celo orthogonalised, native": lambda: celo.celo(1000, orthogonalize=True, kernel="native"),
+    "celo2-base, xla": lambda: _celo2(celo.celo2_base, "xla"),
+    "celo2-base, native": lambda: _celo2(celo.celo2_base, "native"),
+    "celo2, xla": lambda: _celo2(celo.celo2, "xla"),
+    "celo2, native": lambda: _celo2(celo.celo2, "native"),
     "velo-s, xla": lambda: _velo(Velo("xla")),
     "velo-s, native": lambda: _velo(Velo("native")),
     "velo, xla": lambda: _velo(Velo("xla", units=512, banks=256)),
 }
+
+
+def _celo2(make: Callable[..., Any], kernel: str) -> optax.GradientTransformationExtraArgs:
+    """With fresh weights: a step costs what it costs."""
+    return make(1e-3, weights=Celo2("xla").init_theta(jax.random.key(0)), kernel=kernel)
 
 
 def _velo(optimizer: Velo) -> optax.GradientTransformationExtraArgs:

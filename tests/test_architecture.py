@@ -89,6 +89,7 @@ TOGETHER = {
     "evaluate/report/test_browser": "the whole page in a browser",
     "evaluate/test_public_face": "what celo.evaluate hands out",
     "evaluate/test_race": "a race from the command to the report",
+    "golden/test_golden_celo2": "Celo2 against recordings of the published code, and a reading of it",
     "golden/test_golden_mlps": "AdaFac-MLP, RNN-MLP and NN-Adam against recordings and a reading",
     "golden/test_golden": "Celo against recordings of the published code",
     "golden/test_golden_velo": "VeLO against recordings of the published code, and its float64 reading",

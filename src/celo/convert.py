@@ -17,6 +17,7 @@ from celo._errors import CeloError, unknown_name
 from celo._files import read_file, write_file
 from celo._published import adafac_mlp, nn_adam, pylo, rnn_mlp, velo
 from celo._published import celo as celo_layouts
+from celo._published import celo2 as celo2_layouts
 from celo._published.layout import (
     OFFICIAL,
     Layout,
@@ -35,6 +36,8 @@ __all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
 LAYOUTS: tuple[Layout, ...] = (
     celo_layouts.CELO,
     celo_layouts.CELO_ADAM,
+    celo2_layouts.CELO2_LAYOUT,
+    celo2_layouts.CELO2_BASE_LAYOUT,
     adafac_mlp.ADAFAC_MLP,
     adafac_mlp.MULO,
     nn_adam.NN_ADAM,
@@ -100,7 +103,7 @@ def convert(
         files; on the way back, whatever `celo.weights.load` takes.
       destination: the file to write; replaced if it exists.
       architecture: of the official weights. None: told by their names and shapes, of those that look alike
-        ("velo_4000" and "velo") the first.
+        ("velo_4000" and "velo", "celo2" and "celo2_base") the first.
       shapes: architecture -> flat name -> shape, for optimizers without an official form: a .state file of
         theirs has the arrays under their own names.
 
@@ -116,7 +119,7 @@ def convert(
     for each in sources:
         if os.path.exists(target) and os.path.exists(each) and os.path.samefile(each, target):
             raise CeloError(f"{target}: source and destination are the same file; name another destination")
-    names, [source, *more] = " and ".join(map(os.fspath, sources)), sources
+    names, [source, *more] = " and ".join(str(each) for each in sources), sources
     notes = []
     if target.suffix == weights.SUFFIX and not (_is_ours(source) and not more):
         data = [read_file(each, weights.MAX_BYTES) for each in sources]

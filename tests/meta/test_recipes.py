@@ -74,6 +74,10 @@ def test_a_recipe_stored_before_recipes_named_their_optimizer_is_read():
         ("celo_adam", {"rule_schedule": "linear"}),
         ("celo_adam", {"imitation_steps": 10}),
         ("celo_rule", {"imitation_steps": 10}),
+        ("celo2", {"orthogonalize": True}),
+        ("celo2", {"min_rms": 0.01}),
+        ("celo2", {"rule_schedule": "linear"}),
+        ("celo2_base", {"imitation_steps": 10}),
     ],
 )
 def test_what_the_optimizer_does_not_have_is_refused(optimizer, settings):

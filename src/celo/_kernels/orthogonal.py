@@ -10,7 +10,8 @@ and multiply smaller ones by about 226. They are the best such (Amsel et al., ar
 minimax problem solved anew). In the Gram matrix they commute: k³ work each, and two products with X in all
 instead of two each. Before, G is divided by ‖G²‖^(1/2) in Frobenius' norm, which is at least its largest
 eigenvalue and never above k^(1/4) times that. Celo2 was trained with other polynomials, Muon's, and with G
-divided by its trace: they leave singular values between 0.68 and 1.13, and smaller ones smaller.
+divided by its trace: they bring singular values above 0.003 of Frobenius' norm to between 0.68 and 1.20, and
+multiply smaller ones by up to 485.
 
 This is the JAX form; `orthogonal.cc` computes the same.
 """

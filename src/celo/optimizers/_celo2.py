@@ -59,7 +59,7 @@ class Celo2State(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Celo2(LearnedOptimizer):
-    """The whole optimizer, as meta-training takes it. θ is {"update_rule": …} of 338 weights: w0 [30, 8],
+    """The whole optimizer, as meta-training takes it. θ is {"update_rule": …} of 329 weights: w0 [30, 8],
     b0 [8], w1 [8, 8], b1 [8], w2 [8, 1], b2 [1].
 
     Attributes:

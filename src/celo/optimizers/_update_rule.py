@@ -26,6 +26,7 @@ from celo.optimizers._bind import BoundWeights, WeightsLike, bind
 from celo.optimizers._rule_steps import GROUP, RuleState, init_state, init_weights, take_steps
 from celo.transforms._low_precision_state import check_state_dtype, in_bfloat16
 
+MATRIX_GAIN, MIN_RMS = f"{GROUP}/log_matrix_gain", f"{GROUP}/log_min_rms"  # weights that θ may have
 Orthogonalize = Any | Callable[[Params], Any] | None  # pytree prefix of bools, or a function giving one
 
 
@@ -56,8 +57,8 @@ class UpdateRule(LearnedOptimizer):
     orthogonalize: Orthogonalize = None
     theta_groups: ClassVar[tuple[str, ...]] = (GROUP,)
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {
-        f"{GROUP}/log_min_rms": (),
-        f"{GROUP}/log_matrix_gain": (),
+        MIN_RMS: (),
+        MATRIX_GAIN: (),
     }
 
     def __post_init__(self):
@@ -119,12 +120,12 @@ def mirrored(theta: dict[str, Array]) -> dict[str, Array]:
     ways but the bias, and training does not find its way out of that (results/LOG.md).
 
     Args:
-      theta: what `UpdateRule.init_theta` gives under "update_rule".
+      theta: what `init_theta` of Celo's or Celo2's rule gives under "update_rule".
 
     Returns:
       The same names and shapes; biases and the magnitude's weights are as they were.
     """
-    half = CELO.hidden // 2
+    half = len(theta["b0"]) // 2
     inputs = theta["w0"][:, :half]
     between = jnp.eye(half) + 0.5 * theta["w1"][:half, :half]
     direction = jnp.full((half,), 0.5)
