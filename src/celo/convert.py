@@ -119,7 +119,7 @@ def convert(
     for each in sources:
         if os.path.exists(target) and os.path.exists(each) and os.path.samefile(each, target):
             raise CeloError(f"{target}: source and destination are the same file; name another destination")
-    names, [source, *more] = " and ".join(map(os.fspath, sources)), sources
+    names, [source, *more] = " and ".join(str(each) for each in sources), sources
     notes = []
     if target.suffix == weights.SUFFIX and not (_is_ours(source) and not more):
         data = [read_file(each, weights.MAX_BYTES) for each in sources]

@@ -310,6 +310,12 @@ def test_states_of_other_models_or_weights_are_refused(theta, noisy_theta):
         tx.update(GRADS, tx.init(params), params)
 
 
+@pytest.mark.parametrize("scale", [0, -1.0, float("inf"), float("nan")])
+def test_scales_that_are_none(theta, scale):
+    with pytest.raises(CeloError, match="mixture_scale must be positive and finite"):
+        velo(20, weights=theta, mixture_scale=scale)
+
+
 @pytest.mark.parametrize("num_steps", [0, 2.5, None])
 def test_horizons_that_are_none(theta, num_steps):
     with pytest.raises(CeloError, match="num_steps must be a positive whole number"):

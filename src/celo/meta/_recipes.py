@@ -223,6 +223,7 @@ RECIPES: dict[str, Recipe] = {
             "rnn-mlp": "rnn_mlp",
             "adafac-mlp": "adafac_mlp",
             "nn-adam": "nn_adam",
+            "velo-s": "velo_s",
         }.items()
     },
 }

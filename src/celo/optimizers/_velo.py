@@ -34,6 +34,7 @@ from celo._definitions import (
     TENSOR_INPUTS,
     VELO_INPUTS,
 )
+from celo._errors import CeloError
 from celo._kernels import native
 from celo._kernels.stacking import PerLayer, as_rows, count_tensors, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, log_size, mean_and_variance
@@ -100,7 +101,8 @@ class Velo(LearnedOptimizer):
       per_layer: as in `UpdateRule`; each layer of a stacked tensor has its own network.
 
     Raises:
-      CeloError: for an unknown kernel, or a native one that does not work here.
+      CeloError: for an unknown kernel, or a native one that does not work here; for a `mixture_scale` out of
+        its range.
     """
 
     kernel: str = "auto"
@@ -111,6 +113,11 @@ class Velo(LearnedOptimizer):
     theta_groups: ClassVar[tuple[str, ...]] = (BANK, CONTROLLER)
 
     def __post_init__(self):
+        if not 0 < self.mixture_scale < math.inf:
+            raise CeloError(
+                f"mixture_scale must be positive and finite, got {self.mixture_scale!r}; it is 100 for the "
+                "weights that VeLO's authors released, and 1 for others"
+            )
         native.check_kernel(self.kernel)
 
     def init_theta(self, key: Key) -> Theta:
