@@ -37,6 +37,7 @@ from celo._types import Array
 
 # Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
 LARGE = 1 << 16
+WIDEST = 8  # units of a layer whose sums are written out
 # Inputs measured together, by the arrays they share: those are kept no longer than for them.
 _TOGETHER = (
     (
@@ -198,8 +199,14 @@ def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array
     """A linear layer over lists of arrays, one for each unit.
 
     Sums of weight * input over separate arrays compile to one vectorised loop; a contraction of stacked
-    inputs does not. Inputs of one shape are summed before they are broadcast.
+    inputs does not. Inputs of one shape are summed before they are broadcast. Of a wide layer the loop would
+    be long, and take minutes to compile: that is a contraction.
     """
+    if weights.shape[1] > WIDEST:
+        stacked = jnp.stack(jnp.broadcast_arrays(*inputs), axis=-1)
+        return [
+            *jnp.moveaxis(jnp.matmul(stacked, weights, precision=jax.lax.Precision.HIGHEST) + biases, -1, 0)
+        ]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(inputs):
         by_shape.setdefault(x.shape, []).append(k)
