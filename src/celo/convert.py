@@ -20,6 +20,7 @@ from celo._errors import CeloError
 from celo._files import read_file, write_file
 
 STATE_SUFFIX = ".state"
+"""How the name of a published weights file ends."""
 
 __all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
 
@@ -95,6 +96,7 @@ LAYOUTS: dict[str, list[_Piece]] = {
     "celo": [*_UPDATE_RULE, *_STATE_AND_LSTM, *_CONTROLS, *_STEP_SIZE],
     "celo_adam": [*_STATE_AND_LSTM, *_STEP_SIZE],
 }
+"""Published architectures by name: the pieces of their arrays, and where these stand in ours."""
 
 
 def read_official(

@@ -214,6 +214,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "quick": _QUICK,
 }
+"""Recipes of meta-training by name; "celo" is the paper's."""
 
 
 def make_recipe(name: str, **overrides) -> Recipe:

@@ -78,3 +78,4 @@ OPTIMIZERS: dict[str, Entry] = {
     "celo_adam": Entry(CeloAdam, celo_adam, (TrainingPhase("scheduler", (SCHEDULER,), CeloAdam),)),
     "celo_rule": Entry(UpdateRule, _rule_transform, (_RULE_PHASE,)),
 }
+"""The registry of learned optimizers; the name is the architecture in weights files."""
