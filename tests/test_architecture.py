@@ -82,6 +82,7 @@ TOGETHER = {
     "test_cli": "the command line, end to end",
     "test_docs": "the pages of docs, the README and all docstrings",
     "test_examples": "the scripts in examples",
+    "test_site": "the site of the documentation and its notebooks",
     "test_package": "what importing celo costs and hands out",
     "contract/test_optax_contract": "all optimizers and transformations, by their registry",
     "contract/test_outside": "an optimizer and a task from outside, through every command",

@@ -29,10 +29,10 @@ from celo._published.layout import (
 )
 
 STATE_SUFFIX = ".state"
+"""How the name of a published weights file ends."""
 
 __all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
 
-# Of every published architecture, in each size that is published.
 LAYOUTS: tuple[Layout, ...] = (
     celo_layouts.CELO,
     celo_layouts.CELO_ADAM,
@@ -46,6 +46,7 @@ LAYOUTS: tuple[Layout, ...] = (
     velo.VELO_4000,
     velo.VELO,
 )
+"""Where every number of a published file goes: one layout for each architecture, in each published size."""
 _File = str | os.PathLike[str]
 
 

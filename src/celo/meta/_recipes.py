@@ -233,6 +233,7 @@ RECIPES: dict[str, Recipe] = {
         }.items()
     },
 }
+"""Recipes of meta-training by name; "celo" is the paper's."""
 
 
 def make_recipe(name: str, **overrides) -> Recipe:

@@ -127,3 +127,4 @@ OPTIMIZERS: dict[str, Entry] = {
     "velo": _velo("velo", units=512, banks=256),
     "velo_4000": _velo("velo_4000", units=512, banks=256),  # as released by VeLO's authors
 }
+"""The registry of learned optimizers; the name is the architecture in weights files."""

@@ -67,6 +67,7 @@ BASELINES: dict[str, MakeBaseline] = {
     **{name: _plain(name) for name in _OPTIMIZERS},
     **{f"{name}{_SUFFIX}": _cosine(_plain(name)) for name in _OPTIMIZERS if name not in _OWN_WARMUP},
 }
+"""Hand-made optimizers by name: (learning_rate, num_steps) -> an optax transformation."""
 
 
 def definition(name: str) -> dict[str, str]:
