@@ -48,7 +48,7 @@ def test_the_step_is_the_one_of_whole_parameters(layouts, layout):
 
 
 def test_soap_with_split_eigenbases_is_soap(layouts):
-    """Which is less exact: what is small along an eigenvector is as large as the rest after Adam's division."""
+    """Which is less exact: Adam makes what is small along an eigenvector as large as the rest."""
     assert max(report(layouts)["rotated"].values()) < 1e-3  # 7e-5 was met
 
 
