@@ -12,9 +12,10 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from celo._errors import CeloError
@@ -215,6 +216,21 @@ def test_a_matrix_for_an_axis_has_its_rows_split_as_the_axis():
     assert {name: specs(one) for name, one in state.nu.items() if name != "rows"} == {
         name: spec for name, spec in WHOLE.items() if name != "rows"
     }
+
+
+def test_soap_on_a_mesh_with_explicit_axes():
+    """Where JAX asks how each product is split: results are split as what was given."""
+    mesh = jax.make_mesh((1, 1), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    tx, whole = soap(0.1), {"w": jnp.arange(12.0).reshape(4, 3) ** 2}
+    split = jax.device_put(whole, NamedSharding(mesh, P("data", "model")))
+    state, expected_state = jax.jit(tx.init, out_shardings=state_sharding(tx, split))(split), tx.init(whole)
+    places = specs(jax.tree.map(lambda x: x.sharding, state))
+    for _ in range(2):
+        updates, state = jax.jit(tx.update)(split, state, split)
+        expected, expected_state = jax.jit(tx.update)(whole, expected_state, whole)
+        np.testing.assert_allclose(updates["w"], expected["w"], rtol=1e-4, atol=1e-5)
+        assert updates["w"].sharding == split["w"].sharding
+        assert specs(jax.tree.map(lambda x: x.sharding, state)) == places
 
 
 def test_no_state_is_made(theta):

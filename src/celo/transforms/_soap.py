@@ -2,7 +2,7 @@
 
 import numbers
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 
 from celo._arguments import check_floating
 from celo._errors import CeloError
+from celo._kernels.orthogonal import is_split
 from celo._limits import check_steps
 from celo._types import Array, OptState, Params, Updates
 
@@ -125,7 +126,7 @@ def scale_by_soap(
     not rotated, nor is one of length 1, where there is nothing to rotate. Vectors and scalars get Adam.
 
     **The first update is zero**, as in the published code: the first gradient only gives L and R, whose
-    eigenvectors are computed in full. In the average it is left out. Numbers that are not finite are passed
+    eigenvectors are computed in full; M and V leave it out. Numbers that are not finite are passed
     on, as in optax: wrap it in `optax.apply_if_finite` or `celo.guard_nonfinite`. Where `vmap` maps over
     whole states, `step` among them, it cannot branch, and eigenbases are computed in every step.
 
@@ -184,10 +185,7 @@ def scale_by_soap(
             eigenbases=jax.tree.map(lambda p: per_axis(p, lambda n, t: jnp.eye(n, dtype=t)), params),
         )
 
-    def update_fn(
-        updates: Updates, state: OptState, params: Params | None = None
-    ) -> tuple[Updates, SoapState]:
-        del params
+    def advanced(updates: Updates, state: SoapState) -> tuple[Updates, SoapState]:
         leaves, treedef = jax.tree.flatten(updates)
         mu, nu, covariances, bases = (treedef.flatten_up_to(part) for part in state[1:])
         grads = [leaf.astype(m.dtype) for leaf, m in zip(leaves, mu, strict=True)]
@@ -222,6 +220,16 @@ def scale_by_soap(
         mu, nu, bases = (treedef.unflatten(part) for part in others)
         step = jnp.asarray(optax.safe_increment(state.step))
         return treedef.unflatten(moves), SoapState(step, mu, nu, treedef.unflatten(covariances), bases)
+
+    def update_fn(
+        updates: Updates, state: OptState, params: Params | None = None
+    ) -> tuple[Updates, SoapState]:
+        del params
+        arrays = (updates, state)
+        if not any(is_split(leaf) for leaf in jax.tree.leaves(arrays)):
+            return advanced(updates, state)
+        shardings = jax.tree.map(lambda leaf: jax.typeof(leaf).sharding, arrays)
+        return cast(Any, jax.sharding.auto_axes(advanced, out_sharding=shardings))(*arrays)
 
     return optax.GradientTransformation(init_fn, update_fn)
 
