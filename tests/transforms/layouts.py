@@ -16,7 +16,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from celo.optimizers import Velo, celo, velo
-from celo.transforms import accumulate, state_sharding
+from celo.transforms import accumulate, soap, state_sharding
 
 try:
     import orbax.checkpoint as ocp
@@ -205,6 +205,17 @@ def velos(folder):
     return report
 
 
+def rotated():
+    """SOAP, whose eigenbases are split by rows, on a stack of layers."""
+    mesh = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Auto,) * 2)
+    tx = soap(1e-2, max_precond_dim=32)  # gradients span the axes of 2 and 32: others' bases are arbitrary
+    start, batch = normal(BLOCKS, 0), np.float32(0.5)
+    shardings = on_mesh(mesh, {"blocks": P(None, "data", "model")}), NamedSharding(mesh, P())
+    one = Training(tx, distance_loss, start, batch).advance(STEPS).arrays()
+    split = Training(tx, distance_loss, start, batch, *shardings).advance(STEPS).arrays()
+    return {"rotated": apart(split, one, start)}
+
+
 def bad(folder):
     """Programs that move a tensor, or add up one: what the check of collectives is there to find."""
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
@@ -222,7 +233,7 @@ def bad(folder):
 
 def main(folder):
     bad(folder)
-    report = {**plain(folder), **wrapped(folder), **velos(folder)}
+    report = {**plain(folder), **wrapped(folder), **velos(folder), **rotated()}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
 
 

@@ -82,14 +82,19 @@ def muon_factors(matrices: Mapping[int, Array], kernel: str) -> dict[int, Array]
 
 def _as_whole(function: Callable[[Array], Array], x: Array) -> Array:
     """`function` of an array; one split over an explicit mesh is left to the partitioner."""
+    if not is_split(x):
+        return function(x)
+    auto = jax.sharding.auto_axes(function, out_sharding=jax.typeof(x).sharding)
+    return cast(Callable[[Array], Array], auto)(x)
+
+
+def is_split(x: Array) -> bool:
+    """Whether an array is split over explicit axes of a mesh, where JAX asks how each product is split."""
     sharding = jax.typeof(x).sharding
-    split = any(
+    return any(
         kind is AxisType.Explicit and name in jax.tree.leaves(tuple(sharding.spec))
         for name, kind in zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
     )
-    if not split:
-        return function(x)
-    return cast(Callable[[Array], Array], jax.sharding.auto_axes(function, out_sharding=sharding))(x)
 
 
 def polar_factor(x: Array, iteration: PolarIteration = POLAR) -> tuple[Array, Array]:
