@@ -19,7 +19,7 @@ MAX_LINES = 450
 LAYERS = [
     [
         *("_definitions", "_errors", "_limits", "_types", "_tree", "_nn", "_files", "_import_path"),
-        *("_plotting", "_provenance", "_arguments", "_compile", "weights", "convert", "data"),
+        *("_layout", "_plotting", "_provenance", "_arguments", "_compile", "weights", "convert", "data"),
     ],
     ["_kernels"],
     ["transforms", "optimizers", "tasks", "torch"],

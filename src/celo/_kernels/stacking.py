@@ -30,9 +30,9 @@ def leading_axes(per_layer: PerLayer, params: Params) -> list[int]:
     """
     counts = per_leaf(per_layer, params, int, "per_layer", default=0)
     for axes, leaf in zip(counts, jax.tree.leaves(params), strict=True):
-        if not 0 <= axes <= leaf.ndim:
+        if not 0 <= axes <= jnp.ndim(leaf):
             raise CeloError(
-                f"per_layer must be from 0 to {leaf.ndim} for a tensor of shape {tuple(leaf.shape)}, "
+                f"per_layer must be from 0 to {jnp.ndim(leaf)} for a tensor of shape {jnp.shape(leaf)}, "
                 f"got {axes!r}; give the number of leading axes that count layers"
             )
     return counts

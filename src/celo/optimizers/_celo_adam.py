@@ -12,10 +12,19 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_shapes, require_params
+from celo._arguments import (
+    as_arrays,
+    check_gradients,
+    check_parameters,
+    check_shapes,
+    filled,
+    require_params,
+    where_given,
+)
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
 from celo._kernels.statistics import ema, finite_gradient
+from celo._layout import placed_with, zeros_beside
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers import _schedule
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -129,18 +138,21 @@ def celo_adam(
 
 def _init_moments(params: Params) -> AdamState:
     """Zero moments of parameters of any floating dtype."""
-    first, second = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params) for _ in range(2))
-    return AdamState(jnp.zeros((), jnp.int32), first, second)
+    check_parameters(params)
+    first, second = (jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in range(2))
+    return placed_with(params, AdamState(jnp.zeros((), jnp.int32), first, second))
 
 
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
-    params, count = require_params(params), state.step + 1
-    for name, tree in (("its gradient", updates), ("its state", state.first), ("its state", state.second)):
-        check_shapes(params, tree, name)
-    grads = jax.tree.map(finite_gradient, updates)
-    first = jax.tree.map(lambda m, g: ema(m, g, FIRST_DECAY), state.first, grads)
-    second = jax.tree.map(lambda v, g: ema(v, g * g, SECOND_DECAY), state.second, grads)
+    params = as_arrays(where_given(updates, require_params(params)))
+    first, second = where_given(updates, state.first), where_given(updates, state.second)
+    check_gradients(params, updates)
+    for moment in (first, second):
+        check_shapes(params, moment, "its state")
+    count, grads = state.step + 1, jax.tree.map(finite_gradient, as_arrays(updates))
+    first = jax.tree.map(lambda m, g: ema(m, g, FIRST_DECAY), first, grads)
+    second = jax.tree.map(lambda v, g: ema(v, g * g, SECOND_DECAY), second, grads)
     steps = count.astype(jnp.float32)
     share_first, share_second = 1.0 - FIRST_DECAY**steps, 1.0 - SECOND_DECAY**steps  # of a whole mean
 
@@ -148,4 +160,5 @@ def _adam_step(updates: Updates, state: OptState, params: Params | None = None) 
         direction = m / share_first / (jnp.sqrt(v / share_second + ADAM_ROOT_FLOOR) + ADAM_FLOOR)
         return (-STEP_SCALE * direction).astype(p.dtype)
 
-    return jax.tree.map(step, first, second, params), AdamState(count, first, second)
+    after = AdamState(count, filled(first, state.first), filled(second, state.second))
+    return jax.tree.map(step, first, second, params), after

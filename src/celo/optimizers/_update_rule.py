@@ -16,7 +16,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_shapes, require_params
+from celo._arguments import (
+    as_arrays,
+    check_gradients,
+    check_parameters,
+    filled,
+    require_params,
+    where_given,
+)
 from celo._definitions import FACTORED_DECAYS, HIDDEN, MOMENTUM_DECAYS, NUM_INPUTS, NUM_OUTPUTS
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal, rule_network
@@ -97,16 +104,11 @@ class UpdateRule(LearnedOptimizer):
         """Zero statistics, float32.
 
         Raises:
-          CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
+          CeloError: if a parameter is not a real floating-point array or number, or `per_layer` does not fit.
         """
         del theta, num_steps
+        check_parameters(params)
         leaves, treedef = jax.tree.flatten(params)
-        for leaf in leaves:
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise CeloError(
-                    f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
-                    "leave others out with optax.masked"
-                )
         layers = leading_axes(self.per_layer, params)
         return _pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
 
@@ -115,12 +117,14 @@ class UpdateRule(LearnedOptimizer):
     ) -> tuple[Updates, RuleState]:
         """One step of the rule for every tensor."""
         del value
+        before, state = state, _each_tree(partial(where_given, grads), state)
+        params, grads = as_arrays(where_given(grads, params)), as_arrays(grads)
         leaves, treedef = jax.tree.flatten(params)
         grad_leaves = treedef.flatten_up_to(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
         stats = tensor_stats(state, treedef)
-        check_shapes(params, grads, "its gradient")
+        check_gradients(params, grads)
         paths = jax.tree_util.tree_leaves_with_path(params)
         for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
             _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
@@ -140,7 +144,8 @@ class UpdateRule(LearnedOptimizer):
                 steps[i] = result
         updates = self._orthogonalized(theta, params, [update for update, _ in steps], layers, kernel)
         updates = [update.astype(p.dtype) for update, p in zip(updates, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, updates), _pack([stats for _, stats in steps], treedef)
+        after = _pack([stats for _, stats in steps], treedef)
+        return jax.tree.unflatten(treedef, updates), filled(after, before)
 
     def _orthogonalized(
         self, theta: Theta, params: Params, updates: list[Array], layers: list[int], kernel: str
@@ -161,9 +166,7 @@ class UpdateRule(LearnedOptimizer):
 
 def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
     """Statistics of a tensor whose first `layers` axes count tensors."""
-    one = jax.ShapeDtypeStruct(param.shape[layers:], param.dtype)
-    shapes = jax.eval_shape(lambda p: init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)), one)
-    return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
+    return init_stats(param, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS), layers)
 
 
 def _check_stats(path: str, param: Array, stats: TensorStats, layers: int) -> None:
@@ -212,6 +215,16 @@ def _pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
         second_moment=tree([s.second_moment for s in stats]),
         row=tuple(tree([s.row[k] for s in stats]) for k in decays),
         col=tuple(tree([s.col[k] for s in stats]) for k in decays),
+    )
+
+
+def _each_tree(change: Callable[[Params], Params], state: RuleState) -> RuleState:
+    """A state with each of its pytrees changed."""
+    return RuleState(
+        momenta=tuple(map(change, state.momenta)),
+        second_moment=change(state.second_moment),
+        row=tuple(map(change, state.row)),
+        col=tuple(map(change, state.col)),
     )
 
 
@@ -310,8 +323,9 @@ def scale_by_rule(
     narrow = check_state_dtype(state_dtype) == "bfloat16"
 
     def init_fn(params: Params) -> RuleState:
+        state = rule.init(weights.theta, params, jnp.ones((), jnp.int32))
         weights.check_size(params)
-        return rule.init(weights.theta, params, jnp.ones((), jnp.int32))
+        return state
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any

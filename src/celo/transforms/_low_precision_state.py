@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from celo._errors import CeloError
+from celo._layout import placed_with
 from celo._types import Array, OptState, Params, Updates
 
 STATE_DTYPES = ("float32", "bfloat16")
@@ -48,7 +49,8 @@ def in_bfloat16(tx: optax.GradientTransformationExtraArgs) -> optax.GradientTran
 
     def init_fn(params: Params) -> CompactState:
         state = tx.init(params)
-        return CompactState(_rounded(state, jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32))
+        step = jnp.zeros((), jnp.int32)
+        return placed_with(params, CompactState(_rounded(state, step), step))
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
