@@ -21,6 +21,7 @@ from celo.transforms import accumulate, orthogonalize
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 warnings.simplefilter("ignore", celo.OutOfRangeWarning)
 PARAMS = {"stack": jnp.ones((8, 2, 4)), "matrix": jnp.ones((8, 6)), "vector": jnp.ones((8,))}
+PARAMS["another"] = jnp.zeros((8,))
 AUTO, EXPLICIT = (jax.make_mesh((2,), ("x",), axis_types=(t,)) for t in (AxisType.Auto, AxisType.Explicit))
 ONE = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Explicit,))
 
@@ -31,7 +32,9 @@ def transforms(kernel):
 
     return {
         "celo": celo.celo(10, kernel=kernel),
-        "per_layer": celo.celo(10, kernel=kernel, per_layer={"stack": 1, "matrix": 0, "vector": 1}),
+        "per_layer": celo.celo(
+            10, kernel=kernel, per_layer={"stack": 1, "matrix": 0, "vector": 1, "another": 1}
+        ),
         "bfloat16": celo.celo(10, kernel=kernel, state_dtype="bfloat16", plateau=0.5),
         "rule": celo.celo_rule(lambda step: 1.0, kernel=kernel, weight_decay=0.1),
         "adam": celo.celo_adam(10, weights=CeloAdam().init_theta(jax.random.key(0))),

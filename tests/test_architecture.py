@@ -88,6 +88,7 @@ TOGETHER = {
     "evaluate/test_public_face": "what celo.evaluate hands out",
     "evaluate/test_race": "a race from the command to the report",
     "golden/test_golden": "Celo against recordings of the published code",
+    "kernels/test_sanitizers": "the C++, under sanitizers and with wrong buffers",
     "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",
     "meta/estimators/test_estimators": "all estimators, by their registry",
     "optimizers/test_properties": "optimizers under any parameters, gradients and losses",
