@@ -19,7 +19,17 @@ MAX_LINES = 450
 LAYERS = [
     [
         *("_definitions", "_errors", "_limits", "_types", "_tree", "_nn", "_files", "_import_path"),
-        *("_plotting", "_provenance", "_arguments", "_compile", "_published", "weights", "convert", "data"),
+        *(
+            "_layout",
+            "_plotting",
+            "_provenance",
+            "_arguments",
+            "_compile",
+            "_published",
+            "weights",
+            "convert",
+        ),
+        "data",
     ],
     ["_kernels"],
     ["transforms", "optimizers", "tasks", "torch"],
@@ -94,6 +104,7 @@ TOGETHER = {
     "golden/test_golden_mlps": "AdaFac-MLP, RNN-MLP and NN-Adam against recordings and a reading",
     "golden/test_golden": "Celo against recordings of the published code",
     "golden/test_golden_velo": "VeLO against recordings of the published code, and its float64 reading",
+    "kernels/test_sanitizers": "the C++, under sanitizers and with wrong buffers",
     "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",
     "meta/estimators/test_estimators": "all estimators, by their registry",
     "optimizers/test_properties": "optimizers under any parameters, gradients and losses",

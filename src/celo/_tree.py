@@ -36,5 +36,11 @@ def normal_like(key: Key, tree: Tree, std: float) -> Tree:
 
 
 def scaled(tree: Tree, factor: Array) -> Tree:
-    """Every leaf times a float32 scalar, in the leaf's own dtype."""
-    return jax.tree.map(lambda x: (factor * x.astype(jnp.float32)).astype(x.dtype), tree)
+    """Every leaf, real or complex, times a float32 scalar, in the leaf's own dtype."""
+
+    def times(x: Any) -> Array:
+        x = jnp.asarray(x)
+        wide = jnp.complex64 if jnp.iscomplexobj(x) else jnp.float32
+        return (factor.astype(wide) * x.astype(wide)).astype(x.dtype)
+
+    return jax.tree.map(times, tree)

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from celo._definitions import CELO, CELO2
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
 from celo._kernels.statistics import init_stats
-from celo.optimizers import Celo, UpdateRule
+from celo.optimizers import Celo, UpdateRule, celo
 
 FORMS = {"xla": rule_network, "native": native}
 # Whether there is a compiler, not whether the kernel compiles: one that does not must fail here.
@@ -232,6 +233,37 @@ def test_derivatives_are_those_of_the_jax_form(shape, rule, weights):
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert_close(a, b, 1e-3)
+
+
+@needs_compiler
+def test_whoever_differentiates_through_steps_needs_no_other_kernel(theta):
+    """Forward and backward through two steps of Celo, matrices orthogonalised, by what "auto" is here."""
+    theta = {**theta, "update_rule": {**theta["update_rule"], "log_matrix_gain": jnp.zeros(())}}
+
+    def loss(params):
+        return jnp.sum(jnp.square(params["w"] @ params["v"] - 1))
+
+    def after(kernel, rate, params):
+        tx = celo(100, weights=theta, kernel=kernel)
+        state = tx.init(params)
+        for _ in range(2):
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value)
+            params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
+        return loss(params)
+
+    params = {"w": jax.random.normal(jax.random.key(1), (5, 4)), "v": jnp.ones(4)}
+    rate = jnp.float32(1.0)
+    ours, theirs = (
+        (
+            jax.grad(partial(after, kernel), argnums=1)(rate, params),
+            jax.jvp(lambda r, kernel=kernel: after(kernel, r, params), (rate,), (jnp.ones_like(rate),)),
+        )
+        for kernel in ("native", "xla")
+    )
+    assert np.any(jax.tree.leaves(theirs)[0] != 0)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert_close(a, b, 1e-2)
 
 
 def test_split_parameters_are_refused_by_name(tmp_path):

@@ -5,7 +5,6 @@ vmapped or not, and gives what the JAX form (`rule_network`) gives, to rounding.
 split it: sharded parameters need `kernel="xla"`.
 """
 
-import ctypes
 import importlib.metadata
 from functools import cache, partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from celo._definitions import RULE_WEIGHTS, RuleNetwork, factored_axes, memory_l
 from celo._errors import CeloError, unknown_name
 from celo._kernels import rule_network
 from celo._kernels.statistics import TensorStats
+from celo._layout import result_types
 from celo._types import Array
 
 KERNELS = ("auto", "native", "xla")
@@ -77,14 +77,9 @@ def resolve(kernel: str) -> str:
 
 @cache
 def available() -> bool:
-    """Whether the native kernel works here: a CPU, and a compiler or a kernel compiled before."""
-    if jax.default_backend() != "cpu":
-        return False
-    try:
-        load()
-    except CeloError:
-        return False
-    return True
+    """Whether the native kernel works here: a CPU and a C++ compiler; says, once, why it does not in spite of
+    them."""
+    return jax.default_backend() == "cpu" and _compile.works(load, instead="XLA")
 
 
 @cache
@@ -94,27 +89,16 @@ def load() -> None:
     Raises:
       CeloError: without a C++ compiler, or if compiling or loading fails.
     """
-    try:
-        library = ctypes.CDLL(str(build()))
-    except OSError as error:  # a folder from which nothing may be executed, for one
-        raise CeloError(f"the native kernel cannot be loaded ({error}); use kernel='xla'") from error
-    for target in TARGETS:
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
-
-
-def build() -> Path:
-    """The compiled kernel, made anew when source, JAX, flags or CPU change.
-
-    Raises:
-      CeloError: as `load`.
-    """
-    return _compile.build(
+    library = _compile.load(
         SOURCES,
         HEADERS,
+        TARGETS,
         remedy="use kernel='xla'",
         include=jax.ffi.include_dir(),
         version=importlib.metadata.version("jaxlib"),
     )
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
 
 
 def tensor_update(
@@ -153,10 +137,9 @@ def _by_kernel(
     momenta, factors = len(stats.momenta), len(stats.row)
     arrays = [*stats.momenta, stats.second_moment, *stats.row, *stats.col]
     dims, row_along = memory_layout(param.shape)
-    like = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (param, *arrays)]
     call = jax.ffi.ffi_call(
         f"{rule.name}_rule",
-        like,
+        result_types([(x, x.shape) for x in (param, *arrays)], [*theta.values(), grad, param, *arrays]),
         vmap_method="broadcast_all",
         input_output_aliases={3 + i: 1 + i for i in range(len(arrays))},  # statistics are updated in place
     )

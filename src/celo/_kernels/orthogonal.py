@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 
 from celo._definitions import LARGEST, MUON, POLAR, SMALLEST, PolarIteration, matrix_shape
+from celo._layout import result_types
 from celo._types import Array
 
 
@@ -149,9 +150,8 @@ def _native(
     matrices: tuple[Array, ...], iteration: PolarIteration = POLAR
 ) -> tuple[list[Array], list[Array]]:
     """All in one call, which shares its work among the threads; derivatives are those of the JAX form."""
-    like = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in matrices]
-    like += [jax.ShapeDtypeStruct(x.shape[:-2], jnp.float32) for x in matrices]
-    call = jax.ffi.ffi_call("celo_orthogonalize", like, vmap_method="broadcast_all")
+    shapes = [*((x, x.shape) for x in matrices), *((x, x.shape[:-2]) for x in matrices)]
+    call = jax.ffi.ffi_call("celo_orthogonalize", result_types(shapes, matrices), vmap_method="broadcast_all")
     results = call(*matrices, muon=iteration == MUON)
     return list(results[: len(matrices)]), list(results[len(matrices) :])
 

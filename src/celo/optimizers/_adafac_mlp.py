@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from celo._arguments import check_parameters
 from celo._definitions import (
     CELO,
     FACTORED_DECAYS,
@@ -33,12 +34,13 @@ from celo._definitions import (
 from celo._kernels import native, rule_network
 from celo._kernels.stacking import PerLayer, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, unclipped_gradient, update_stats
+from celo._layout import placed_with
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, read
-from celo.optimizers._rule_steps import RuleState, checked_tensors, computed_together, pack
-from celo.optimizers._update_rule import UpdateRule, scale_by_rule
+from celo.optimizers._rule_steps import RuleState, checked_tensors, computed_together, init_state, pack
+from celo.optimizers._update_rule import scale_by_rule
 
 GROUP = "adafac_mlp"
 HIDDEN = 4
@@ -104,9 +106,10 @@ class AdafacMLP(LearnedOptimizer):
         Raises:
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
-        del theta
-        statistics = UpdateRule("xla", per_layer=self.per_layer).init({}, params, num_steps)
-        return AdafacMLPState(statistics, jnp.zeros((), jnp.int32))
+        del theta, num_steps
+        check_parameters(params)
+        statistics = init_state(params, leading_axes(self.per_layer, params))
+        return placed_with(params, AdafacMLPState(statistics, jnp.zeros((), jnp.int32)))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array

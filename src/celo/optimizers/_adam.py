@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo._arguments import check_shapes
+from celo._arguments import check_gradients, check_parameters, check_shapes
 from celo._kernels.statistics import ema, finite_gradient
+from celo._layout import placed_with, zeros_beside
 from celo._types import Array, Params, Updates
 
 
@@ -23,8 +24,9 @@ class AdamState(NamedTuple):
 
 def init_moments(params: Params) -> AdamState:
     """Zero moments of parameters of any floating dtype."""
-    first, second = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params) for _ in range(2))
-    return AdamState(jnp.zeros((), jnp.int32), first, second)
+    check_parameters(params)
+    first, second = (jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in range(2))
+    return placed_with(params, AdamState(jnp.zeros((), jnp.int32), first, second))
 
 
 def update_moments(
@@ -47,8 +49,9 @@ def update_moments(
     Raises:
       CeloError: for gradients or moments of another shape than their parameter.
     """
-    for name, tree in (("its gradient", grads), ("its state", state.first), ("its state", state.second)):
-        check_shapes(params, tree, name)
+    check_gradients(params, grads)
+    for moment in (state.first, state.second):
+        check_shapes(params, moment, "its state")
     first_decay, second_decay = decays
     grads = jax.tree.map(finite, grads)
     return AdamState(

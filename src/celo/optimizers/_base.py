@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_num_steps, require_params, require_value
+from celo._arguments import check_num_steps, require_params, require_value, where_given
 from celo._definitions import RULE_STEP
+from celo._layout import placed_with
 from celo._limits import check_rate
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.transforms._nonfinite import guard_nonfinite
@@ -85,7 +86,7 @@ def as_optax(
     horizon = check_num_steps(num_steps)
 
     def init_fn(params: Params) -> OptState:
-        return optimizer.init(theta, params, jnp.asarray(horizon, jnp.int32))
+        return placed_with(params, optimizer.init(theta, params, jnp.asarray(horizon, jnp.int32)))
 
     def update_fn(
         updates: Updates,
@@ -135,7 +136,17 @@ def chain(
     links = [direction, *scales, optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
     if not (isinstance(weight_decay, int | float) and weight_decay == 0):
         links.insert(1, optax.add_decayed_weights(_downhill(weight_decay, unit), mask))
-    tx = optax.chain(*links)
+    linked = optax.chain(*links)
+
+    def init_fn(params: Params) -> OptState:
+        return placed_with(params, linked.init(params))
+
+    def update_fn(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
+        return linked.update(updates, state, where_given(updates, require_params(params)), **extra_args)
+
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
 
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_floating
+from celo._arguments import check_parameters
 from celo._definitions import (
     CELO2,
     CELO2_ADAM_DECAYS,
@@ -106,7 +106,7 @@ class Celo2(LearnedOptimizer):
           CeloError: if a parameter is not a real floating-point array, or a mask or `per_layer` does not fit.
         """
         del theta, num_steps
-        check_floating(params)
+        check_parameters(params)
         by_adam = self._by_adam(params)
         return Celo2State(
             rule=init_state(_without(by_adam, params), self._layers(by_adam, params)),

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_params
+from celo._arguments import as_arrays, filled, require_params, where_given
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -117,8 +117,9 @@ def celo_adam(
 
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
-    params = require_params(params)
-    state = update_moments(state, updates, params, ADAM_DECAYS)
+    params, before = as_arrays(where_given(updates, require_params(params))), state
+    given = state._replace(first=where_given(updates, state.first), second=where_given(updates, state.second))
+    state = update_moments(given, as_arrays(updates), params, ADAM_DECAYS)
     steps = state.step.astype(jnp.float32)
     share_first, share_second = (1.0 - decay**steps for decay in ADAM_DECAYS)  # of a whole mean
 
@@ -126,4 +127,4 @@ def _adam_step(updates: Updates, state: OptState, params: Params | None = None) 
         direction = m / share_first / (jnp.sqrt(v / share_second + ADAM_ROOT_FLOOR) + ADAM_FLOOR)
         return (-STEP_SCALE * direction).astype(p.dtype)
 
-    return jax.tree.map(step, state.first, state.second, params), state
+    return jax.tree.map(step, state.first, state.second, params), filled(state, before)

@@ -18,6 +18,7 @@ from celo._errors import CeloError
 from celo._kernels import orthogonal
 from celo._kernels.stacking import over_slices
 from celo._kernels.statistics import rms
+from celo._layout import zeros_beside
 from celo._types import Array, Params
 from celo.optimizers._rule_steps import check_state_shape
 
@@ -25,7 +26,7 @@ from celo.optimizers._rule_steps import check_state_shape
 def init_first_size(params: Params, layers: list[int]) -> Params:
     """Zeros, one for each tensor that a leaf stacks, until a first step says more."""
     leaves, treedef = jax.tree.flatten(params)
-    zeros = [jnp.zeros(p.shape[:axes], jnp.float32) for p, axes in zip(leaves, layers, strict=True)]
+    zeros = [zeros_beside(p, jnp.shape(p)[:axes]) for p, axes in zip(leaves, layers, strict=True)]
     return jax.tree.unflatten(treedef, zeros)
 
 

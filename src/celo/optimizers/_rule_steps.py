@@ -4,14 +4,14 @@ Whatever the rule's network (`RuleNetwork`), tensors may stack layers, equal one
 empty ones take no step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from celo._arguments import check_floating, check_shapes
+from celo._arguments import check_gradients
 from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, RuleNetwork
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
@@ -53,12 +53,8 @@ def init_state(params: Params, layers: list[int]) -> RuleState:
     Args:
       params: pytree of arrays or of their shapes.
       layers: for each leaf, how many leading axes count tensors.
-
-    Raises:
-      CeloError: if a parameter is not a real floating-point array.
     """
     leaves, treedef = jax.tree.flatten(params)
-    check_floating(params)
     return pack([_zero_stats(p, axes) for p, axes in zip(leaves, layers, strict=True)], treedef)
 
 
@@ -115,7 +111,7 @@ def checked_tensors(
     """
     paths, treedef = jax.tree_util.tree_flatten_with_path(params)
     stats = tensor_stats(state, treedef)
-    check_shapes(params, grads, "its gradient")
+    check_gradients(params, grads)
     for (path, leaf), of_leaf, axes in zip(paths, stats, layers, strict=True):
         _check_stats(jax.tree_util.keystr(path), leaf, of_leaf, axes)
         if kernel == "native":
@@ -133,9 +129,7 @@ def computed_together(tensors: list[RuleTensor], layers: list[int], kernel: str)
 
 def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
     """Statistics of a tensor whose first `layers` axes count tensors."""
-    one = jax.ShapeDtypeStruct(param.shape[layers:], param.dtype)
-    shapes = jax.eval_shape(lambda p: init_stats(p, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS)), one)
-    return jax.tree.map(lambda x: jnp.zeros((*param.shape[:layers], *x.shape), x.dtype), shapes)
+    return init_stats(param, len(MOMENTUM_DECAYS), len(FACTORED_DECAYS), layers)
 
 
 def _check_stats(path: str, param: Array, stats: TensorStats, layers: int) -> None:
@@ -190,6 +184,17 @@ def pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
         second_moment=tree([s.second_moment for s in stats]),
         row=tuple(tree([s.row[k] for s in stats]) for k in decays),
         col=tuple(tree([s.col[k] for s in stats]) for k in decays),
+    )
+
+
+def each_tree(change: Callable[[Params], Params], state: RuleState) -> RuleState:
+    """A state with each of its pytrees changed."""
+    return RuleState(
+        momenta=tuple(map(change, state.momenta)),
+        second_moment=change(state.second_moment),
+        row=tuple(map(change, state.row)),
+        col=tuple(map(change, state.col)),
+        first_size=None if state.first_size is None else change(state.first_size),
     )
 
 

@@ -8,13 +8,14 @@ the steps of matrices are orthogonalised (`_matrix_steps`).
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_params
+from celo._arguments import as_arrays, check_parameters, filled, require_params, where_given
 from celo._definitions import CELO
 from celo._errors import CeloError
 from celo._kernels import native
@@ -23,7 +24,14 @@ from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import BoundWeights, WeightsLike, bind
 from celo.optimizers._matrix_steps import init_first_size, matrix_steps
-from celo.optimizers._rule_steps import GROUP, RuleState, init_state, init_weights, take_steps
+from celo.optimizers._rule_steps import (
+    GROUP,
+    RuleState,
+    each_tree,
+    init_state,
+    init_weights,
+    take_steps,
+)
 from celo.transforms._low_precision_state import check_state_dtype, in_bfloat16
 
 # Weights that θ may have.
@@ -81,9 +89,10 @@ class UpdateRule(LearnedOptimizer):
         """Zero statistics, float32.
 
         Raises:
-          CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
+          CeloError: if a parameter is not a real floating-point array or number, or `per_layer` does not fit.
         """
         del num_steps
+        check_parameters(params)
         layers = leading_axes(self.per_layer, params)
         state = init_state(params, layers)
         if "start_power" not in theta[GROUP]:
@@ -95,6 +104,8 @@ class UpdateRule(LearnedOptimizer):
     ) -> tuple[Updates, RuleState]:
         """One step of the rule for every tensor."""
         del value
+        before, state = state, each_tree(partial(where_given, grads), state)
+        params, grads = as_arrays(where_given(grads, params)), as_arrays(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
         least = self._least_rms(theta)
@@ -112,7 +123,8 @@ class UpdateRule(LearnedOptimizer):
         )
         leaves, treedef = jax.tree.flatten(params)
         updates = [step.astype(p.dtype) for step, p in zip(steps, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, updates), statistics._replace(first_size=first_size)
+        after = statistics._replace(first_size=first_size)
+        return jax.tree.unflatten(treedef, updates), filled(after, before)
 
     def _least_rms(self, theta: Theta) -> float | Array:
         """The least size of a tensor: what the caller says, else θ, else none."""
@@ -202,8 +214,9 @@ def scale_by_rule(
     narrow = check_state_dtype(state_dtype) == "bfloat16"
 
     def init_fn(params: Params) -> RuleState:
+        state = rule.init(weights.theta, params, jnp.ones((), jnp.int32))
         weights.check_size(params)
-        return rule.init(weights.theta, params, jnp.ones((), jnp.int32))
+        return state
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any

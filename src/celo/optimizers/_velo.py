@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo._arguments import check_num_steps, check_rows, require_params, require_value
+from celo._arguments import check_num_steps, check_parameters, check_rows, require_params, require_value
 from celo._definitions import (
     CELO,
     HIDDEN,
@@ -38,6 +38,7 @@ from celo._errors import CeloError
 from celo._kernels import native
 from celo._kernels.stacking import PerLayer, as_rows, count_tensors, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, log_size, mean_and_variance
+from celo._layout import placed_with
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -46,6 +47,7 @@ from celo.optimizers._rule_steps import (
     RuleState,
     checked_tensors,
     computed_together,
+    init_state,
     pack,
     tensor_update,
 )
@@ -58,7 +60,6 @@ from celo.optimizers._schedule import (
     published_averaging,
     time_features,
 )
-from celo.optimizers._update_rule import UpdateRule
 from celo.transforms._low_precision_state import CompactState, check_state_dtype, in_bfloat16
 
 BANK, CONTROLLER = "rule_bank", "controller"
@@ -154,8 +155,9 @@ class Velo(LearnedOptimizer):
         Raises:
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
-        rule = UpdateRule(self.kernel, per_layer=self.per_layer).init({}, params, num_steps)
-        rows = sum(count_tensors(jax.tree.leaves(params), leading_axes(self.per_layer, params)))
+        check_parameters(params)
+        layers = leading_axes(self.per_layer, params)
+        rows = sum(count_tensors(jax.tree.leaves(params), layers))
 
         def for_each(first: Array) -> Array:
             return jnp.array(jnp.broadcast_to(first, (rows, *first.shape)), jnp.float32)
@@ -167,7 +169,7 @@ class Velo(LearnedOptimizer):
             hidden=for_each(theta[CONTROLLER]["h0"]),
             cell=for_each(theta[CONTROLLER]["c0"]),
         )
-        return VeloState(rule, controller)
+        return placed_with(params, VeloState(init_state(params, layers), controller))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array

@@ -7,6 +7,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo._errors import CeloError
+from celo._layout import spec_beside
 from celo._types import OptState, Params
 from celo.transforms._soap import PerAxis
 
@@ -45,13 +46,11 @@ def state_sharding(tx: optax.GradientTransformation, params: Params) -> OptState
     def beside(statistic: Any, param: Any) -> Any:
         if isinstance(statistic, optax.MaskedNode):
             return statistic
-        spec = param.sharding.spec
-        axes = [*spec, *[None] * (len(param.shape) - len(spec))]
         if isinstance(statistic, PerAxis):
+            axes = [*param.sharding.spec, *[None] * (len(param.shape) - len(param.sharding.spec))]
             rows = zip(statistic.matrices, axes, strict=True)
             return PerAxis(tuple(None if m is None else split(axis) for m, axis in rows))
-        kept = zip(statistic.shape, param.shape, axes, strict=False)  # a statistic may have fewer axes
-        return split(*(axis if n == size else None for n, size, axis in kept))
+        return NamedSharding(mesh, spec_beside(param.sharding.spec, param.shape, statistic.shape))
 
     return optax.tree_map_params(
         tx,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_floating
+from celo._arguments import check_parameters
 from celo._errors import CeloError
 from celo._kernels.orthogonal import is_split
 from celo._limits import check_steps
@@ -176,7 +176,7 @@ def scale_by_soap(
         )
 
     def init_fn(params: Params) -> SoapState:
-        check_floating(params)
+        check_parameters(params)
         return SoapState(
             step=jnp.zeros((), jnp.int32),
             mu=jax.tree.map(lambda p: jnp.zeros(p.shape, _dtype(p)), params),
