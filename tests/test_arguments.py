@@ -1,11 +1,20 @@
-"""What users pass to optimizers, checked: horizon, parameters, loss."""
+"""What users pass to optimizers, checked: horizon, parameters, loss, state."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from celo._arguments import check_num_steps, check_shapes, require_params, require_value
+from celo._arguments import (
+    check_floating,
+    check_num_steps,
+    check_shapes,
+    check_state,
+    require_params,
+    require_value,
+)
 from celo._errors import CeloError
 
 
@@ -95,3 +104,22 @@ def test_arrays_of_other_shapes_are_named():
         CeloError, match=r"params\['b'\]\['w'\] has shape \(4, 8\), and its gradient \(1, 8\)"
     ):
         check_shapes(params, others, "its gradient")
+
+
+class State(NamedTuple):
+    step: int
+
+
+def test_a_state_of_another_type_is_named_with_the_remedy():
+    check_state(State(1), State)
+    for other in ({"step": 1}, (1,), "0", None):
+        with pytest.raises(
+            CeloError, match=rf"must be State, got {type(other).__name__}: .*tx.init\(params\)"
+        ):
+            check_state(other, State)
+
+
+@pytest.mark.parametrize("leaf", [3.0, "w", len])
+def test_a_parameter_that_is_no_array_is_named(leaf):
+    with pytest.raises(CeloError, match=f"got {type(leaf).__name__}; leave others out with optax.masked"):
+        check_floating({"w": leaf})

@@ -66,13 +66,24 @@ def check_shapes(params: Params, others: Params, what: str) -> None:
             )
 
 
+def check_state(state: Any, kind: type) -> None:
+    """CeloError unless `state` is of the type that `init` gave it: checkpoints may come back as plain dicts."""
+    if not isinstance(state, kind):
+        raise CeloError(
+            f"the optimizer's state must be {kind.__name__}, got {type(state).__name__}: a checkpoint that is "
+            "restored without a target becomes dicts and lists. Restore it into the state of tx.init(params): "
+            "flax.serialization.from_bytes(tx.init(params), data), or Orbax's restore with that as its item"
+        )
+
+
 def check_floating(params: Params) -> None:
     """CeloError for a parameter that is not a real floating-point array."""
     for leaf in jax.tree.leaves(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = type(leaf).__name__ if dtype is None else f"{dtype}{list(leaf.shape)}"
             raise CeloError(
-                f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
-                "leave others out with optax.masked"
+                f"parameters must be real floating-point arrays, got {got}; leave others out with optax.masked"
             )
 
 

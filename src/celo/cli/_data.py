@@ -31,7 +31,9 @@ def _data(options: argparse.Namespace) -> int:
                 raise unknown_name("data set", name, (*data.DATASETS, *data.CORPORA))
         asked_for = ("svhn", "cifar100")  # no package has them
         for name in options.names or [name for name in data.DATASETS if name not in asked_for]:
-            print(f"{name}: {data.raw_dir(name) if name in data.CORPORA else data.fetch(name)}")
+            print(
+                f"{name}: {data.raw_dir(name) if name in data.CORPORA else data.fetch(name, apt_update=True)}"
+            )
         return 0
     table = Table(
         "name", "what", "examples", "classes", "licence", "cached", title=f"cache: {data.data_dir()}"

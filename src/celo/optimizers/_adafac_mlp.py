@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import check_state
 from celo._definitions import (
     FACTORED_DECAYS,
     INPUTS,
@@ -115,6 +116,7 @@ class AdafacMLP(LearnedOptimizer):
     ) -> tuple[Updates, AdafacMLPState]:
         """One step of the rule for every tensor."""
         del value
+        check_state(state, AdafacMLPState)
         own = theta[GROUP]
         # What time contributes to the first layer is the same for all parameters: part of its bias.
         bias = own["b0"] + time_inputs(state.step) @ own["w0"][NUM_TENSOR_INPUTS:]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_shapes, require_params
+from celo._arguments import check_shapes, check_state, require_params
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
 from celo._kernels.statistics import ema, finite_gradient
@@ -75,6 +75,7 @@ class CeloAdam(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, CeloAdamState]:
         """Adam's direction, times the schedule's step size."""
+        check_state(state, CeloAdamState)
         updates, moments = _adam_step(grads, state.moments, params)
         updates, schedule = _schedule.scale(theta[_schedule.GROUP], updates, state.schedule, value)
         return updates, CeloAdamState(moments, schedule)
@@ -135,6 +136,7 @@ def _init_moments(params: Params) -> AdamState:
 
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
+    check_state(state, AdamState)
     params, count = require_params(params), state.step + 1
     for name, tree in (("its gradient", updates), ("its state", state.first), ("its state", state.second)):
         check_shapes(params, tree, name)

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_floating, check_shapes, require_params
+from celo._arguments import check_floating, check_shapes, check_state, require_params
 from celo._definitions import (
     FACTORED_DECAYS,
     HIDDEN,
@@ -288,6 +288,7 @@ def pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:
 
 def tensor_stats(state: RuleState, treedef: Any) -> list[TensorStats]:
     """The statistics of each tensor, in the order in which `treedef` flattens the parameters."""
+    check_state(state, RuleState)
     momenta = [treedef.flatten_up_to(tree) for tree in state.momenta]
     second_moment = treedef.flatten_up_to(state.second_moment)
     rows = [treedef.flatten_up_to(tree) for tree in state.row]

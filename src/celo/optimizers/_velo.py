@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo._arguments import check_num_steps, require_params, require_value
+from celo._arguments import check_num_steps, check_state, require_params, require_value
 from celo._definitions import (
     HIDDEN,
     LOG_FLOOR,
@@ -172,6 +172,7 @@ class Velo(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, VeloState]:
         """The controller for all tensors at once, then each tensor's own network."""
+        check_state(state, VeloState)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
         tensors = checked_tensors(state.rule, grads, params, layers, kernel)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_value
+from celo._arguments import check_state, require_value
 from celo._limits import check_steps
 from celo._types import Array, OptState, Params, Updates
 
@@ -56,6 +56,7 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[Updates, AccumulateState]:
+        check_state(state, AccumulateState)
         like = updates if params is None else params
         sums = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), state.grads, updates)
         loss = state.loss if value is None else state.loss + require_value(value)
