@@ -54,9 +54,10 @@ THIRD_PARTIES = {
     "_files": set(),
     "weights": {"numpy", "safetensors"},
     "convert": {"numpy"},
-    "_published": {"numpy", "msgpack"},
+    "_published": {"numpy", "msgpack", "safetensors"},
     "torch": {"numpy", "torch", *("axolotl", "timm", "transformers")},  # the last ones where they are adapted
-    "torch._jax_state": {"numpy", "torch", "jax"},  # where a state of JAX is at hand
+    "torch._jax_layout": {"numpy", "jax"},  # where a state of JAX is at hand
+    "torch._jax_state": {"numpy", "torch", "jax"},
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate._score.metrics": {"numpy"},
     "evaluate._score.aggregate": {"numpy"},
@@ -80,6 +81,7 @@ PUBLIC = {
 # Modules without a test file of their own name, and why.
 UNMIRRORED = {
     "_types": "type aliases alone; pyright checks them",
+    "optimizers._rule_steps": "test_update_rule and test_celo2 take its steps",
     "_kernels.rule_network": "test_update_rule holds it to its definition, test_native to the native form",
 }
 # Test files that mirror no module, and what they test together.
@@ -95,6 +97,8 @@ TOGETHER = {
     "evaluate/report/test_browser": "the whole page in a browser",
     "evaluate/test_public_face": "what celo.evaluate hands out",
     "evaluate/test_race": "a race from the command to the report",
+    "golden/test_golden_celo2": "Celo2 against recordings of the published code, and a reading of it",
+    "golden/test_golden_mlps": "AdaFac-MLP, RNN-MLP and NN-Adam against recordings and a reading",
     "golden/test_golden": "Celo against recordings of the published code",
     "golden/test_golden_velo": "VeLO against recordings of the published code, and its float64 reading",
     "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",

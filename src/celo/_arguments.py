@@ -67,12 +67,12 @@ def check_shapes(params: Params, others: Params, what: str) -> None:
 
 
 def check_state(state: Any, kind: type) -> None:
-    """CeloError unless `state` is of the type that `init` gave it: checkpoints may come back as plain dicts."""
+    """CeloError unless `state` is of the type that `init` gave it; checkpoints may come back as dicts."""
     if not isinstance(state, kind):
         raise CeloError(
-            f"the optimizer's state must be {kind.__name__}, got {type(state).__name__}: a checkpoint that is "
-            "restored without a target becomes dicts and lists. Restore it into the state of tx.init(params): "
-            "flax.serialization.from_bytes(tx.init(params), data), or Orbax's restore with that as its item"
+            f"the optimizer's state must be {kind.__name__}, got {type(state).__name__}: a checkpoint that "
+            "is restored without a target becomes dicts and lists. Restore it into tx.init(params), as "
+            "flax.serialization.from_bytes(tx.init(params), data) does, or Orbax with that as its target"
         )
 
 
@@ -83,7 +83,8 @@ def check_floating(params: Params) -> None:
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             got = type(leaf).__name__ if dtype is None else f"{dtype}{list(leaf.shape)}"
             raise CeloError(
-                f"parameters must be real floating-point arrays, got {got}; leave others out with optax.masked"
+                f"parameters must be real floating-point arrays, got {got}; "
+                "leave others out with optax.masked"
             )
 
 

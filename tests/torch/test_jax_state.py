@@ -26,9 +26,9 @@ BUNDLED = {
     for group, arrays in weights.load("celo-1").theta.items()
 }
 THETA = with_orthogonal_steps(BUNDLED)
-# In JAX's layout, with the permutations that make them PyTorch's. The kernel's largest axes are its last two in
-# JAX and its first two here. No square is transposed: the rule tells its axes apart by their order, so that the
-# frameworks take other steps (their states are compared below).
+# In JAX's layout, with the permutations that make them PyTorch's. The kernel's largest axes are its last two
+# in JAX and its first two here. No square is transposed: the rule tells its axes apart by their order, so
+# that the frameworks take other steps (their states are compared below).
 SHAPES = {
     "bias": (7,),
     "dense": (5, 9),
@@ -38,7 +38,7 @@ SHAPES = {
     "square": (6, 6),
     "zeros": (4, 5),
 }
-AXES = {name: None for name in SHAPES} | {
+AXES = dict.fromkeys(SHAPES) | {
     "dense": (1, 0),
     "kernel": (3, 2, 0, 1),
     "zeros": (1, 0),
@@ -191,7 +191,7 @@ def test_there_and_back_gives_the_same_numbers(kind):
 
 
 def test_the_state_is_the_one_that_the_same_gradients_leave_here():
-    """Also where row and col change places: in a square that is transposed, of single tensors and of stacks."""
+    """Also where row and col change places: in a transposed square, of single tensors and of stacks."""
     shapes = {"kernel": (3, 5, 8, 8), "square": (8, 8), "stack": (3, 4, 4), "wide": (4, 9)}
     axes = {"kernel": (3, 2, 0, 1), "square": (1, 0), "stack": (0, 2, 1), "wide": (1, 0)}
     params, grads, losses = problem(shapes, steps=3)
@@ -226,7 +226,7 @@ def flax_like():
 
 
 def by_path(path, shape):
-    assert path.startswith("dense/") and len(shape) in (1, 2)
+    assert shape == {"dense/bias": (8,), "dense/kernel": (8, 8)}[path]
     return (1, 0) if path == "dense/kernel" else None
 
 
@@ -245,17 +245,17 @@ def test_parameters_in_another_order_are_named_by_a_pytree(axes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"axes": None}, r"bias \[8\] in JAX corresponds to a parameter \[8, 8\].*params_axes.*params"),
+        ({"axes": None}, r"bias \[8\] in JAX.* corresponds to a parameter \[8, 8\].*params_axes.*params"),
         ({"axes": [(1, 0)]}, "params_axes has 1 leaves, and there are 2 parameters"),
-        ({"axes": [(1, 0), None]}, r"params_axes of dense/bias is \(1, 0\), which is no permutation"),
-        ({"axes": [None, (0, 0)]}, r"dense/kernel is \(0, 0\), which is no permutation of the 2 axes"),
-        ({"where": {"a": torch.ones(8), "b": torch.ones(8, 8)}}, "params must hold each of the optimizer's 2"),
+        ({"axes": [(1, 0), None]}, r"params_axes of dense/bias is \(1, 0\), no permutation"),
+        ({"axes": [None, (0, 0)]}, r"dense/kernel is \(0, 0\), no permutation of the 2 axes"),
+        ({"where": {"a": torch.ones(8), "b": torch.ones(8, 8)}}, "params must hold each"),
         ({"state": {"momenta": 1}}, "got a dict with 0 of RuleState.*restore it with tx.init"),
         ({"tx": lambda: celo.celo(90, state_dtype="bfloat16")}, "bfloat16.*use state_dtype='float32'"),
-        ({"tx": lambda: celo.celo_rule(1.0, weights=BUNDLED)}, "Celo has 'schedule_cell' and JAX's state has not"),
-        ({"tx": lambda: celo.celo(90, weights=BUNDLED, nonfinite="skip")}, "JAX's state has 'bad_gradients' and Celo has not"),
+        ({"tx": lambda: celo.celo_rule(1.0, weights=BUNDLED)}, "Celo has 'schedule_cell' and JAX's"),
+        ({"tx": lambda: celo.celo(90, weights=BUNDLED, nonfinite="skip")}, "has 'bad_gradients' and Celo"),
         ({"tx": lambda: celo.celo(90, weights=THETA)}, "first_size: the weights of one have start_power"),
-        ({"tx": lambda: celo.celo(90, weights=BUNDLED, per_layer=1)}, r"col of dense/bias has shape \(8,\).*per_layer=0 for it"),
+        ({"tx": lambda: celo.celo(90, weights=BUNDLED, per_layer=1)}, "row of dense/kernel .* per_layer=0"),
         ({"tx": lambda: celo.celo_adam(90, weights=adams_theta())}, "0 of RuleState"),
         ({"tx": lambda: optax.adam(1.0)}, "corresponds to one state of celo.celo or celo.celo_rule"),
         ({"tx": lambda: celo.as_optax(Velo(), velo_theta(), 90)}, "with VeloState"),
@@ -277,21 +277,6 @@ def test_what_does_not_correspond_is_refused_and_nothing_changes(direction, chan
     with pytest.raises(CeloError, match=message):
         direction(optimizer, change.get("state", state), axes, params=where)
     assert torch.equal(optimizer.state_dict()["state"][0]["momenta"], before)
-
-
-def test_a_kernel_of_equal_sizes_whose_moments_say_something_else_is_refused():
-    """[3, 3, 3, 16]: JAX averages over the inputs, PyTorch over the width."""
-    state = celo.celo(HORIZON).init([jnp.ones((3, 3, 3, 16))])
-    optimizer = Celo([torch.ones(16, 3, 3, 3, requires_grad=True)], HORIZON)
-    with pytest.raises(CeloError, match=r"JAX averages \(3, 2\) away and PyTorch.*\(3, 1\)"):
-        load_jax_state(optimizer, state, [(3, 2, 0, 1)])
-
-
-def test_leading_axes_of_stacks_stay_in_front():
-    state = celo.celo(HORIZON, per_layer=1).init([jnp.ones((3, 4, 4))])
-    optimizer = Celo([torch.ones(4, 4, 3, requires_grad=True)], HORIZON, per_layer=1)
-    with pytest.raises(CeloError, match="first 1 axes count tensors"):
-        load_jax_state(optimizer, state, [(1, 2, 0)])
 
 
 def test_groups_of_adamw_have_no_counterpart():

@@ -157,3 +157,15 @@ def test_a_matrix_that_begins_at_zero_counts_as_one_of_usual_initial_weights():
 
 def test_only_weights_that_ask_for_it_pay_for_the_memory():
     assert celo.scale_by_celo_rule("celo-1").init({"w": jnp.ones((3, 2))}).first_size is None
+
+
+def test_a_state_made_with_other_weights_is_refused():
+    plain = celo.weights.load("celo-1").theta["update_rule"]
+    forgetful, remembering = (
+        celo.scale_by_celo_rule({"update_rule": {**plain, "log_matrix_gain": jnp.zeros(()), **extra}})
+        for extra in ({}, {"start_power": jnp.ones(())})
+    )
+    params = {"w": jnp.ones((5, 8))}
+    for made, used in ((forgetful, remembering), (remembering, forgetful)):
+        with pytest.raises(CeloError, match="made with other weights: first_size"):
+            used.update(params, made.init(params), params)

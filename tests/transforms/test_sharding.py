@@ -41,7 +41,7 @@ def report(folder):
     return json.loads((folder / "report.json").read_text())
 
 
-@pytest.mark.parametrize("layout", ["data", "fsdp", "tensor", "wrapped"])
+@pytest.mark.parametrize("layout", ["data", "fsdp", "tensor", "wrapped", "velo", "velo, stacked"])
 def test_the_step_is_the_one_of_whole_parameters(layouts, layout):
     """And the state stays where it is: the compiled step would refuse it in other shardings."""
     assert max(report(layouts)[layout].values()) < TOLERANCE
@@ -76,7 +76,13 @@ def larger(program, limit):
 
 @pytest.mark.parametrize(
     ("layout", "longest"),
-    [("fsdp", 64), ("tensor", 64), ("wrapped", 2 * 64)],  # of the rows and columns, of two layers in the last
+    [  # of the rows and columns, of two layers in stacks
+        ("fsdp", 64),
+        ("tensor", 64),
+        ("wrapped", 2 * 64),
+        ("velo", 64),
+        ("velo, stacked", 2 * 64),
+    ],
 )
 def test_only_scalars_and_vectors_cross_devices(layouts, layout, longest):
     program = (layouts / f"{layout}.hlo").read_text()

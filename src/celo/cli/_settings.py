@@ -120,8 +120,8 @@ def one_device_per_core() -> None:
             jax.config.update("jax_num_cpu_devices", cores())
         except RuntimeError:
             logging.getLogger("celo").info(
-                "JAX has computed already, so this runs on its %d device(s); set JAX_NUM_CPU_DEVICES=%d before "
-                "to use all cores",
+                "JAX has computed already, so this runs on its %d device(s); to use all cores, set "
+                "JAX_NUM_CPU_DEVICES=%d before",
                 jax.device_count(),
                 cores(),
             )

@@ -15,8 +15,15 @@ def add_convert(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "convert", help="convert published theta.state files to .safetensors and back"
     )
-    parser.add_argument("source", help="a theta.state or .safetensors file, or the name of bundled weights")
+    parser.add_argument(
+        "source",
+        nargs="+",
+        help="a theta.state or .safetensors file, or the name of bundled weights; of PyLO's VeLO both files",
+    )
     parser.add_argument("destination", type=Path, help="ending in .safetensors or .state")
+    parser.add_argument(
+        "--architecture", default=None, help="that of published weights, where several look alike: velo"
+    )
     add_import(parser)
     parser.set_defaults(run=_convert)
     return parser
@@ -27,14 +34,14 @@ def _convert(options: argparse.Namespace) -> int:
 
     import_own(options.imports)
     if not options.imports:  # the published forms are known without JAX, which takes its time to load
-        print(convert(options.source, options.destination))
+        print(convert(options.source, options.destination, architecture=options.architecture))
         return 0
     from celo.optimizers._bind import expected_shapes
     from celo.optimizers._registry import OPTIMIZERS
 
     published = {layout.architecture for layout in LAYOUTS}
     own = {name: expected_shapes(e.optimizer()) for name, e in OPTIMIZERS.items() if name not in published}
-    print(convert(options.source, options.destination, shapes=own))
+    print(convert(options.source, options.destination, architecture=options.architecture, shapes=own))
     return 0
 
 

@@ -133,8 +133,8 @@ def _checked(header: dict[str, Any]) -> dict[str, Any]:
     for name, kind in _HEADER.items():
         if not isinstance(header.get(name), kind):
             raise CeloError(
-                f"the checkpoint's header has {name}={header.get(name)!r}, which this version of celo does not "
-                f"read; resume with the version that wrote it ({header.get('version', 'not recorded')})"
+                f"the checkpoint's header has {name}={header.get(name)!r}, which this version of celo does "
+                f"not read; resume with the version that wrote it ({header.get('version', 'not recorded')})"
             )
     return header
 
@@ -287,8 +287,8 @@ class _Run:
             if jax.process_count() > 1:  # the others do not know of it: this process ends by itself
                 raise
             raise CeloError(
-                f"{self.metrics}: cannot be written ({error.strerror or error}); see to the folder's permissions "
-                "and free space, then resume the run from its last checkpoint"
+                f"{self.metrics}: cannot be written ({error.strerror or error}); see to the folder's "
+                "permissions and free space, then resume the run from its last checkpoint"
             ) from error
 
     def _restore(self, saved: bytes, number: int, theta: Theta) -> tuple[OuterState, Theta]:

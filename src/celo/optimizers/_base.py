@@ -109,6 +109,7 @@ def chain(
     mask: Any | Callable[[Params], Any] | None,
     nonfinite: str | None,
     unit: float = RULE_STEP,
+    trained_rate: float | None = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Learned steps, which point downhill, under what optimizers of optax offer besides.
 
@@ -121,15 +122,16 @@ def chain(
       mask: what is decayed.
       nonfinite: a policy of `guard_nonfinite`, or None for no guard.
       unit: what stands for AdamW's learning rate at a step size of 1.
+      trained_rate: the learning rate that weights were trained for; None where it is to be tuned.
 
     Raises:
       CeloError: for a learning rate that is a negative number, or an unknown policy.
 
     Warns:
-      OutOfRangeWarning: once, for a learning rate that is a number far from 1.
+      OutOfRangeWarning: once, for a learning rate that is a number far from the trained one.
     """
     if isinstance(learning_rate, int | float):
-        check_rate(learning_rate, "learning_rate")
+        check_rate(learning_rate, "learning_rate", trained_rate)
     links = [direction, *scales, optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
     if not (isinstance(weight_decay, int | float) and weight_decay == 0):
         links.insert(1, optax.add_decayed_weights(_downhill(weight_decay, unit), mask))

@@ -5,7 +5,8 @@
 
 It takes PyTorch, NumPy and weights files; JAX is imported only by `load_jax_state` and `as_jax_state`, which
 carry a run from one to the other. `attach`, `register_timm` and `AxolotlPlugin` serve trainers; those of
-Lightning and Accelerate need nothing. Modules are named as their JAX counterparts, which explain the mathematics.
+Lightning and Accelerate need nothing. Modules are named as their JAX counterparts, which explain the
+mathematics.
 """
 
 from typing import Any
