@@ -68,7 +68,8 @@ def permutations(params_axes: ParamsAxes, paths: list[str], shapes: list[tuple[i
     if params_axes is None:
         return [None] * len(paths)
     if callable(params_axes):
-        return [params_axes(path, shape) for path, shape in zip(paths, shapes, strict=True)]
+        found: list[Any] = [params_axes(path, shape) for path, shape in zip(paths, shapes, strict=True)]
+        return found
 
     def is_axes(x: Any) -> bool:
         return x is None or (isinstance(x, tuple) and all(isinstance(axis, int) for axis in x))
