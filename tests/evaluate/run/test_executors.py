@@ -1,5 +1,6 @@
 """Places where trials run: processes, an accelerator, a cluster; none changes a result."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -204,4 +205,9 @@ def test_workers_end_with_a_killed_evaluation(tmp_path):
     finally:
         evaluation.kill()
         evaluation.wait()
-    wait_until(lambda: all(map(is_gone, found)), 120, "workers go on")
+    try:
+        wait_until(lambda: all(map(is_gone, found)), 120, "workers go on")
+    finally:
+        for worker in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
