@@ -1,4 +1,6 @@
-"""What users pass to optimizers, checked: horizon, loss, and parameters and gradients of odd leaves."""
+"""What users pass to optimizers, checked: horizon, loss, state, parameters and gradients of odd leaves."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from celo._arguments import (
     check_num_steps,
     check_parameters,
     check_shapes,
+    check_state,
     filled,
     require_params,
     require_value,
@@ -108,6 +111,19 @@ def test_arrays_of_other_shapes_are_named():
         CeloError, match=r"params\['b'\]\['w'\] has shape \(4, 8\), and its gradient \(1, 8\)"
     ):
         check_shapes(params, others, "its gradient")
+
+
+class State(NamedTuple):
+    step: int
+
+
+def test_a_state_of_another_type_is_named_with_the_remedy():
+    check_state(State(1), State)
+    for other in ({"step": 1}, (1,), "0", None):
+        with pytest.raises(
+            CeloError, match=rf"must be State, got {type(other).__name__}: .*tx.init\(params\)"
+        ):
+            check_state(other, State)
 
 
 # Leaves

@@ -1,5 +1,8 @@
 """The command line: what it accepts, and that a user's mistake is one line and never a traceback."""
 
+import errno
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +12,7 @@ import pytest
 from celo import __version__
 from celo.cli import main
 
+COMMANDS = ("train", "race", "evaluate", "report", "data", "convert", "info")
 MISTAKES = {
     "tarin": ["'tarin'", "nearest first: train"],
     "train --recipe qiuck": ["'qiuck'", "nearest first: quick"],
@@ -71,3 +75,58 @@ def test_the_installed_command_answers():
     done = subprocess.run([command, "tarin"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("celo: unknown command 'tarin'")
+
+
+OUT = (
+    "train --recipe quick --kernel xla --tasks quadratic",
+    "evaluate adam --tasks quadratic --workers 1",
+    "info celo-1 --explain",
+)
+
+
+@pytest.mark.parametrize("line", OUT)
+@pytest.mark.parametrize("folder", ["a file", "a folder that takes no files"])
+def test_a_folder_that_cannot_be_is_named_in_a_line(line, folder, tmp_path, monkeypatch, capsys):
+    if "--explain" in line:
+        pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    (tmp_path / "file").write_bytes(b"")
+    out = tmp_path / "file" / "out" if folder == "a file" else Path("/proc/celo")
+    if not out.parent.exists():
+        pytest.skip("needs /proc, where nobody may write")
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "1")
+    monkeypatch.chdir(tmp_path)
+    assert main([*line.split(), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(out) in error
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_system_refuses_is_a_line(number, monkeypatch, capsys):
+    def refuse(name, apt_update):
+        raise OSError(number, os.strerror(number), "/data/digits.npz")
+
+    monkeypatch.setattr("celo.data.fetch", refuse)
+    assert main(["data", "fetch", "digits"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"celo: /data/digits.npz: {os.strerror(number)}; check")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    "line",
+    ["--help", *(f"{name} --help" for name in COMMANDS), "info", "info celo", "data list", "tarin θ"],
+)
+def test_a_terminal_of_any_encoding_can_read_it(line, encoding, monkeypatch):
+    terminals = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2)]
+    monkeypatch.setattr("sys.stdout", terminals[0])
+    monkeypatch.setattr("sys.stderr", terminals[1])
+    try:
+        status = main(line.split())
+    except SystemExit as done:
+        status = done.code
+    finally:
+        monkeypatch.undo()
+    assert status == (2 if "tarin" in line else 0)
+    assert any(terminal.buffer.getvalue() for terminal in terminals)

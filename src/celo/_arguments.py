@@ -137,6 +137,16 @@ def check_shapes(params: Params, others: Params, what: str) -> None:
             )
 
 
+def check_state(state: Any, kind: type) -> None:
+    """CeloError unless `state` is of the type that `init` gave it; checkpoints may come back as dicts."""
+    if not isinstance(state, kind):
+        raise CeloError(
+            f"the optimizer's state must be {kind.__name__}, got {type(state).__name__}: a checkpoint that "
+            "is restored without a target becomes dicts and lists. Restore it into tx.init(params), as "
+            "flax.serialization.from_bytes(tx.init(params), data) does, or Orbax with that as its target"
+        )
+
+
 def check_rows(state: Array, shape: tuple[int, int]) -> None:
     """CeloError unless an LSTM's state has this shape, [tensors, units]: it was made for other parameters."""
     if state.shape != shape:

@@ -5,12 +5,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from celo.cli._console import plain_console, progress_bars, stop_requests
+from celo.cli._console import any_terminal, plain_console, progress_bars, stop_requests
 
 
 @pytest.fixture
@@ -100,3 +101,28 @@ def test_the_handlers_that_were_there_come_back_whatever_happens():
     with pytest.raises(ZeroDivisionError), stop_requests():
         _ = 1 / 0
     assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+@pytest.mark.parametrize(("encoding", "text"), [("ascii", b"theta +- ?\n"), ("cp1252", b"theta \xb1 ?\n")])
+def test_a_terminal_of_any_encoding_gets_words(encoding, text, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="")
+    monkeypatch.setattr("sys.stdout", terminal)
+    with any_terminal():
+        print("θ ± ☃", flush=True)
+    assert terminal.buffer.getvalue() == text
+    with pytest.raises(UnicodeEncodeError):  # as it was before
+        print("☃", flush=True)
+    monkeypatch.undo()
+
+
+def test_there_are_no_signals_outside_the_main_thread():
+    answers = []
+
+    def work():
+        with stop_requests() as should_stop:
+            answers.append(should_stop())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]

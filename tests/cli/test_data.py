@@ -72,14 +72,14 @@ def test_what_has_been_fetched_is_listed_as_cached(data_folder, capsys):
 
 def test_without_names_all_are_fetched_that_a_package_has(data_folder, monkeypatch, capsys):
     fetched = []
-    monkeypatch.setattr("celo.data.fetch", lambda name: fetched.append(name) or "there")
+    monkeypatch.setattr("celo.data.fetch", lambda name, apt_update: fetched.append(name) or "there")
     assert main(["data", "fetch"]) == 0
     assert set(fetched) == set(DATASETS) - {"svhn", "cifar100"}
     assert "mnist: there" in capsys.readouterr().out.splitlines()
 
 
 def test_a_name_that_is_not_known_is_refused_before_anything_is_fetched(data_folder, monkeypatch, capsys):
-    monkeypatch.setattr("celo.data.fetch", lambda name: pytest.fail(f"{name} was fetched"))
+    monkeypatch.setattr("celo.data.fetch", lambda name, **_: pytest.fail(f"{name} was fetched"))
     assert main(["data", "fetch", "mnist", "wikipdia"]) == 2
     assert "unknown data set 'wikipdia'; known, nearest first: wikipedia" in capsys.readouterr().err
 

@@ -121,3 +121,22 @@ def test_jax_gets_a_device_for_each_core_unless_the_user_has_said_how_many(monke
     monkeypatch.setattr("celo.cli._settings.cores", lambda: cores() + 3)
     one_device_per_core()
     assert updates == [("jax_num_cpu_devices", cores() + 3)]
+
+
+def test_where_jax_has_computed_its_devices_stay_as_they_are(monkeypatch, caplog):
+    count = jax.device_count()
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setattr("celo.cli._settings.cores", lambda: cores() + 3)
+    with caplog.at_level("INFO", logger="celo"):
+        one_device_per_core()
+    assert "JAX has computed already" in caplog.text
+    assert jax.device_count() == count
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(CeloError, match="the current folder is gone"):
+        import_own(["json"])

@@ -213,7 +213,21 @@ def types(tree):
     return treedef, [(leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves]
 
 
+def plain(state):
+    """A state as a checkpoint gives it that is restored without a target: dicts and lists."""
+    if isinstance(state, tuple) and hasattr(state, "_asdict"):
+        return {name: plain(part) for name, part in state._asdict().items()}
+    return [plain(part) for part in state] if isinstance(state, tuple) else state
+
+
 # Calls
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if "toy" not in name])
+def test_a_state_restored_without_a_target_is_refused_with_the_remedy(name, noisy_theta):
+    tx = ROWS[name].build(noisy_theta(ROWS[name].optimizer), NUM_STEPS)
+    with pytest.raises(CeloError, match=r"got dict: a checkpoint that is restored without a target"):
+        tx.update(GRADS, plain(tx.init(PARAMS)), PARAMS, value=1.0)
 
 
 def test_updates_move_the_parameters(tx):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from celo._errors import CeloError
+from celo.cli import main
 from celo.data import DATASETS, fetch, is_cached, load_images, load_table, load_text
 from celo.data._formats import array_files, check_md5, cifar_files, idx_files, read_idx_set
-from celo.data._providers import LocalFolder, SystemPackage
+from celo.data._providers import DebianPackage, LocalFolder, SystemPackage
 from celo.data._splits import fixed_permutation
 
 RANDOM = np.random.default_rng(2)
@@ -277,3 +278,21 @@ def test_a_remote_table(data_folder, name):
     counts = [info.train_examples, info.valid_examples, info.test_examples]
     assert [len(split.y) for split in table[:3]] == counts
     assert all(set(split.y.tolist()) == set(range(info.num_classes)) for split in table[:3])
+
+
+def test_only_who_asks_for_it_has_package_lists_updated(data_folder, monkeypatch):
+    """A library call never runs apt-get update; `celo data fetch` says that it may."""
+    seen = []
+
+    class Package(DebianPackage):
+        def arrays(self, folder, report, load):
+            seen.append(self.apt_update)
+            raise CeloError("not there")
+
+    package = Package(read_idx_set, "x", "/usr/share/x")
+    monkeypatch.setitem(DATASETS, "mnist", small("mnist", providers=(package,)))
+    for call in (load_images, fetch, lambda name: fetch(name, apt_update=True)):
+        with pytest.raises(CeloError, match="not there"):
+            call("mnist")
+    assert main(["data", "fetch", "mnist"]) == 2
+    assert seen == [False, False, True, True]

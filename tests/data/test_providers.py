@@ -49,14 +49,18 @@ def test_pillow_is_asked_for_before_the_download(monkeypatch, tmp_path):
     assert clients.commands == []
 
 
-@pytest.mark.parametrize(("user", "updates"), [(0, True), (1000, False)])
-def test_package_lists_are_updated_once_if_root(monkeypatch, tmp_path, user, updates):
+@pytest.mark.parametrize(
+    ("user", "asked", "updates"), [(0, True, True), (0, False, False), (1000, True, False)]
+)
+def test_package_lists_are_updated_once_if_root_and_asked_to(monkeypatch, tmp_path, user, asked, updates):
+    said = []
     clients = FakeClients(monkeypatch, fail=[True, False, True])
     monkeypatch.setattr("os.geteuid", lambda: user, raising=False)
     with pytest.raises(CeloError, match="apt-get download x failed"):
-        DebianPackage(read_idx_set, "x", "/usr/share/x").arrays(tmp_path, print, no_parts)
+        DebianPackage(read_idx_set, "x", "/usr/share/x", asked).arrays(tmp_path, said.append, no_parts)
     update = ["apt-get update", "apt-get download"] if updates else []
     assert clients.commands == ["apt-get download", *update]
+    assert [line.partition(",")[0] for line in said] == ["apt-get download x", *update[:1]]
 
 
 def test_the_hub_gives_the_same_arrays(monkeypatch, tmp_path):

@@ -72,6 +72,24 @@ def test_archives_that_are_none(tmp_path):
         pack_records(tmp_path / "empty", tmp_path / "empty.zip")
 
 
+def test_a_damaged_archive_is_an_error_or_gives_the_same_files(tmp_path):
+    write_record(tmp_path / "a", synthetic.record("quadratic", "adam"))
+    pack_records(tmp_path / "a", tmp_path / "whole.zip")
+    whole, random = (tmp_path / "whole.zip").read_bytes(), np.random.default_rng(0)
+    damaged = tmp_path / "damaged.zip"
+    for _ in range(200):
+        wrong = bytearray(whole)
+        for place in random.integers(0, len(whole), 2):
+            wrong[place] = random.integers(0, 256)
+        damaged.write_bytes(wrong)
+        try:
+            found = load_records(damaged)
+        except CeloError:
+            continue
+        for record in found:
+            np.testing.assert_array_equal(record.train_loss, load_records(tmp_path / "a")[0].train_loss)
+
+
 def test_a_task_of_your_own_has_a_file_name(tmp_path):
     assert path_of(tmp_path, "module:task", "adam") == tmp_path / "module+task" / "adam.npz"
 

@@ -85,3 +85,14 @@ def test_wrong_num_steps_and_weights(theta):
         celo.explain(num_steps=0, weights=theta)
     with pytest.raises(CeloError, match="missing: scheduler/"):
         celo.explain(weights={"update_rule": theta["update_rule"]})
+
+
+@pytest.mark.parametrize("params", [{}, [], {"w": jnp.zeros((0, 3))}])
+def test_parameters_without_elements_are_refused(params):
+    with pytest.raises(CeloError, match="params have no elements"):
+        celo.explain(lambda params, batch: 0.0, params, [None] * 3, num_steps=3)
+
+
+def test_what_is_no_array_is_named():
+    with pytest.raises(CeloError, match="got builtin_function_or_method"):
+        celo.explain(lambda params, batch: 0.0, {"w": jnp.ones(2), "act": len}, [None] * 3, num_steps=3)

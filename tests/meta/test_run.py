@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -315,3 +316,45 @@ def test_a_resumed_run_imports_what_registers_its_optimizer(tmp_path, monkeypatc
     (tmp_path / "registers_it.py").unlink()
     with pytest.raises(CeloError, match="no module 'registers_it'"):
         meta.resume(run)
+
+
+HEADER = {
+    "recipe": {},
+    "kernel": "xla",
+    "imports": [],
+    "phase": 0,
+    "rows": 0,
+    "seconds": 0.0,
+    "version": "0.0.1",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({name: None}, f"header has {name}=None") for name in HEADER if name != "version"),
+        ({"phase": "0"}, "header has phase='0'"),
+        ({"imports": "json"}, "header has imports='json'"),
+        ({"phase": 9}, "no phase 9"),
+        ({"recipe": {"colour": "red"}}, "unknown field 'colour'"),
+        ({"recipe": {"rule_steps": "many"}}, "recipe is none that this version"),
+        ({"recipe": {"tasks": 7}}, "recipe is none that this version"),
+        ({"recipe": {"tasks": ["gone"]}}, "unknown task 'gone'"),
+    ],
+)
+def test_a_checkpoint_of_another_version_is_refused_with_the_version_that_wrote_it(tmp_path, change, message):
+    checkpoint.save(tmp_path / _run.CHECKPOINT, {}, {**HEADER, **change})
+    with pytest.raises(CeloError, match=rf"{message}.*resume with the version that wrote it \(0\.0\.1\)"):
+        meta.resume(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_between_checkpoint_and_log_is_said_in_a_line():
+    run = object.__new__(_run._Run)
+    run.metrics = Path("/dev/full")
+    with (
+        pytest.raises(CeloError, match=r"/dev/full: cannot be written \(No space left on device\).*resume"),
+        run._writing_log(),
+        run.metrics.open("a") as log,
+    ):
+        log.write("a row")

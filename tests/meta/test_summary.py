@@ -46,3 +46,10 @@ def test_curves_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     path = draw_metrics([*rows("rule", [1.0, 0.5, 0.4]), *rows("scheduler", [0.4])], tmp_path / "curves.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[1, 2]", b"7", b""])
+def test_a_damaged_line_ends_what_is_read_of_a_log(tmp_path, damage):
+    log = tmp_path / "metrics.jsonl"
+    log.write_bytes(b'{"outer_step": 10}\n' + damage + b'\n{"outer_step": 30}\n')
+    assert read_metrics(log) == [{"outer_step": 10}]

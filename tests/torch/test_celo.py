@@ -143,6 +143,14 @@ def test_the_rule_follows_a_scheduler_of_pytorch():
     assert_alike(ours, theirs)
 
 
+def test_first_sizes_are_kept_where_the_weights_ask_for_them_alone():
+    """Also by an optimizer that is made after one with such weights."""
+    for kind, there in (("orthogonal", True), ("plain", False)):
+        optimizer = Celo([torch.ones(5, 3, 7, requires_grad=True)], HORIZON, weights=THETA[kind])
+        [state] = optimizer.state.values()
+        assert ("first_size" in state) is there
+
+
 # ---------------------------------------------------------------------- as published
 
 

@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo._arguments import check_num_steps
+from celo._arguments import check_parameters, check_num_steps
 from celo._definitions import RMS_FLOOR
 from celo._errors import CeloError
 from celo._explain.rule_map import AXIS, RuleMap, rule_map
@@ -91,7 +91,11 @@ def explain(
         raise CeloError(
             "explain needs loss, params and batches together; give all three, or none for a task of ours"
         )
+    params = jax.tree.map(_as_array, params)
+    check_parameters(params)
     names, sizes = _tensors(params)
+    if not any(sizes):
+        raise CeloError("params have no elements, so there is nothing to explain; pass those of a model")
     shown, largest = np.flatnonzero(sizes), int(np.argmax(sizes))
     runs = {
         horizon: _Run(params, Celo().init(theta, params, jnp.asarray(horizon, jnp.int32)))
@@ -127,11 +131,16 @@ class _Report(NamedTuple):
     relative_steps: Array  # [tensors]
 
 
+def _as_array(leaf: Any) -> Any:
+    """Python's numbers as arrays; what is no number as it is, for the error that names it."""
+    return jnp.asarray(leaf) if isinstance(leaf, int | float) else leaf
+
+
 def _tensors(params: Params) -> tuple[list[str], list[int]]:
     """(name, number of elements) of each tensor."""
     paths = jax.tree_util.tree_leaves_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths]
-    return names, [leaf.size for _, leaf in paths]
+    return names, [np.size(leaf) for _, leaf in paths]
 
 
 def _train(

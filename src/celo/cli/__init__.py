@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from celo import __version__
 from celo._errors import CeloError, unknown_name
+from celo.cli._console import any_terminal
 from celo.cli._data import add_data
 from celo.cli._evaluate import add_evaluate, add_race, add_report
 from celo.cli._settings import INTERRUPTED
@@ -22,14 +23,23 @@ from celo.cli._weights import add_convert, add_info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns its exit status. A user's mistake is one line on stderr and status 2."""
+    """Runs one command; returns its exit status.
+
+    A user's mistake is one line on stderr and status 2; so is what the system refuses (a full disk, a folder
+    that cannot be written), with status 1.
+    """
+    with any_terminal():
+        return _main(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _main(arguments: list[str]) -> int:
     log = logging.StreamHandler()  # what the library has to say, such as which data set it downloads
     log.setFormatter(logging.Formatter("celo: %(message)s"))
     logger = logging.getLogger("celo")
     logger.addHandler(log)
     logger.setLevel(logging.INFO)
     try:
-        options = _parse(sys.argv[1:] if arguments is None else list(arguments))
+        options = _parse(arguments)
         return options.run(options)
     except CeloError as error:
         print(f"celo: {error}", file=sys.stderr)
@@ -39,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"celo: {where}{error.strerror or error}; check the path, its permissions and the free space",
+            file=sys.stderr,
+        )
         return 1
     finally:
         logger.removeHandler(log)

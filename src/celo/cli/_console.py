@@ -4,9 +4,13 @@ The library tells its progress to a function it is given and asks another one wh
 functions are made.
 """
 
+import codecs
+import io
 import math
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +25,44 @@ from celo.cli._settings import INTERRUPTED
 def plain_console(*, quiet: bool = False) -> Console:
     """A terminal that shows what users name as they wrote it: [x] and :x: are no markup."""
     return Console(quiet=quiet, markup=False, emoji=False)
+
+
+_ASCII = {
+    "θ": "theta",
+    "±": "+-",
+    "×": "x",
+    "…": "...",
+    "–": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "²": "^2",
+    "σ": "sigma",
+}
+
+
+def _in_words(error: UnicodeError) -> tuple[str, int]:
+    """Characters that a terminal does not have, in ones that any has."""
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(_ASCII.get(character, "?") for character in missing), error.end
+
+
+codecs.register_error("celo.in_words", _in_words)
+
+
+@contextmanager
+def any_terminal() -> Iterator[None]:
+    """Output of the block reaches terminals and files of any encoding (ASCII, cp1252), with θ as "theta"."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors="celo.in_words")
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
 
 
 @contextmanager
@@ -59,7 +101,11 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     The first is answered in a line at once. A second SIGINT ends the process: a computation that still runs
     would crash the interpreter as it takes itself apart. The handlers that were there come back afterwards.
+    Only a main thread can have any; in another the answer is always no.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
     received: list[int] = []
 
     def on_signal(number: int, frame: Any) -> None:

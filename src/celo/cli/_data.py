@@ -37,7 +37,8 @@ def _data(options: argparse.Namespace) -> int:
     if fetch:
         asked_for = ("svhn", "cifar100")  # no package has them
         for name in options.names or [name for name in data.DATASETS if name not in asked_for]:
-            print(f"{name}: {data.raw_dir(name) if name in data.CORPORA else data.fetch(name)}")
+            place = data.raw_dir(name) if name in data.CORPORA else data.fetch(name, apt_update=True)
+            print(f"{name}: {place}")
     elif options.names:
         for name in options.names:
             print("\n".join(_in_full(name)))

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import re
 import sys
@@ -97,18 +98,30 @@ def import_own(modules: Sequence[str]) -> None:
     Raises:
       CeloError: if there is no such module.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        raise CeloError(f"the current folder is gone ({error.strerror}); change to another") from error
+    if here not in sys.path:
+        sys.path.insert(0, here)
     import_modules(modules)
 
 
 def one_device_per_core() -> None:
     """Makes JAX see one CPU device for each core, unless JAX_NUM_CPU_DEVICES says otherwise.
 
-    Particles on devices of their own run twice as fast as particles that share the threads of one. Call it
-    before JAX computes anything.
+    Particles on devices of their own run twice as fast as particles that share the threads of one. Where JAX
+    has computed already, as in a notebook, its devices stay as they are.
     """
     import jax
 
     if "JAX_NUM_CPU_DEVICES" not in os.environ and jax.config.jax_num_cpu_devices != cores():  # pyright: ignore
-        jax.config.update("jax_num_cpu_devices", cores())
+        try:
+            jax.config.update("jax_num_cpu_devices", cores())
+        except RuntimeError:
+            logging.getLogger("celo").info(
+                "JAX has computed already, so this runs on its %d device(s); to use all cores, set "
+                "JAX_NUM_CPU_DEVICES=%d before",
+                jax.device_count(),
+                cores(),
+            )

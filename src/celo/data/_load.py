@@ -6,6 +6,7 @@ shows.
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from celo.data._bundled import TABLES, bundled_table
 from celo.data._cache import DamagedCacheError, data_dir, raw_dir, read_arrays, write_arrays
 from celo.data._formats import Arrays
 from celo.data._pixels import resize_images
+from celo.data._providers import DebianPackage
 from celo.data._registry import DATASETS, DatasetInfo
 from celo.data._splits import Images, Split, Table, Text, split_lines, split_off
 
@@ -91,11 +93,12 @@ def load_text(name: str = "kjv") -> Text:
     return split_lines(info.lines(text), info.train_examples, info.valid_examples)
 
 
-def fetch(name: str) -> Path:
+def fetch(name: str, *, apt_update: bool = False) -> Path:
     """Make sure that a data set is cached, complete and verified.
 
     Args:
       name: a key of `DATASETS`.
+      apt_update: whether `apt-get update` may be run, as root, where Debian's package lists are missing.
 
     Returns:
       The cache file, an .npz of the official train and test arrays.
@@ -104,7 +107,7 @@ def fetch(name: str) -> Path:
       CeloError: the name is unknown, or no provider has the set; it says what was tried and what would help.
     """
     info = _info(name)
-    _raw(info)
+    _raw(info, apt_update)
     return _cache_file(info)
 
 
@@ -140,8 +143,8 @@ def _cached(path: Path, shapes: Mapping[str, tuple[int, ...]], make: Callable[[]
     return arrays
 
 
-def _raw(info: DatasetInfo) -> Arrays:
-    return _cached(_cache_file(info), info.array_shapes, lambda: _provide(info))
+def _raw(info: DatasetInfo, apt_update: bool = False) -> Arrays:
+    return _cached(_cache_file(info), info.array_shapes, lambda: _provide(info, apt_update))
 
 
 def _resized(info: DatasetInfo, size: int, grey: bool) -> Arrays:
@@ -159,15 +162,17 @@ def _resized(info: DatasetInfo, size: int, grey: bool) -> Arrays:
     return _cached(path, shapes, make)
 
 
-def _provide(info: DatasetInfo) -> Arrays:
+def _provide(info: DatasetInfo, apt_update: bool) -> Arrays:
     """The arrays of the first provider whose data are the published ones."""
     folder = raw_dir(info.name)
     failures = []
 
     def load(part: str) -> Arrays:
-        return _raw(_info(part))
+        return _raw(_info(part), apt_update)
 
     for provider in info.providers:
+        if isinstance(provider, DebianPackage):
+            provider = replace(provider, apt_update=apt_update)
         try:
             arrays = provider.arrays(folder, _LOG.info, load)
             for key, shape in info.array_shapes.items():

@@ -162,11 +162,15 @@ class SystemPackage:
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A Debian package, downloaded and read but not installed. `location`: see `SystemPackage`."""
+    """A Debian package, downloaded and read but not installed. `location`: see `SystemPackage`.
+
+    With `apt_update` and as root, package lists are brought up to date if there is no such package without.
+    """
 
     read: Callable[[GetFile], Arrays]
     package: str
     location: str
+    apt_update: bool = False
 
     @property
     def title(self) -> str:
@@ -192,9 +196,11 @@ class DebianPackage:
         try:
             _run(command, folder)
         except CeloError:
-            if not hasattr(os, "geteuid") or os.geteuid() != 0 or shutil.which("apt-get") is None:
+            is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+            if not self.apt_update or not is_root or shutil.which("apt-get") is None:
                 raise
-            report("apt-get update")  # fresh containers come without package lists
+            # Fresh containers come without.
+            report(f"apt-get update, as root, for the package lists of this system: they lack {self.package}")
             _run(("apt-get", "update"), folder)
             _run(command, folder)
 

@@ -190,14 +190,16 @@ def _files_of(archive: Path) -> dict[str, bytes]:
     """Name inside the archive -> bytes of a record file, sorted."""
     if archive.is_dir():
         paths = sorted(archive.glob("*/*.npz"))
-        return {path.relative_to(archive).as_posix(): path.read_bytes() for path in paths}
+        return {path.relative_to(archive).as_posix(): read_file(path) for path in paths}
     if not archive.exists():
         raise CeloError(f"{archive}: there is no such archive; make one with `celo evaluate`")
     try:
         with zipfile.ZipFile(io.BytesIO(read_file(archive))) as packed:
             names = sorted(name for name in packed.namelist() if name.endswith(".npz"))
             return {name: packed.read(name) for name in names}
-    except zipfile.BadZipFile as error:
+    except CeloError:
+        raise
+    except Exception as error:  # of a dozen types
         raise CeloError(f"{archive} is no archive, or damaged ({error}); fetch or make it again") from error
 
 

@@ -98,9 +98,9 @@ def resume(
     hosts.check_same_settings({"resume": True})
     with _alone(run):
         saved = hosts.from_first(lambda: checkpoint.read(run / CHECKPOINT))
-        header = checkpoint.read_header(saved)
+        header = _checked(checkpoint.read_header(saved))
         hosts.together(lambda: import_modules(header["imports"]))
-        recipe, kernel, imports = Recipe(**header["recipe"]), header["kernel"], header["imports"]
+        recipe, kernel, imports = _recipe_of(header), header["kernel"], header["imports"]
         return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(saved)
 
 
@@ -123,6 +123,39 @@ def _alone(run: Path) -> Iterator[None]:
 
         hosts.on_first(hold)
         yield
+
+
+# What the header of a checkpoint holds, and of what type; "format" and "version" besides.
+_HEADER = {"recipe": dict, "kernel": str, "imports": list, "phase": int, "rows": int, "seconds": float | int}
+
+
+def _checked(header: dict[str, Any]) -> dict[str, Any]:
+    for name, kind in _HEADER.items():
+        if not isinstance(header.get(name), kind):
+            raise CeloError(
+                f"the checkpoint's header has {name}={header.get(name)!r}, which this version of celo does "
+                f"not read; resume with the version that wrote it ({header.get('version', 'not recorded')})"
+            )
+    return header
+
+
+def _recipe_of(header: dict[str, Any]) -> Recipe:
+    """The recipe of a run, once the modules are imported that register what it names.
+
+    Fields that are newer than the checkpoint have their defaults, which change nothing.
+    """
+    try:
+        if unknown := sorted(set(header["recipe"]) - {field.name for field in dataclasses.fields(Recipe)}):
+            raise CeloError(f"unknown field {unknown[0]!r}")
+        recipe = Recipe(**header["recipe"])
+        if not 0 <= header["phase"] < len(phases(recipe)):
+            raise CeloError(f"no phase {header['phase']}")
+    except (CeloError, TypeError, ValueError, AttributeError) as error:  # of a field of another type
+        raise CeloError(
+            f"the checkpoint's recipe is none that this version of celo reads ({error}); resume with the "
+            f"version that wrote it ({header.get('version', 'not recorded')})"
+        ) from error
+    return recipe
 
 
 def _make_folder(run: Path) -> None:
@@ -222,7 +255,7 @@ class _Run:
             state, frozen = program.place(*restored)
             self.progress(what, int(state.step), phase.steps, "compiling")
         step, saved = int(state.step), time.monotonic()
-        with self.metrics.open("a") as log:
+        with self._writing_log(), self.metrics.open("a") as log:
             while step < phase.steps:
                 began = time.monotonic()
                 count = min(STEPS_PER_CALL, phase.steps - step)
@@ -245,6 +278,18 @@ class _Run:
                         f"stopped at outer step {step} of phase {phase.name}; state saved in {self.run}"
                     )
         return jax.device_get(_tree.united(frozen, state.average))
+
+    @contextlib.contextmanager
+    def _writing_log(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if jax.process_count() > 1:  # the others do not know of it: this process ends by itself
+                raise
+            raise CeloError(
+                f"{self.metrics}: cannot be written ({error.strerror or error}); see to the folder's "
+                "permissions and free space, then resume the run from its last checkpoint"
+            ) from error
 
     def _restore(self, saved: bytes, number: int, theta: Theta) -> tuple[OuterState, Theta]:
         program = PhaseProgram(self.recipe, self.phases[number], self.families[number], self.kernel)
@@ -295,5 +340,5 @@ def _count_rows(path: Path) -> int:
 
 def _drop_rows_after(path: Path, rows: int) -> None:
     """Removes what was logged after the checkpoint: it will happen, and be logged, again."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    write_file(path, "".join(lines[:rows]).encode())
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    write_file(path, b"".join(lines[:rows]))

@@ -28,12 +28,12 @@ class PhaseSummary(NamedTuple):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a run's log; a last line that a crash cut short is left out."""
+    """The rows of a run's log, up to the first line that is damaged: a crash cuts the last one short."""
     rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_bytes().splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            rows.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
             break
     return rows
 

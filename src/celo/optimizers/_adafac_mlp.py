@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo._arguments import check_parameters
+from celo._arguments import check_parameters, check_state
 from celo._definitions import (
     CELO,
     FACTORED_DECAYS,
@@ -116,6 +116,7 @@ class AdafacMLP(LearnedOptimizer):
     ) -> tuple[Updates, AdafacMLPState]:
         """One step of the rule for every tensor."""
         del value
+        check_state(state, AdafacMLPState)
         own = theta[GROUP]
         # What time contributes to the first layer is the same for all parameters: part of its bias.
         bias = own["b0"] + time_inputs(state.step) @ own["w0"][NUM_TENSOR_INPUTS:]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo._arguments import check_gradients, check_parameters, check_shapes
+from celo._arguments import check_gradients, check_parameters, check_shapes, check_state
 from celo._kernels.statistics import ema, finite_gradient
 from celo._layout import placed_with, zeros_beside
 from celo._types import Array, Params, Updates
@@ -47,8 +47,9 @@ def update_moments(
         `unclipped_gradient`.
 
     Raises:
-      CeloError: for gradients or moments of another shape than their parameter.
+      CeloError: for gradients or moments of another shape than their parameter, or another state.
     """
+    check_state(state, AdamState)
     check_gradients(params, grads)
     for moment in (state.first, state.second):
         check_shapes(params, moment, "its state")

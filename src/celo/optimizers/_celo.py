@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import optax
 
+from celo._arguments import check_state
 from celo._kernels import native
 from celo._kernels.stacking import PerLayer
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -72,6 +73,7 @@ class Celo(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, CeloState]:
         """The rule's update, times the schedule's step size."""
+        check_state(state, CeloState)
         updates, rule = self._rule.update(theta, grads, state.rule, params, value=value)
         updates, schedule = _schedule.scale(theta[_schedule.GROUP], updates, state.schedule, value)
         return updates, CeloState(rule, schedule)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_parameters
+from celo._arguments import check_parameters, check_state
 from celo._definitions import (
     CELO2,
     CELO2_ADAM_DECAYS,
@@ -119,6 +119,7 @@ class Celo2(LearnedOptimizer):
         """One step: the rule's for some tensors, Adam's for the others."""
         del value
         leaves, treedef = jax.tree.flatten(params)
+        check_state(state, Celo2State)
         by_adam = self._by_adam(params)
         directions, rule = self._rule_directions(theta, grads, state.rule, params, by_adam)
         adam = update_moments(

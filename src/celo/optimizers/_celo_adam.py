@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import as_arrays, filled, require_params, where_given
+from celo._arguments import as_arrays, check_state, filled, require_params, where_given
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -63,6 +63,7 @@ class CeloAdam(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, CeloAdamState]:
         """Adam's direction, times the schedule's step size."""
+        check_state(state, CeloAdamState)
         updates, moments = _adam_step(grads, state.moments, params)
         updates, schedule = _schedule.scale(theta[_schedule.GROUP], updates, state.schedule, value)
         return updates, CeloAdamState(moments, schedule)
@@ -117,6 +118,7 @@ def celo_adam(
 
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
+    check_state(state, AdamState)
     params, before = as_arrays(where_given(updates, require_params(params))), state
     given = state._replace(first=where_given(updates, state.first), second=where_given(updates, state.second))
     state = update_moments(given, as_arrays(updates), params, ADAM_DECAYS)

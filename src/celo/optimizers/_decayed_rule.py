@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
+from celo._arguments import check_state
 from celo._definitions import REFERENCE_HORIZON
 from celo._kernels import native
 from celo._tree import scaled
@@ -65,6 +66,7 @@ class DecayedRule(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, DecayedState]:
         """The rule's step, times what is left of the run; zero beyond the horizon."""
+        check_state(state, DecayedState)
         updates, rule = self._rule.update(theta, grads, state.rule, params, value=value)
         eta = linear_decay(state.step, state.num_steps) * horizon_scale(state.num_steps)
         return scaled(updates, eta), DecayedState(rule, state.step + 1, state.num_steps)

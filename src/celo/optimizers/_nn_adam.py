@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_parameters, check_rows, check_shapes
+from celo._arguments import check_parameters, check_rows, check_shapes, check_state
 from celo._kernels import native
 from celo._kernels.stacking import (
     PerLayer,
@@ -122,6 +122,7 @@ class NNAdam(LearnedOptimizer):
     ) -> tuple[Updates, NNAdamState]:
         """A step of every tensor's Adam, then the LSTM for all tensors at once."""
         del value
+        check_state(state, NNAdamState)
         own = theta[GROUP]
         leaves, treedef = jax.tree.flatten(params)
         layers = leading_axes(self.per_layer, params)

@@ -22,7 +22,14 @@ import numpy as np
 import optax
 
 from celo import _tree as tree
-from celo._arguments import check_parameters, check_rows, check_shapes, require_params, require_value
+from celo._arguments import (
+    check_parameters,
+    check_rows,
+    check_shapes,
+    check_state,
+    require_params,
+    require_value,
+)
 from celo._definitions import INPUT_FLOOR, LARGEST_GRADIENT, MAGNITUDE_SCALE, STEP_SCALE, TIME_SCALES
 from celo._kernels import native
 from celo._kernels.stacking import (
@@ -178,6 +185,7 @@ class RNNMLP(LearnedOptimizer):
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, RNNMLPState]:
         """The LSTM for all tensors at once, then the network for every parameter."""
+        check_state(state, RNNMLPState)
         own, memory = theta[GROUP], state.memory
         leaves, treedef = jax.tree.flatten(params)
         layers = leading_axes(self.per_layer, params)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from celo._arguments import check_gradients
+from celo._arguments import check_gradients, check_state
 from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, RuleNetwork
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
@@ -200,6 +200,7 @@ def each_tree(change: Callable[[Params], Params], state: RuleState) -> RuleState
 
 def tensor_stats(state: RuleState, treedef: Any) -> list[TensorStats]:
     """The statistics of each tensor, in the order in which `treedef` flattens the parameters."""
+    check_state(state, RuleState)
     momenta = [treedef.flatten_up_to(tree) for tree in state.momenta]
     second_moment = treedef.flatten_up_to(state.second_moment)
     rows = [treedef.flatten_up_to(tree) for tree in state.row]

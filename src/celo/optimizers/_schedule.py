@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from celo import _tree as tree
-from celo._arguments import check_num_steps, require_value
+from celo._arguments import check_num_steps, check_state, require_value
 from celo._definitions import (
     NUM_LOSS_AVERAGES,
     REFERENCE_HORIZON,
@@ -125,6 +125,7 @@ def scale(
     theta: dict[str, Array], updates: Updates, state: ScheduleState, loss: Array
 ) -> tuple[Updates, ScheduleState]:
     """Updates times the step size of this step: the one place where rule and schedule meet."""
+    check_state(state, ScheduleState)
     eta, state = advance(theta, state, loss)
     return tree.scaled(updates, eta), state
 
@@ -311,6 +312,7 @@ def hold_plateau(
             arrived = before.step.astype(jnp.float32) >= end
             return after._replace(step=jnp.where(arrived, before.step, after.step))
 
+        check_state(state, PlateauState)
         updates, after = schedule.update(updates, state.schedule, params, **extra_args)
         return updates, PlateauState(map_clocks(held, state.schedule, after), state.share)
 

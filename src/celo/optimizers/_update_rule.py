@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import as_arrays, check_parameters, filled, require_params, where_given
+from celo._arguments import as_arrays, check_parameters, check_state, filled, require_params, where_given
 from celo._definitions import CELO
 from celo._errors import CeloError
 from celo._kernels import native
@@ -104,6 +104,7 @@ class UpdateRule(LearnedOptimizer):
     ) -> tuple[Updates, RuleState]:
         """One step of the rule for every tensor."""
         del value
+        check_state(state, RuleState)
         before, state = state, each_tree(partial(where_given, grads), state)
         params, grads = as_arrays(where_given(grads, params)), as_arrays(grads)
         layers = leading_axes(self.per_layer, params)

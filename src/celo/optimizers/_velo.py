@@ -23,7 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo._arguments import check_num_steps, check_parameters, check_rows, require_params, require_value
+from celo._arguments import (
+    check_num_steps,
+    check_parameters,
+    check_rows,
+    check_state,
+    require_params,
+    require_value,
+)
 from celo._definitions import (
     CELO,
     HIDDEN,
@@ -157,6 +164,7 @@ class Velo(LearnedOptimizer):
         """
         check_parameters(params)
         layers = leading_axes(self.per_layer, params)
+        rule = init_state(params, layers)
         rows = sum(count_tensors(jax.tree.leaves(params), layers))
 
         def for_each(first: Array) -> Array:
@@ -169,12 +177,13 @@ class Velo(LearnedOptimizer):
             hidden=for_each(theta[CONTROLLER]["h0"]),
             cell=for_each(theta[CONTROLLER]["c0"]),
         )
-        return placed_with(params, VeloState(init_state(params, layers), controller))
+        return placed_with(params, VeloState(rule, controller))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
     ) -> tuple[Updates, VeloState]:
         """The controller for all tensors at once, then each tensor's own network."""
+        check_state(state, VeloState)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
         tensors = checked_tensors(state.rule, grads, params, layers, kernel)

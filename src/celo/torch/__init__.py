@@ -3,9 +3,10 @@
     optimizer = celo.torch.Celo(model.parameters(), num_steps=10_000)  # was: torch.optim.AdamW(…)
     optimizer.step(loss=loss)
 
-It takes PyTorch, NumPy and weights files alone; JAX is not imported. `attach`, `register_timm` and
-`AxolotlPlugin` serve trainers; those of Lightning and Accelerate need nothing. Modules are named as their JAX
-counterparts, which explain the mathematics.
+It takes PyTorch, NumPy and weights files; JAX is imported only by `load_jax_state` and `as_jax_state`, which
+carry a run from one to the other. `attach`, `register_timm` and `AxolotlPlugin` serve trainers; those of
+Lightning and Accelerate need nothing. Modules are named as their JAX counterparts, which explain the
+mathematics.
 """
 
 from typing import Any
@@ -13,9 +14,20 @@ from typing import Any
 from celo.torch._celo import Celo, CeloRule
 from celo.torch._celo_adam import CeloAdam
 from celo.torch._groups import param_groups, plan
+from celo.torch._jax_state import as_jax_state, load_jax_state
 from celo.torch._trainers import attach, axolotl_plugin, register_timm
 
-__all__ = ["Celo", "CeloAdam", "CeloRule", "attach", "param_groups", "plan", "register_timm"]
+__all__ = [
+    "Celo",
+    "CeloAdam",
+    "CeloRule",
+    "as_jax_state",
+    "attach",
+    "load_jax_state",
+    "param_groups",
+    "plan",
+    "register_timm",
+]
 
 
 def __getattr__(name: str) -> Any:

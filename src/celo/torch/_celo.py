@@ -31,7 +31,7 @@ class _RuleOptimizer(LearnedOptimizer):
                 f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
                 f"{list(param.shape)}; put it into a group with per_layer=0"
             )
-        shapes = _rule.statistics_shapes(tuple(param.shape), layers)
+        shapes = dict(_rule.statistics_shapes(tuple(param.shape), layers))
         if "start_power" in self._weights.theta[RULE]:
             shapes["first_size"] = tuple(param.shape[:layers])
         return shapes

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import as_arrays, filled, require_value, where_given
+from celo._arguments import as_arrays, check_state, filled, require_value, where_given
 from celo._layout import placed_with, zeros_beside
 from celo._limits import check_steps
 from celo._types import Array, OptState, Params, Updates
@@ -58,6 +58,7 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[Updates, AccumulateState]:
+        check_state(state, AccumulateState)
         updates = as_arrays(updates)
         like = updates if params is None else as_arrays(where_given(updates, params))
         old = where_given(updates, state.grads)

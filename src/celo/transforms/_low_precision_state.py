@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import check_state
 from celo._errors import CeloError
 from celo._layout import placed_with
 from celo._types import Array, OptState, Params, Updates
@@ -75,6 +76,7 @@ def compacted(state: OptState, before: CompactState | None = None) -> CompactSta
 
 def widened(state: CompactState) -> OptState:
     """The state that was rounded, in float32 again."""
+    check_state(state, CompactState)
     return jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, state.inner_state)
 
 

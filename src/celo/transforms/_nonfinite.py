@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_value, where_given
+from celo._arguments import check_state, require_value, where_given
 from celo._definitions import DOUBLING_STEPS, POLICIES, SMALLEST_SCALE
 from celo._errors import unknown_name
 from celo._layout import placed_with, varying_zero
@@ -74,6 +74,8 @@ def guard_nonfinite(
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[Updates, NonfiniteState]:
+        check_state(state, NonfiniteState)
+
         def step(grads: Updates) -> tuple[Updates, OptState]:
             return tx.update(grads, state.inner_state, params, value=value, **extra_args)
 

@@ -1,11 +1,13 @@
 """Places where trials run: processes, an accelerator, a cluster; none changes a result."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import Executor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,3 +149,65 @@ def table(folder):
     header, rows = cells(leaderboard(load_records(folder)))
     timed = [header.index(name) for name in ("ratio in time", "speedup in time", "step cost")]
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
+
+
+def children_of(process):
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def wait_until(done, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def is_gone(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="finds processes in /proc")
+def test_workers_end_with_a_killed_evaluation(tmp_path):
+    """At once, not when their trials are done (this one takes hours); or as soon as their imports are."""
+    words = (
+        "adam",
+        "--tasks",
+        "quadratic",
+        "--steps",
+        "100000000",
+        "--workers",
+        "1",
+        "--out",
+        tmp_path / "out",
+    )
+    command = [sys.executable, "-m", "celo", "evaluate", *map(str, words)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    evaluation = subprocess.Popen(command, **quiet)
+
+    def workers():
+        lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children_of(evaluation.pid)}
+        return [child for child, line in lines.items() if b"spawn_main" in line]
+
+    try:
+        wait_until(workers, 120, "no worker came")
+        found = workers()
+        # By then it has been given its trial.
+        ticks = os.sysconf("SC_CLK_TCK")
+
+        def used():
+            return int(Path(f"/proc/{found[0]}/stat").read_text().split(")")[1].split()[11]) / ticks
+
+        wait_until(lambda: used() > 1.0, 120, "the worker does not work")
+    finally:
+        evaluation.kill()
+        evaluation.wait()
+    try:
+        wait_until(lambda: all(map(is_gone, found)), 120, "workers go on")
+    finally:
+        for worker in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)

@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,12 +63,21 @@ def local(workers: int | None = None) -> Iterator[Pool]:
 
 def _begin(number: Any, every: list[int], level: int) -> None:
     """Takes the next core; XLA then sees one and starts one thread. Logs what the parent process would."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(format="celo: %(message)s")
     logging.getLogger("celo").setLevel(level)
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
     if every:
         os.sched_setaffinity(0, {every[mine % len(every)]})
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it has died, of `kill -9` for instance."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager
