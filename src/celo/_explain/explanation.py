@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo._arguments import check_parameters, check_num_steps
+from celo._arguments import check_num_steps, check_parameters
 from celo._definitions import RMS_FLOOR
 from celo._errors import CeloError
 from celo._explain.rule_map import AXIS, RuleMap, rule_map

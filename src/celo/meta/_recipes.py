@@ -210,6 +210,7 @@ RECIPES: dict[str, Recipe] = {
         rule_tasks=("celo_image_mlps",),
         rule_steps=2_000,
         orthogonalize=True,
+        start_power=0.5,
         min_rms=0.01,
         refinement_steps=500,
         finish_steps=300,

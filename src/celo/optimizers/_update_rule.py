@@ -214,7 +214,7 @@ def scale_by_rule(
     """
     narrow = check_state_dtype(state_dtype) == "bfloat16"
 
-    def init_fn(params: Params) -> RuleState:
+    def init_fn(params: Params) -> OptState:
         state = rule.init(weights.theta, params, jnp.ones((), jnp.int32))
         weights.check_size(params)
         return state

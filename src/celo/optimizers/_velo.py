@@ -339,7 +339,7 @@ def velo(
     horizon = check_num_steps(num_steps)
     bound.check_horizon(horizon)
 
-    def init_fn(params: Params) -> VeloState:
+    def init_fn(params: Params) -> OptState:
         bound.check_size(params)
         return optimizer.init(bound.theta, params, jnp.asarray(horizon, jnp.int32))
 
