@@ -33,6 +33,7 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "lars": optax.lars,
     "lion": optax.lion,
     "muon": contrib.muon,
+    "muon_moonlight": partial(contrib.muon, consistent_rms=0.2),  # arXiv 2502.16982
     "prodigy": contrib.prodigy,
     "radam": optax.radam,
     "schedule_free_adamw": contrib.schedule_free_adamw,
@@ -69,7 +70,7 @@ BASELINES: dict[str, MakeBaseline] = {
 }
 
 
-def definition(name: str) -> dict[str, str]:
+def definition(name: str) -> dict[str, Any]:
     """What a baseline is, for the record: optax's function, all its settings, the schedule."""
     make = _OPTIMIZERS[name.removesuffix(_SUFFIX)]
     given = make.keywords if isinstance(make, partial) else {}
