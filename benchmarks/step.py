@@ -23,6 +23,7 @@ from rich.table import Table
 
 import celo
 from celo._kernels import native
+from celo.optimizers import Celo2, Velo
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -71,7 +72,25 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     "celo, native": lambda: celo.celo(1000, kernel="native", orthogonalize=False),
     "celo orthogonalised, xla": lambda: celo.celo(1000, orthogonalize=True, kernel="xla"),
     "celo orthogonalised, native": lambda: celo.celo(1000, orthogonalize=True, kernel="native"),
+    "celo2-base, xla": lambda: _celo2(celo.celo2_base, "xla"),
+    "celo2-base, native": lambda: _celo2(celo.celo2_base, "native"),
+    "celo2, xla": lambda: _celo2(celo.celo2, "xla"),
+    "celo2, native": lambda: _celo2(celo.celo2, "native"),
+    "velo-s, xla": lambda: _velo(Velo("xla")),
+    "velo-s, native": lambda: _velo(Velo("native")),
+    "velo, xla": lambda: _velo(Velo("xla", units=512, banks=256)),
 }
+
+
+def _celo2(make: Callable[..., Any], kernel: str) -> optax.GradientTransformationExtraArgs:
+    """With fresh weights: a step costs what it costs."""
+    return make(1e-3, weights=Celo2("xla").init_theta(jax.random.key(0)), kernel=kernel)
+
+
+def _velo(optimizer: Velo) -> optax.GradientTransformationExtraArgs:
+    """With fresh weights: a step costs what it costs."""
+    theta = jax.jit(optimizer.init_theta)(jax.random.key(0))
+    return celo.velo(1000, weights=theta, kernel=optimizer.kernel)
 
 
 class Contestant:
@@ -107,13 +126,16 @@ class Contestant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
+    parser.add_argument(
+        "--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS, metavar="NAME"
+    )
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
     for model in options.models:
         contestants = {
             name: Contestant(make(), MODELS[model]())
             for name, make in OPTIMIZERS.items()
-            if name != "celo, native" or native.available()
+            if name in (*options.optimizers, "adam") and (not name.endswith("native") or native.available())
         }
         seconds: dict[str, list[float]] = {name: [] for name in contestants}
         for _ in range(options.repeats):

@@ -19,7 +19,17 @@ MAX_LINES = 450
 LAYERS = [
     [
         *("_definitions", "_errors", "_limits", "_types", "_tree", "_nn", "_files", "_import_path"),
-        *("_plotting", "_provenance", "_arguments", "_compile", "_published", "weights", "convert", "data"),
+        *(
+            "_layout",
+            "_plotting",
+            "_provenance",
+            "_arguments",
+            "_compile",
+            "_published",
+            "weights",
+            "convert",
+        ),
+        "data",
     ],
     ["_kernels"],
     ["transforms", "optimizers", "tasks", "torch"],
@@ -48,7 +58,7 @@ THIRD_PARTIES = {
     "_files": set(),
     "weights": {"numpy", "safetensors"},
     "convert": {"numpy"},
-    "_published": {"numpy", "msgpack"},
+    "_published": {"numpy", "msgpack", "safetensors"},
     "torch": {"numpy", "torch", *("axolotl", "timm", "transformers")},  # the last ones where they are adapted
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate._score.metrics": {"numpy"},
@@ -73,6 +83,7 @@ PUBLIC = {
 # Modules without a test file of their own name, and why.
 UNMIRRORED = {
     "_types": "type aliases alone; pyright checks them",
+    "optimizers._rule_steps": "test_update_rule and test_celo2 take its steps",
     "_kernels.rule_network": "test_update_rule holds it to its definition, test_native to the native form",
 }
 # Test files that mirror no module, and what they test together.
@@ -82,6 +93,7 @@ TOGETHER = {
     "test_cli": "the command line, end to end",
     "test_docs": "the pages of docs, the README and all docstrings",
     "test_examples": "the scripts in examples",
+    "test_site": "the site of the documentation and its notebooks",
     "test_package": "what importing celo costs and hands out",
     "contract/test_optax_contract": "all optimizers and transformations, by their registry",
     "contract/test_outside": "an optimizer and a task from outside, through every command",
@@ -89,8 +101,11 @@ TOGETHER = {
     "evaluate/report/test_browser": "the whole page in a browser",
     "evaluate/test_public_face": "what celo.evaluate hands out",
     "evaluate/test_race": "a race from the command to the report",
+    "golden/test_golden_celo2": "Celo2 against recordings of the published code, and a reading of it",
+    "golden/test_golden_mlps": "AdaFac-MLP, RNN-MLP and NN-Adam against recordings and a reading",
     "golden/test_golden": "Celo against recordings of the published code",
     "golden/test_golden_velo": "VeLO against recordings of the published code, and its float64 reading",
+    "kernels/test_sanitizers": "the C++, under sanitizers and with wrong buffers",
     "kernels/test_per_layer": "per_layer and min_rms in the rule, the kernels and the transformations",
     "meta/estimators/test_estimators": "all estimators, by their registry",
     "optimizers/test_properties": "optimizers under any parameters, gradients and losses",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import celo
-from celo._definitions import FIRST_ROW, INPUTS, POLYNOMIALS, factored_axes, matrix_shape
+from celo._definitions import CELO, CELO2, FIRST_ROW, INPUTS, MUON, POLAR, factored_axes, matrix_shape
 
 KERNELS = Path(celo.__file__).parent / "_kernels"
 
@@ -71,8 +71,23 @@ def test_inputs_have_one_order_in_python_and_in_cpp():
     assert {camel[name]: value for name, value in values.items()} == FIRST_ROW
 
 
-def test_polynomials_are_the_same_in_python_and_in_cpp():
+@pytest.mark.parametrize(("name", "iteration"), [("kPolar", POLAR), ("kMuon", MUON)])
+def test_polynomials_are_the_same_in_python_and_in_cpp(name, iteration):
     source = (KERNELS / "orthogonal.cc").read_text()
-    table = source[source.index("kPolynomials[][3]") : source.index("kStages")]
+    table = source[source.index(f"{name}[][3]") :].split(";")[0]
     found = [tuple(map(float, row)) for row in re.findall(r"\{([-.\d]+)f, ([-.\d]+)f, ([-.\d]+)f\}", table)]
-    assert found == list(POLYNOMIALS)
+    assert found == list(iteration.polynomials)
+    assert f"{{{len(found)}, {name}, {str(iteration.by_trace).lower()}}}" in source
+
+
+@pytest.mark.parametrize(("name", "rule"), [("CeloRule", CELO), ("Celo2Rule", CELO2)])
+def test_rules_are_the_same_in_python_and_in_cpp(name, rule):
+    source = (KERNELS / "rule.h").read_text()
+    struct = source[source.index(f"struct {name} {{") :].split("};")[0]
+    found = dict(re.findall(r"(k\w+) = ([-.\de]+|true|false)f?[,;]", struct))
+    assert int(found["kHidden"]) == rule.hidden
+    assert int(found["kOutputs"]) == rule.outputs
+    assert float(found["kSecondMomentDecay"]) == rule.second_moment_decay
+    assert float(found["kSecondMomentFloor"]) == rule.second_moment_floor
+    assert float(found["kInputFloor"]) == rule.input_floor
+    assert (found["kVectorsHaveFactors"] == "true") == (rule.vector_inputs == tuple(INPUTS))

@@ -78,3 +78,10 @@ def test_scaling_keeps_each_leaf_s_dtype_and_multiplies_in_float32():
     # Rounded once, to quarters; a third of bfloat16, 0.334, would give 33.5.
     assert float(third["h"][0]) == 33.25
     assert third["i"].tolist() == [2]
+
+
+def test_weights_of_two_parts_are_one_theta():
+    assert tree.united({"a": {"x": 1}, "b": {"y": 2}}, {"a": {"z": 3}}) == {
+        "a": {"x": 1, "z": 3},
+        "b": {"y": 2},
+    }

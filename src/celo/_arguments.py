@@ -1,5 +1,6 @@
-"""What users pass to optimizers and their updates, checked: horizon, parameters, loss."""
+"""What users pass to optimizers and their updates, checked: horizon, parameters, gradients, loss."""
 
+import reprlib
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ from jax.core import Tracer
 
 from celo._errors import CeloError
 from celo._limits import check_steps
-from celo._types import Array, Params
+from celo._types import Array, Params, Updates
 
 
 def check_num_steps(num_steps: Any) -> Any:
@@ -54,6 +55,76 @@ def require_value(value: Any) -> Array:
     return value.astype(jnp.float32)
 
 
+def check_array(name: str, leaf: Any) -> None:
+    """CeloError for what is neither an array, nor its shape, nor a number."""
+    if _dtype(leaf) is None:
+        raise CeloError(
+            f"{name} is no array, got {reprlib.repr(leaf)}; give the arrays alone, of an Equinox model "
+            "eqx.filter(model, eqx.is_inexact_array), or leave it out with optax.masked"
+        )
+
+
+def check_parameters(params: Params) -> None:
+    """CeloError for a leaf that is no real floating-point array or number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = f"params{jax.tree_util.keystr(path)}"
+        check_array(name, leaf)
+        dtype = _dtype(leaf)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            raise CeloError(
+                f"parameters must be real, and {name} is {dtype}{list(jnp.shape(leaf))}; let the rule see "
+                "two parts: optax.chain(optax.contrib.split_real_and_imaginary(celo.scale_by_celo_rule()), "
+                "celo.scale_by_celo_schedule(num_steps))"
+            )
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise CeloError(
+                f"parameters must be real floating-point arrays, and {name} is "
+                f"{dtype}{list(jnp.shape(leaf))}; leave others out with optax.masked, or, of an Equinox "
+                "model, with eqx.filter(model, eqx.is_inexact_array)"
+            )
+
+
+def check_gradients(params: Params, grads: Updates) -> None:
+    """CeloError for a gradient of another shape than its parameter's, or of no real numbers."""
+    check_shapes(params, grads, "its gradient")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
+        dtype = _dtype(leaf)
+        if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+            raise CeloError(
+                f"the gradient of params{jax.tree_util.keystr(path)} must be real numbers, got {dtype}; "
+                "leave what has no real gradient out with optax.masked"
+            )
+
+
+def _dtype(leaf: Any) -> Any:
+    """The dtype that JAX gives to an array, its shape or a number; None for anything else."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.result_type(leaf)
+    return getattr(leaf, "dtype", None)
+
+
+def where_given(grads: Updates, tree: Any) -> Any:
+    """`tree`, shaped like the parameters, with None where the gradient is None: what is not trained.
+
+    An Equinox model has functions among its leaves, and no gradient for them.
+    """
+    return jax.tree.map(lambda g, part: None if g is None else part, grads, tree, is_leaf=_is_none)
+
+
+def filled(new: Any, old: Any) -> Any:
+    """`new`, what is None in it taken from `old`."""
+    return jax.tree.map(lambda n, o: o if n is None else n, new, old, is_leaf=_is_none)
+
+
+def _is_none(node: Any) -> bool:
+    return node is None
+
+
+def as_arrays(tree: Any) -> Any:
+    """Numbers and NumPy's arrays among the leaves as JAX's; they may be of narrower dtypes."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree)
+
+
 def check_shapes(params: Params, others: Params, what: str) -> None:
     """CeloError unless each of `others` has its parameter's shape: some would broadcast without a word."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
@@ -63,16 +134,6 @@ def check_shapes(params: Params, others: Params, what: str) -> None:
                 f"params{jax.tree_util.keystr(path)} has shape {jnp.shape(param)}, and {what} "
                 f"{jnp.shape(other)}: they must be the same. Pass what belongs to these parameters, or "
                 "begin with tx.init(params)"
-            )
-
-
-def check_floating(params: Params) -> None:
-    """CeloError for a parameter that is not a real floating-point array."""
-    for leaf in jax.tree.leaves(params):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise CeloError(
-                f"parameters must be real floating-point arrays, got {leaf.dtype}{list(leaf.shape)}; "
-                "leave others out with optax.masked"
             )
 
 

@@ -1,10 +1,14 @@
 """C++ of the library, compiled on first use into a shared library in the user's cache folder."""
 
+import ctypes
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from celo._errors import CeloError
@@ -21,6 +25,76 @@ _CPU_FACTS = ("flags", "Features", "CPU part", "CPU implementer", "isa")  # of x
 def find_compiler() -> str | None:
     """The path of a C++ compiler, if there is one."""
     return next(filter(None, map(shutil.which, COMPILERS)), None)
+
+
+def load(
+    sources: Sequence[Path],
+    headers: Sequence[Path],
+    functions: Sequence[str],
+    *,
+    remedy: str,
+    include: str | None = None,
+    version: str = "",
+) -> ctypes.CDLL:
+    """The library of these sources, in this process; one that cannot be loaded is compiled again, once.
+
+    Args:
+      sources: as in `build`; so are the others.
+      headers: what it includes of ours.
+      functions: what must be in it.
+      remedy: what to do without it.
+      include: a folder of headers of others.
+      version: of those headers.
+
+    Raises:
+      CeloError: as `build`, or if the system loads nothing from the cache folder.
+    """
+
+    compiled = partial(build, sources, headers, remedy=remedy, include=include, version=version)
+    path = compiled()
+    _check_executable(path.parent, remedy)
+    try:
+        return _opened(path, functions)
+    except (OSError, AttributeError):  # of another machine, or not all of it
+        path.unlink(missing_ok=True)
+    try:
+        return _opened(compiled(), functions)
+    except (OSError, AttributeError) as error:
+        raise CeloError(f"the native kernel cannot be loaded ({error}); {remedy}") from error
+
+
+def _opened(path: Path, functions: Sequence[str]) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name in functions:
+        getattr(library, name)
+    return library
+
+
+def works(load: Callable[[], object], *, instead: str) -> bool:
+    """Whether a kernel loads; warns if it does not though there is a compiler.
+
+    Args:
+      load: raises CeloError if it does not.
+      instead: what computes then, for the warning.
+    """
+    if find_compiler() is None:  # as on many machines; nothing is wrong
+        return False
+    try:
+        load()
+    except CeloError as error:
+        warnings.warn(f"kernel='auto' computes by {instead}, slower: {error}", RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
+def _check_executable(folder: Path, remedy: str) -> None:
+    """CeloError for a folder of a file system that is mounted so that nothing in it may be executed."""
+    no_execution = getattr(os, "ST_NOEXEC", 0)  # Linux's
+    if no_execution and os.statvfs(folder).f_flag & no_execution:
+        raise CeloError(
+            f"{folder}: nothing there may be executed (it is mounted noexec), so that the native kernel "
+            f"cannot be loaded; set XDG_CACHE_HOME to another folder, or {remedy}"
+        )
 
 
 def build(
@@ -52,8 +126,11 @@ def build(
     fingerprint = _fingerprint(compiler, [*sources, *headers], version)
     library = platform_cache() / "celo" / "native" / f"{fingerprint}.so"
     checksum = library.with_suffix(".sha256")
-    if library.exists() and checksum.exists() and checksum.read_text() == _sha256(library):
-        return library  # a damaged one would end the process
+    try:
+        if checksum.read_bytes() == _sha256(library).encode():
+            return library  # a damaged one would end the process
+    except OSError:  # not there, or not ours to read
+        pass
     make_folder(library.parent, remedy)
     included = [] if include is None else ["-isystem", include]
     command = [compiler, *FLAGS, *included, *map(str, sources), "-o"]

@@ -3,6 +3,7 @@
 JAX, C++ and PyTorch forms share these; `rule.cc` and `orthogonal.cc` repeat some, and tests compare them.
 """
 
+import dataclasses
 import math
 from itertools import accumulate
 
@@ -13,6 +14,7 @@ MOMENTUM_DECAYS = (0.9, 0.99, 0.999)
 SECOND_MOMENT_DECAY = 0.999
 FACTORED_DECAYS = (0.9, 0.99, 0.999)
 FACTORED_FLOOR = 1e-30  # added to g² inside the factored moments, so that they are never zero
+SECOND_MOMENT_FLOOR = 1e-6  # added to the second moment in its inverse root
 INPUT_FLOOR = 1e-5  # added to the mean square that an input is normalised by
 CLIPPED_GRADIENT = 0.1  # the second input is the gradient clipped to this
 STEP_SCALE, MAGNITUDE_SCALE = 1e-3, 1e-3
@@ -38,10 +40,80 @@ INPUTS = {
     "inverse_col": 3,
     "factored_momentum": 3,
 }
-NUM_INPUTS, HIDDEN, NUM_OUTPUTS = sum(INPUTS.values()), 4, 2
+NUM_INPUTS, HIDDEN = sum(INPUTS.values()), 4
 RULE_WEIGHTS = ("w0", "b0", "w1", "b1", "w2", "b2")  # in the order in which the native kernel reads them
 # Name -> the first row of `w0` that belongs to it.
 FIRST_ROW = dict(zip(INPUTS, accumulate(INPUTS.values(), initial=0), strict=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleNetwork:
+    """What is different between learned rules of one make: 30 inputs -> hidden -> hidden -> a step.
+
+    Attributes:
+      name: of its native kernel.
+      hidden: units of each hidden layer.
+      says_length: whether the network says how long a step is, too, in units of the tensor's size. Without, a
+        step is a bare direction.
+      second_moment_decay: of the second moment that is not factored.
+      second_moment_floor: added to that in its inverse root.
+      input_floor: added to the mean square that an input is normalised by.
+      matrices_apart: whether that mean is over the last two axes, each matrix of a tensor with more being
+        normalised by itself, or over the whole tensor.
+      matrix_inputs: what a tensor with two or more axes is fed.
+      vector_inputs: what one with fewer is fed.
+      vector_floor: added to the second moment that divides the momenta of such a tensor.
+    """
+
+    name: str
+    hidden: int
+    says_length: bool
+    second_moment_decay: float
+    second_moment_floor: float
+    input_floor: float
+    matrices_apart: bool
+    matrix_inputs: tuple[str, ...] = tuple(INPUTS)
+    vector_inputs: tuple[str, ...] = tuple(INPUTS)
+    vector_floor: float = 0.0
+
+    @property
+    def outputs(self) -> int:
+        """A direction, and perhaps a magnitude."""
+        return 2 if self.says_length else 1
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights, by name."""
+        units = (NUM_INPUTS, self.hidden, self.hidden, self.outputs)
+        layers = range(len(units) - 1)
+        return {f"w{i}": (units[i], units[i + 1]) for i in layers} | {
+            f"b{i}": (units[i + 1],) for i in layers
+        }
+
+    def inputs(self, axes: int) -> tuple[str, ...]:
+        """Names of the inputs of a tensor with that many axes."""
+        return self.matrix_inputs if axes >= 2 else self.vector_inputs
+
+
+CELO = RuleNetwork(
+    "celo",
+    hidden=HIDDEN,
+    says_length=True,
+    second_moment_decay=SECOND_MOMENT_DECAY,
+    second_moment_floor=SECOND_MOMENT_FLOOR,
+    input_floor=INPUT_FLOOR,
+    matrices_apart=False,
+)
+CELO2 = RuleNetwork(  # arXiv 2602.19142
+    "celo2",
+    hidden=8,
+    says_length=False,
+    second_moment_decay=0.95,
+    second_moment_floor=1e-8,
+    input_floor=1e-9,
+    matrices_apart=True,
+    vector_inputs=tuple(INPUTS)[: list(INPUTS).index("row")],
+)
 
 
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
@@ -71,13 +143,31 @@ def memory_layout(shape: tuple[int, ...]) -> tuple[list[int], bool]:
 
 # -------------------------------------------------------------------------------- orthogonalised steps
 
-POLYNOMIALS = (  # a x + b x³ + c x⁵, one after another; see `_kernels.orthogonal`
+
+@dataclasses.dataclass(frozen=True)
+class PolarIteration:
+    """How a matrix is brought near its polar factor; see `_kernels.orthogonal`.
+
+    Attributes:
+      polynomials: (a, b, c) of a x + b x³ + c x⁵, one after another, applied to the singular values.
+      by_trace: whether the matrix is scaled by its own Frobenius norm first, or by a closer bound on its
+        largest singular value.
+    """
+
+    polynomials: tuple[tuple[float, float, float], ...]
+    by_trace: bool
+
+
+POLYNOMIALS = (
     (8.298703, -24.430498, 18.090304),
     (3.915221, -2.92113, 0.559223),
     (3.174604, -2.380433, 0.497826),
     (2.189463, -1.567221, 0.407887),
 )
+POLAR = PolarIteration(POLYNOMIALS, by_trace=False)
+MUON = PolarIteration(((3.4445, -4.7750, 2.0315),) * 5, by_trace=True)  # Muon's and Celo2's
 SMALLEST, LARGEST = 1e-30, 1e37  # a matrix whose largest entry is not between these stays as it is
+ZERO_SIZE = math.sqrt(2.0 * RMS_FLOOR)  # a matrix of a smaller size counts as one of zeros
 THINNEST = 4  # rows or columns, whichever are fewer, of a tensor that counts as a matrix
 
 
@@ -104,6 +194,11 @@ def matrix_shape(
     return matrix if min(matrix) >= THINNEST else None
 
 
+def usual_size(matrix: tuple[int, int]) -> float:
+    """The root mean square of usual initial weights of so many rows and columns, with the more as inputs."""
+    return 1.0 / math.sqrt(max(matrix))
+
+
 # -------------------------------------------------------------------- the learned schedule (section 3)
 
 UNITS = 64
@@ -118,7 +213,6 @@ REFERENCE_HORIZON = 1_000.0  # steps: where the weight `horizon_w` changes nothi
 
 MOST_AXES = 4  # tensors of more axes that are longer than one have no place among its inputs
 SMALLEST_SQUARE = 1e-9  # a tensor's mean square counts as at least this
-LOG_SCALE, LOG_FLOOR, LOG_LIMIT, LOG_UNIT = 10.0, 1e-8, 5.0, 0.5
 TENSOR_INPUTS = 1 + (MOST_AXES + 1) + 2 * len(MOMENTUM_DECAYS)  # of one tensor by itself
 VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
 
@@ -126,6 +220,13 @@ VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
 
 ADAM_DECAYS = (0.9, 0.999)
 ADAM_ROOT_FLOOR, ADAM_FLOOR = 1e-10, 1e-8  # added inside the root, and to it
+
+# ------------------------------------------------------------------------------------ Celo2's other parts
+
+CELO2_STEP = 1e-3  # what it is meta-trained with: the learning rate of its rule
+CELO2_DIRECTION_FLOOR = 1e-9  # added to the mean square that a direction is normalised by
+CELO2_ADAM_DECAYS, CELO2_ADAM_FLOOR = (0.9, 0.95), 1e-8  # the floor is inside the root
+CELO2_ADAM_MULTIPLIER = 20.0  # learning rates of the rule that Adam's is
 
 # ------------------------------------------------- AdaFac-MLP (arXiv 2203.11860), RNN-MLP (arXiv 2009.11243)
 

@@ -49,8 +49,8 @@ def check_steps(num_steps: Any, name: str = "num_steps", what: str = "steps that
     return steps
 
 
-def check_rate(rate: float, name: str) -> None:
-    """Refuses a learning rate below 0; warns of one that looks like Adam's.
+def check_rate(rate: float, name: str, trained: float | None = 1.0) -> None:
+    """Refuses a learning rate below 0; warns of one far from `trained` (it may be Adam's), if that is given.
 
     Raises:
       CeloError: if it is negative or not finite.
@@ -60,10 +60,10 @@ def check_rate(rate: float, name: str) -> None:
             f"{name} must be finite and at least 0, got {rate!r}; learned steps point downhill. To climb, "
             "negate gradients and loss"
         )
-    if 0 < rate < SMALL_RATE or rate > LARGE_RATE:
+    if trained is not None and rate > 0 and not SMALL_RATE <= rate / trained <= LARGE_RATE:
         _warn_once(
             f"{name} is {rate:g}, and multiplies learned steps, which are a hundredth of a tensor's size by "
-            f"themselves: 1 is what the weights were trained for, and needs no tuning. {_SILENCE}"
+            f"themselves: {trained:g} is what the weights were trained for, and needs no tuning. {_SILENCE}"
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from celo._types import Array, Key
+from celo._types import Array, Key, Theta
 
 Tree = Any
 
@@ -13,6 +13,11 @@ Tree = Any
 def where(condition: Array, yes: Tree, no: Tree) -> Tree:
     """`yes` where a scalar condition holds, else `no`; both of one structure."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def united(first: Theta, second: Theta) -> Theta:
+    """One θ of the weights of both, group by group."""
+    return {group: {**first.get(group, {}), **second.get(group, {})} for group in {**first, **second}}
 
 
 def norm(tree: Tree) -> Array:
@@ -31,5 +36,11 @@ def normal_like(key: Key, tree: Tree, std: float) -> Tree:
 
 
 def scaled(tree: Tree, factor: Array) -> Tree:
-    """Every leaf times a float32 scalar, in the leaf's own dtype."""
-    return jax.tree.map(lambda x: (factor * x.astype(jnp.float32)).astype(x.dtype), tree)
+    """Every leaf, real or complex, times a float32 scalar, in the leaf's own dtype."""
+
+    def times(x: Any) -> Array:
+        x = jnp.asarray(x)
+        wide = jnp.complex64 if jnp.iscomplexobj(x) else jnp.float32
+        return (factor.astype(wide) * x.astype(wide)).astype(x.dtype)
+
+    return jax.tree.map(times, tree)

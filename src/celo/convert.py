@@ -13,31 +13,51 @@ from typing import Any
 import numpy as np
 
 from celo import weights
-from celo._errors import CeloError
+from celo._errors import CeloError, unknown_name
 from celo._files import read_file, write_file
-from celo._published import adafac_mlp, nn_adam, pylo, rnn_mlp
+from celo._published import adafac_mlp, nn_adam, pylo, rnn_mlp, velo
 from celo._published import celo as celo_layouts
-from celo._published.layout import OFFICIAL, Layout, Piece, Shapes, decode, encode
+from celo._published import celo2 as celo2_layouts
+from celo._published.layout import (
+    OFFICIAL,
+    Layout,
+    Piece,
+    Shapes,
+    beside_weights,
+    decode,
+    encode,
+)
 
 STATE_SUFFIX = ".state"
+"""How the name of a published weights file ends."""
 
 __all__ = ["LAYOUTS", "STATE_SUFFIX", "convert", "read_official", "to_official"]
 
-# Of every published architecture, in each size that is published.
 LAYOUTS: tuple[Layout, ...] = (
     celo_layouts.CELO,
     celo_layouts.CELO_ADAM,
+    celo2_layouts.CELO2_LAYOUT,
+    celo2_layouts.CELO2_BASE_LAYOUT,
     adafac_mlp.ADAFAC_MLP,
     adafac_mlp.MULO,
     nn_adam.NN_ADAM,
     rnn_mlp.RNN_MLP,
+    velo.VELO_S,
+    velo.VELO_4000,
+    velo.VELO,
 )
+"""Where every number of a published file goes: one layout for each architecture, in each published size."""
+_File = str | os.PathLike[str]
 
 
 def read_official(
-    path: str | os.PathLike[str],
+    path: _File, architecture: str | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
     """Read an official theta.state of an architecture in `LAYOUTS`.
+
+    Args:
+      path: the file.
+      architecture: as in `convert`.
 
     Returns:
       θ (nested dict of float32 arrays), the unused arrays by name, and the architecture.
@@ -45,7 +65,8 @@ def read_official(
     Raises:
       CeloError: the file is missing, damaged, or holds other names, shapes, dtypes or non-finite numbers.
     """
-    theta, unused, layout = _decode(read_file(path, weights.MAX_BYTES), os.fspath(path), LAYOUTS)
+    data = read_file(path, weights.MAX_BYTES)
+    theta, unused, layout = _decode([data], os.fspath(path), LAYOUTS, architecture)
     return theta, unused, layout.architecture
 
 
@@ -67,9 +88,10 @@ def to_official(
 
 
 def convert(
-    source: str | os.PathLike[str],
-    destination: str | os.PathLike[str],
+    source: _File | Sequence[_File],
+    destination: _File,
     *,
+    architecture: str | None = None,
     shapes: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
 ) -> str:
     """Convert official weights to ours (destination *.safetensors) or back (destination *.state).
@@ -78,8 +100,11 @@ def convert(
     theirs if the destination ends in .safetensors.
 
     Args:
-      source: an official theta.state or PyLO's file; on the way back, whatever `celo.weights.load` takes.
+      source: an official theta.state, a checkpoint that holds one, or PyLO's file, of VeLO both of PyLO's
+        files; on the way back, whatever `celo.weights.load` takes.
       destination: the file to write; replaced if it exists.
+      architecture: of the official weights. None: told by their names and shapes, of those that look alike
+        ("velo_4000" and "velo", "celo2" and "celo2_base") the first.
       shapes: architecture -> flat name -> shape, for optimizers without an official form: a .state file of
         theirs has the arrays under their own names.
 
@@ -91,18 +116,26 @@ def convert(
     """
     layouts = (*(_plain_layout(name, own) for name, own in (shapes or {}).items()), *LAYOUTS)
     target = Path(destination)
-    if os.path.exists(target) and os.path.exists(source) and os.path.samefile(source, target):
-        raise CeloError(f"{target}: source and destination are the same file; name another destination")
-    if target.suffix == weights.SUFFIX and not _is_ours(source):
-        data = read_file(source, weights.MAX_BYTES)
-        theta, unused, layout = _decode(data, os.fspath(source), layouts)
-        metadata = {"architecture": layout.architecture, "official_sha256": hashlib.sha256(data).hexdigest()}
+    sources = [source] if isinstance(source, str | os.PathLike) else list(source)
+    for each in sources:
+        if os.path.exists(target) and os.path.exists(each) and os.path.samefile(each, target):
+            raise CeloError(f"{target}: source and destination are the same file; name another destination")
+    names, [source, *more] = " and ".join(str(each) for each in sources), sources
+    notes = []
+    if target.suffix == weights.SUFFIX and not (_is_ours(source) and not more):
+        data = [read_file(each, weights.MAX_BYTES) for each in sources]
+        theta, unused, layout = _decode(data, names, layouts, architecture)
+        digests = " ".join(hashlib.sha256(each).hexdigest() for each in data)
+        metadata = {"architecture": layout.architecture, "official_sha256": digests}
         digest = weights.save(target, theta, metadata=metadata, extra=unused)
+        notes = _left_out(data, layout, layouts if architecture is None else ())
+    elif more:
+        raise CeloError(f"{names}: several files make one, {weights.SUFFIX}, of PyLO's VeLO alone; name one")
     elif target.suffix in (weights.SUFFIX, STATE_SUFFIX):
         of_pylo = target.suffix == weights.SUFFIX
         loaded = weights.load(source)
         theta, architecture = loaded.theta, loaded.metadata["architecture"]
-        known = pylo.LAYOUTS if of_pylo else layouts
+        known = [each for each in pylo.LAYOUTS if not each.ignored] if of_pylo else layouts
         own = [layout for layout in known if layout.architecture == architecture]
         if not own:
             form = "a PyTorch form" if of_pylo else "an official form"
@@ -117,8 +150,22 @@ def convert(
             f"or {STATE_SUFFIX} (celo's to official)"
         )
     count = sum(array.size for array in weights.flatten(theta).values())
-    note = f". {layout.note}" if layout.note else ""
-    return f"{target}: {layout.architecture}, {count:,} weights, sha256 {digest}{note}"
+    said = ". ".join(filter(None, (layout.note, *notes)))
+    return f"{target}: {layout.architecture}, {count:,} weights, sha256 {digest}{said and f'. {said}'}"
+
+
+def _left_out(data: list[bytes], layout: Layout, layouts: Sequence[Layout]) -> list[str]:
+    """What is to be said of official weights that were read: what they lost, and what they may be instead."""
+    if pylo.metadata(data[0]) is not None:
+        return []
+    beside = beside_weights(data[0])
+    alike = [
+        other.architecture
+        for other in layouts
+        if other is not layout and other.published_shapes == layout.published_shapes
+    ]
+    notes = [f"{' and '.join(beside)} of the checkpoint were left out"] if beside else []
+    return notes + [f"Files of {name} look the same: name the architecture if it is one" for name in alike]
 
 
 def _is_ours(source: str | os.PathLike[str]) -> bool:
@@ -134,13 +181,22 @@ def _plain_layout(architecture: str, shapes: Shapes) -> Layout:
 
 
 def _decode(
-    data: bytes, source: str, layouts: Sequence[Layout]
+    data: list[bytes], source: str, layouts: Sequence[Layout], architecture: str | None = None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], Layout]:
-    of_pylo = pylo.metadata(data) is not None
+    of_pylo = all(pylo.metadata(each) is not None for each in data)
     layouts = pylo.LAYOUTS if of_pylo else layouts
+    if architecture is not None:
+        known = layouts
+        layouts = [layout for layout in layouts if layout.architecture == architecture]
+        if not layouts:
+            raise unknown_name("architecture", architecture, [layout.architecture for layout in known])
+    depth = max(layout.depth for layout in layouts)
     try:
-        official = pylo.decode(data) if of_pylo else decode(data, max(layout.depth for layout in layouts))
+        official = {}
+        for each in data:
+            official |= pylo.decode(each) if of_pylo else decode(each, depth)
         layout = max(layouts, key=lambda layout: _likeness(official, layout.published_shapes))
+        official = {name: array for name, array in official.items() if name not in layout.ignored}
         if problem := weights.misfit(official, layout.published_shapes):
             raise CeloError(f"taken for {layout.architecture}, but {problem}")
     except CeloError as error:

@@ -37,8 +37,11 @@ __all__ = [
 ]
 
 FORMAT = "celo-theta/1"
+"""What the metadata "format" of a weights file says."""
 SUFFIX = ".safetensors"
-MAX_BYTES = 1 << 30  # no weights are this large; a wrong path should not fill the memory
+"""How the name of a weights file ends."""
+MAX_BYTES = 1 << 30
+"""The largest weights file that is read: none is larger, and a wrong path should not fill the memory."""
 
 _UNUSED = "unused/"
 _SHOWN = 4  # entries an error names before it counts the rest

@@ -16,9 +16,15 @@ def data_folder(tmp_path, monkeypatch):
 
 
 def lines(text):
-    """First word of a line of the table -> the line."""
-    rows = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    return {row.split()[0]: row for row in rows}
+    """Name of a data set -> its line of the table."""
+    return {line.split()[0]: line.rstrip() for line in body(text) if line.strip()}
+
+
+def body(text):
+    """The lines of the table below its head."""
+    lines = text.splitlines()
+    rule = next(i for i, line in enumerate(lines) if "───" in line)
+    return lines[rule + 1 :]
 
 
 def test_every_set_and_corpus_is_listed_with_its_licence_and_whether_it_is_here(data_folder, capsys):
@@ -31,6 +37,28 @@ def test_every_set_and_corpus_is_listed_with_its_licence_and_whether_it_is_here(
         assert info.licence in found[name]
         assert f"{info.examples:,}" in found[name]
     assert found["digits"].endswith("no")
+
+
+def test_a_narrow_terminal_still_shows_words_in_lines(data_folder, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["data", "list"]) == 0
+    table = body(capsys.readouterr().out)
+    assert max(map(len, table)) <= 80
+    assert len(table) <= 3 * len([*DATASETS, *CORPORA])
+    for name in (*DATASETS, *CORPORA):
+        assert any(line.startswith(f" {name} ") for line in table)
+
+
+def test_a_set_that_is_named_is_shown_alone_and_in_full(data_folder, capsys):
+    assert main(["data", "list", "digits", "lm1b"]) == 0
+    text = capsys.readouterr().out
+    digits, _, corpus = text.partition("lm1b: ")
+    for fact in ("1,797 examples", "10 classes", DATASETS["digits"].licence, DATASETS["digits"].source):
+        assert fact in digits
+    assert str(data_folder) in corpus
+    assert "mnist" not in text
+    assert main(["data", "list", "digts"]) == 2
+    assert "unknown data set 'digts'; known, nearest first: digits" in capsys.readouterr().err
 
 
 def test_what_has_been_fetched_is_listed_as_cached(data_folder, capsys):

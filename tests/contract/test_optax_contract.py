@@ -18,11 +18,14 @@ from celo._kernels import native
 from celo.optimizers import (
     OPTIMIZERS,
     Celo,
+    Celo2,
     LearnedOptimizer,
     Velo,
     as_optax,
     celo,
+    celo2,
     celo_rule,
+    scale_by_celo2,
     scale_by_celo_rule,
     scale_by_celo_schedule,
     velo,
@@ -63,6 +66,7 @@ def one_of_each_class():
 
 KERNEL = native.resolve("auto")
 OPTIONS = {"nonfinite": "shrink", "plateau": 0.5, "min_rms": 0.1, "kernel": KERNEL}
+CELO2_OPTIONS = {"nonfinite": "shrink", "adam_multiplier": 10.0, "weight_decay": 0.1, "kernel": KERNEL}
 VELO_OPTIONS = {"nonfinite": "shrink", "plateau": 0.5, "mixture_scale": 50.0, "kernel": KERNEL}
 
 ROWS = {
@@ -102,6 +106,20 @@ ROWS = {
         injected=lambda theta, num_steps: optax.inject_hyperparams(
             lambda steps: accumulate(celo(steps, weights=theta, kernel=KERNEL), every=1)
         )(num_steps),
+    ),
+    "celo2": Row(
+        Celo2(),
+        build=lambda theta, num_steps: celo2(1e-3, weights=theta, **CELO2_OPTIONS),
+        injected=lambda theta, num_steps: optax.inject_hyperparams(celo2)(
+            1e-3, weights=theta, **CELO2_OPTIONS
+        ),
+        needs_value=False,
+    ),
+    "scale_by_celo2": Row(
+        Celo2(),
+        build=lambda theta, num_steps: scale_by_celo2(theta),
+        injected=lambda theta, num_steps: optax.inject_hyperparams(scale_by_celo2)(theta),
+        needs_value=False,
     ),
     "velo": Row(
         Velo(),

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from celo._definitions import FIRST_ROW
+from celo._definitions import CELO, FIRST_ROW
 from celo._explain.rule_map import AXIS, rule_map
 from celo._kernels.rule_network import tensor_update
 from celo._kernels.statistics import init_stats, rms
@@ -72,7 +72,7 @@ def test_an_element_of_a_tensor_steps_as_the_maps_say(theta, momentum, gradient)
         row=tuple(before(r, decay) for r, decay in zip(squares[1:], (0.9, 0.99, 0.999), strict=True)),
     )
     grad, param = grad.at[7].set(now), param.at[7].set(0.0)
-    update, _ = tensor_update(theta["update_rule"], stats, grad, param, 0.0)
+    update, _ = tensor_update(CELO, theta["update_rule"], stats, grad, param, 0.0)
     found = update[7] / (0.001 * rms(param, 0.0))
     np.testing.assert_allclose(celo[momentum, gradient], found, atol=2e-3 * float(jnp.ptp(celo)))
     state = optax.ScaleByAdamState(step, stats.momenta[0], stats.second_moment)

@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[2] / "shared" / "golden"
 CELO = HERE / "celo.npz"
 VELO = HERE / "velo.npz"
+CELO2 = HERE / "celo2.npz"
 COPIED_AS_THEY_ARE = ("pes_grad.npz", "outer_adamw.npz")
 
 OPTIMIZERS = {"celo_phase1": "celo", "celo": "celo", "celo_adam": "celo_adam"}  # and the file of its θ
@@ -22,6 +23,12 @@ CASES = {"n30": (30, ""), "n1000": (1000, ""), "stress": (30, "stress_")}
 TRAJECTORIES = [
     *(f"{o}__{kind}__{case}" for o in OPTIMIZERS for kind in KINDS for case in ("n30", "n1000")),
     *(f"{o}__noisy__stress" for o in ("celo", "celo_adam")),
+]
+# Without n1000: Celo2 has no horizon.
+CELO2_TRAJECTORIES = [
+    f"{optimizer}__{kind}__n30"
+    for optimizer in ("celo2base", "celo2", "celo2_optax_noortho", "celo2_optax_ortho")
+    for kind in KINDS
 ]
 VELO_TRAJECTORIES = [f"velo_s__{kind}__{case}" for kind in KINDS for case in ("n30", "n1000")]
 
@@ -35,6 +42,12 @@ def collect(source: Path) -> dict[str, np.ndarray]:
 def collect_velo(source: Path) -> dict[str, np.ndarray]:
     """The same for VeLO; the problem is Celo's."""
     return _read(source, [*(f"theta/velo_s__{k}" for k in KINDS), *(f"traj/{n}" for n in VELO_TRAJECTORIES)])
+
+
+def collect_celo2(source: Path) -> dict[str, np.ndarray]:
+    """The same for Celo2, without the updates: the parameters show them."""
+    files = [*(f"theta/celo2__{k}" for k in KINDS), *(f"traj/{n}" for n in CELO2_TRAJECTORIES)]
+    return {name: array for name, array in _read(source, files).items() if "/updates/" not in name}
 
 
 def _read(source: Path, files: list[str]) -> dict[str, np.ndarray]:
@@ -111,9 +124,22 @@ def to_velo_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.nda
     }
 
 
+def to_celo2_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """`to_theta` of Celo2, of which one output counts."""
+    rule = below(official, "ff_mod_stack/~")
+    return {
+        "update_rule": {
+            "w0": np.concatenate([rule[f"w0__{group}"] for group in range(14)]),
+            **{name: rule[name] for name in ("b0", "w1", "b1")},
+            **{name: rule[name][..., :1] for name in ("w2", "b2")},
+        }
+    }
+
+
 def main(source: Path) -> None:
     np.savez_compressed(CELO, **collect(source))
     np.savez_compressed(VELO, **collect_velo(source))
+    np.savez_compressed(CELO2, **collect_celo2(source))
     for name in COPIED_AS_THEY_ARE:
         shutil.copyfile(source / name, HERE / name)
 

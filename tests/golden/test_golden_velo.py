@@ -89,7 +89,7 @@ def test_the_reading_reproduces_them_too(name):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_stress(form):
-    """Zero and huge gradients, spikes of the loss and one below zero: recorded for Celo, here by the reading."""
+    """Zero and huge gradients, spikes of the loss and one below zero; the reading stands for a recording."""
     theta, num_steps, params, grads, losses = case("velo_s__noisy__stress")
     check(run("velo_s__noisy__stress", form)[1], velo_reading.run(theta, params, grads, losses, num_steps))
 

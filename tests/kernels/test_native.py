@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 
 from celo import _compile
+from celo._definitions import CELO, CELO2
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
 from celo._kernels.statistics import init_stats
-from celo.optimizers import Celo, UpdateRule
+from celo.optimizers import Celo, UpdateRule, celo
 
 FORMS = {"xla": rule_network, "native": native}
 # Whether there is a compiler, not whether the kernel compiles: one that does not must fail here.
@@ -43,14 +45,29 @@ SHAPES = [
 ]
 
 
-def run(kernel, theta, shape, steps=4, scale=1.0):
+@pytest.fixture(params=[CELO, CELO2], ids=lambda rule: rule.name)
+def rule(request):
+    return request.param
+
+
+@pytest.fixture
+def weights(rule):
+    """Weights of the rule without zeros."""
+    keys = jax.random.split(jax.random.key(1), len(rule.shapes))
+    return {
+        name: jax.random.normal(key, shape) / math.sqrt(shape[0])
+        for key, (name, shape) in zip(keys, rule.shapes.items(), strict=True)
+    }
+
+
+def run(kernel, rule, theta, shape, steps=4, scale=1.0):
     """Updates and statistics after some steps with gradients of very different sizes."""
     if kernel == "native":
         native.load()
 
     @jax.jit
     def step(stats, grad, param):
-        return FORMS[kernel].tensor_update(theta, stats, grad, param, 0.0)
+        return FORMS[kernel].tensor_update(rule, theta, stats, grad, param, 0.0)
 
     param = scale * jax.random.normal(jax.random.key(1), shape)
     stats = init_stats(param, 3, 3)
@@ -69,10 +86,9 @@ def assert_close(ours, theirs, relative):
 
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_jax_code(shape, noisy_theta):
-    theta = noisy_theta(UpdateRule())["update_rule"]
-    ours, ours_stats = run("native", theta, shape)
-    theirs, theirs_stats = run("xla", theta, shape)
+def test_equals_the_jax_code(shape, rule, weights):
+    ours, ours_stats = run("native", rule, weights, shape)
+    theirs, theirs_stats = run("xla", rule, weights, shape)
     for a, b in zip(ours, theirs, strict=True):
         assert_close(a, b, 3e-5)
     for a, b in zip(jax.tree.leaves(ours_stats), jax.tree.leaves(theirs_stats), strict=True):
@@ -82,14 +98,13 @@ def test_equals_the_jax_code(shape, noisy_theta):
 
 @needs_compiler
 @pytest.mark.parametrize("shape", [(7,), (5, 3), (3, 3, 4, 8)], ids=str)
-def test_bad_gradients_are_taken_alike(shape, noisy_theta):
-    theta = noisy_theta(UpdateRule())["update_rule"]
+def test_bad_gradients_are_taken_alike(shape, rule, weights):
     native.load()
     param = jnp.ones(shape)
     for bad in (jnp.nan, jnp.inf, -jnp.inf, 1e30, 0.0):
         grad = jnp.full(shape, 0.01).at[(0,) * len(shape)].set(bad)
         results = [
-            form.tensor_update(theta, init_stats(param, 3, 3), grad, param, 0.0)
+            form.tensor_update(rule, weights, init_stats(param, 3, 3), grad, param, 0.0)
             for form in (rule_network, native)
         ]
         for a, b in zip(*map(jax.tree.leaves, results), strict=True):
@@ -102,26 +117,27 @@ def test_large_magnitudes_leave_the_exponential_in_range(noisy_theta):
     theta = dict(noisy_theta(UpdateRule())["update_rule"])
     for bias in (-3e4, 3e4, 6e4):
         theta["b2"] = jnp.array([1.0, bias])
-        ours, _ = run("native", theta, (5, 3), steps=1)
-        theirs, _ = run("xla", theta, (5, 3), steps=1)
+        ours, _ = run("native", CELO, theta, (5, 3), steps=1)
+        theirs, _ = run("xla", CELO, theta, (5, 3), steps=1)
         assert_close(ours[0], theirs[0], 3e-5)
 
 
 @needs_compiler
 @pytest.mark.parametrize("batch", [3, 40])
-def test_a_batch_is_its_members(batch, noisy_theta):
+def test_a_batch_is_its_members(batch, rule, weights):
     """vmapped over parameters and θ, also where members are dealt to threads, and under two vmaps."""
     native.load()
     shape = (90, 50)
     keys = jax.random.split(jax.random.key(3), batch)
-    base = noisy_theta(UpdateRule())["update_rule"]
-    theta = jax.vmap(lambda k: jax.tree.map(lambda x: x + 0.01 * jax.random.normal(k, x.shape), base))(keys)
+    theta = jax.vmap(lambda k: jax.tree.map(lambda x: x + 0.01 * jax.random.normal(k, x.shape), weights))(
+        keys
+    )
     param = jax.random.normal(jax.random.key(1), (batch, *shape))
     grad = jax.random.normal(jax.random.key(2), (batch, *shape))
     stats = jax.vmap(lambda p: init_stats(p, 3, 3))(param)
 
     def one(*arguments):
-        return native.tensor_update(*arguments, 0.0)
+        return native.tensor_update(rule, *arguments, 0.0)
 
     together = jax.jit(jax.vmap(one))(theta, stats, grad, param)
     twice = jax.jit(jax.vmap(jax.vmap(one)))(*jax.tree.map(lambda x: x[None], (theta, stats, grad, param)))
@@ -134,11 +150,10 @@ def test_a_batch_is_its_members(batch, noisy_theta):
 
 @needs_compiler
 @pytest.mark.parametrize("shape", [(400_000,), (700, 600)], ids=str)
-def test_threads_do_not_change_the_bits(shape, noisy_theta):
-    theta = noisy_theta(UpdateRule())["update_rule"]
-    first, _ = run("native", theta, shape)
+def test_threads_do_not_change_the_bits(shape, rule, weights):
+    first, _ = run("native", rule, weights, shape)
     for _ in range(5):
-        again, _ = run("native", theta, shape)
+        again, _ = run("native", rule, weights, shape)
         for a, b in zip(first, again, strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -150,7 +165,7 @@ def test_given_statistics_are_left_alone_unless_donated(noisy_theta):
     theta = noisy_theta(UpdateRule())["update_rule"]
     stats = init_stats(jnp.zeros((4, 3)), 3, 3)
     before = jax.tree.map(np.array, stats)
-    step = jax.jit(lambda s: native.tensor_update(theta, s, jnp.ones((4, 3)), jnp.ones((4, 3)), 0.0))
+    step = jax.jit(lambda s: native.tensor_update(CELO, theta, s, jnp.ones((4, 3)), jnp.ones((4, 3)), 0.0))
     jax.block_until_ready(step(stats))
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, stats))
 
@@ -204,21 +219,51 @@ def test_auto_is_native_on_one_device_and_xla_where_arrays_may_be_split(monkeypa
 
 @needs_compiler
 @pytest.mark.parametrize("shape", [(5, 3)], ids=str)
-def test_derivatives_are_those_of_the_jax_form(shape, noisy_theta):
+def test_derivatives_are_those_of_the_jax_form(shape, rule, weights):
     """Forward and backward: whoever differentiates through training may have the native kernel, too."""
-    theta = noisy_theta(UpdateRule())["update_rule"]
     param, grad = (jax.random.normal(jax.random.key(i), shape) for i in (1, 2))
 
     def length(form, theta, param, grad):
-        update, _ = form.tensor_update(theta, init_stats(param, 3, 3), grad, param, 0.01)
+        update, _ = form.tensor_update(rule, theta, init_stats(param, 3, 3), grad, param, 0.01)
         return jnp.sum(jnp.square(1e3 * update))
 
     ours, theirs = (
-        jax.grad(lambda *x, form=form: length(form, *x), argnums=(0, 1, 2))(theta, param, grad)
+        jax.grad(lambda *x, form=form: length(form, *x), argnums=(0, 1, 2))(weights, param, grad)
         for form in (native, rule_network)
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert_close(a, b, 1e-3)
+
+
+@needs_compiler
+def test_whoever_differentiates_through_steps_needs_no_other_kernel(theta):
+    """Forward and backward through two steps of Celo, matrices orthogonalised, by what "auto" is here."""
+    theta = {**theta, "update_rule": {**theta["update_rule"], "log_matrix_gain": jnp.zeros(())}}
+
+    def loss(params):
+        return jnp.sum(jnp.square(params["w"] @ params["v"] - 1))
+
+    def after(kernel, rate, params):
+        tx = celo(100, weights=theta, kernel=kernel)
+        state = tx.init(params)
+        for _ in range(2):
+            value, grads = jax.value_and_grad(loss)(params)
+            updates, state = tx.update(grads, state, params, value=value)
+            params = jax.tree.map(lambda p, u: p + rate * u, params, updates)
+        return loss(params)
+
+    params = {"w": jax.random.normal(jax.random.key(1), (5, 4)), "v": jnp.ones(4)}
+    rate = jnp.float32(1.0)
+    ours, theirs = (
+        (
+            jax.grad(partial(after, kernel), argnums=1)(rate, params),
+            jax.jvp(lambda r, kernel=kernel: after(kernel, r, params), (rate,), (jnp.ones_like(rate),)),
+        )
+        for kernel in ("native", "xla")
+    )
+    assert np.any(jax.tree.leaves(theirs)[0] != 0)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert_close(a, b, 1e-2)
 
 
 def test_split_parameters_are_refused_by_name(tmp_path):
@@ -251,13 +296,14 @@ for kernel in ("auto", "native"):
 @needs_compiler
 @pytest.mark.parametrize("wrong", range(13), ids=lambda i: f"argument{i}")
 @pytest.mark.parametrize("change", [-1, 1], ids=["short", "long"])
-def test_the_kernel_reads_no_buffer_of_another_size(wrong, change):
+def test_the_kernel_reads_no_buffer_of_another_size(wrong, change, rule):
     """The call itself, without what checks its arguments before."""
     native.load()
-    shapes = [(155,), (4, 3), (4, 3), *[(4, 3)] * 4, *[(1, 3)] * 3, *[(4, 1)] * 3]
+    number = sum(map(math.prod, rule.shapes.values())) + 1  # the weights, and the least size
+    shapes = [(number,), (4, 3), (4, 3), *[(4, 3)] * 4, *[(1, 3)] * 3, *[(4, 1)] * 3]
     sizes = [math.prod(shape) for shape in shapes]
     sizes[wrong] += change
     results = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (sizes[2], *sizes[3:])]
-    call = jax.ffi.ffi_call("celo_rule", results)
+    call = jax.ffi.ffi_call(f"{rule.name}_rule", results)
     with pytest.raises(jax.errors.JaxRuntimeError, match="elements, expected"):
         call(*(jnp.ones(n) for n in sizes), dims=np.array([1, 4, 1, 3, 1]), row_along=False)

@@ -9,7 +9,7 @@ import pytest
 
 from celo.meta import Recipe
 from celo.meta._outer_step import PhaseProgram, outer_optimizer
-from celo.meta._phases import kinds_of, phases, task_families
+from celo.meta._phases import first_theta, kinds_of, phases, task_families
 from celo.optimizers import Celo
 
 TINY = {
@@ -80,6 +80,18 @@ def test_weights_decay_decoupled_from_the_gradient():
 def test_scalars_of_theta_do_not_decay():
     """Decay would pull a learned gain to 1, and a learned floor of sizes to 1 too."""
     assert steps_of(Recipe(weight_decay=0.5), [0.0], theta=-4.6) == 0
+
+
+def test_weights_that_are_settings_stay_as_the_recipe_gave_them():
+    recipe = Recipe(**TINY, orthogonalize=True, start_power=0.5)
+    phase = phases(recipe)[0]
+    program = PhaseProgram(recipe, phase, task_families(recipe, phase))
+    state, frozen = program.init(first_theta(recipe, jax.random.key(0)), jax.random.key(1))
+    assert frozen["update_rule"].keys() == {"start_power"}
+    state, _ = program.advance(state, frozen, 2)
+    assert state.theta.keys() == {"update_rule"}
+    assert "start_power" not in state.theta["update_rule"]
+    assert float(state.theta["update_rule"]["log_matrix_gain"]) != 0.0
 
 
 def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():

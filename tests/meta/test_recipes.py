@@ -4,11 +4,13 @@ import dataclasses
 import json
 import re
 
+import jax
 import pytest
 
 from celo import weights
 from celo._errors import CeloError
-from celo.meta import RECIPES, Recipe, make_recipe
+from celo.meta import RECIPES, Recipe, make_recipe, measure, start
+from celo.meta._phases import first_theta
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,10 @@ def test_a_recipe_stored_before_recipes_named_their_optimizer_is_read():
         ("celo_adam", {"rule_schedule": "linear"}),
         ("celo_adam", {"imitation_steps": 10}),
         ("celo_rule", {"imitation_steps": 10}),
+        ("celo2", {"orthogonalize": True}),
+        ("celo2", {"min_rms": 0.01}),
+        ("celo2", {"rule_schedule": "linear"}),
+        ("celo2_base", {"imitation_steps": 10}),
     ],
 )
 def test_what_the_optimizer_does_not_have_is_refused(optimizer, settings):
@@ -95,3 +101,26 @@ def test_the_first_phase_needs_steps():
 def test_an_optimizer_of_ones_own_must_be_registered_first():
     with pytest.raises(CeloError, match=r"unknown optimizer 'mine'.*imported"):
         Recipe(optimizer="mine")
+
+
+@pytest.mark.slow  # minutes, most of it for RNN-MLP
+@pytest.mark.parametrize(("name", "rate"), [("adafac-mlp", 1e-2), ("rnn-mlp", 3e-3), ("nn-adam", 1e-2)])
+def test_two_hundred_outer_steps_lower_the_meta_loss(name, rate, tmp_path):
+    """At a larger rate than the published 1e-4, on images that come with scikit-learn, in short trainings."""
+    recipe = make_recipe(
+        name,
+        tasks=("digits_8x8_mlp32",),
+        rule_steps=200,
+        rule_learning_rate=rate,
+        learning_rate_end=rate / 10,
+        gradient_clip=1.0,
+        truncation_length=20,
+        horizon_min=50,
+        horizon_max=200,
+        augmentation="none",
+    )
+    start(tmp_path / "run", recipe)
+    trained = weights.load(tmp_path / "run" / "theta.safetensors").theta
+    fresh = first_theta(recipe, jax.random.split(jax.random.key(recipe.seed), 2)[0])
+    before, after = (measure(theta, recipe, problems=32) for theta in (fresh, trained))
+    assert after.meta_loss < before.meta_loss - 3 * (before.standard_error + after.standard_error)

@@ -56,6 +56,17 @@ def assert_same_theta(run, other):
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+@pytest.mark.slow
+def test_200_outer_steps_of_the_recipe_celo2_lower_its_meta_loss(tmp_path):
+    """At ten times the published rate, which is meant for 100,000 steps."""
+    recipe = meta.make_recipe("celo2", rule_steps=200, rule_learning_rate=5e-4, learning_rate_end=5e-4)
+    first = OPTIMIZERS["celo2"].optimizer(kernel="xla").init_theta(jax.random.key(3))
+    meta.start(tmp_path / "run", recipe)
+    last = weights.load(tmp_path / "run" / _run.THETA).theta
+    before, after = (meta.measure(theta, recipe, problems=8) for theta in (first, last))
+    assert after.meta_loss < before.meta_loss - 2 * (before.standard_error + after.standard_error)
+
+
 def test_a_run_leaves_weights_and_a_log(whole):
     rows = meta.read_metrics(whole / METRICS)
     assert [row["outer_step"] for row in rows if row["phase"] == "rule"] == [10, 20, 30, 40]

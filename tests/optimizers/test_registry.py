@@ -27,7 +27,7 @@ def test_files_of_every_published_architecture_hold_the_weights_of_an_optimizer(
 ):
     theta = jax.tree.map(np.asarray, noisy_theta(OPTIMIZERS[published].optimizer(kernel="xla")))
     to_official(theta, {}, tmp_path / "theta.state")
-    found, _, architecture = read_official(tmp_path / "theta.state")
+    found, _, architecture = read_official(tmp_path / "theta.state", published)
     assert architecture == published
     jax.tree.map(np.testing.assert_array_equal, found, theta)
 

@@ -1,11 +1,14 @@
 """The update rule on tensors of one shape: as in JAX, in slices, in stacks, and without a gradient."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
+from celo._definitions import CELO
 from celo._kernels import rule_network
 from celo._kernels.statistics import init_stats
 from celo.torch import _rule
@@ -46,7 +49,7 @@ def test_one_tensor_steps_as_in_jax(theta, as_tensors, shape):
     params, grads = tensors(shape)
     steps, stats = run(as_tensors, params, grads, min_rms)
     theirs = init_stats(jnp.asarray(params[0]), 3, 3)
-    update = jax.jit(rule_network.tensor_update)
+    update = jax.jit(partial(rule_network.tensor_update, CELO))
     for grad, step in zip(grads, steps, strict=True):
         expected, theirs = update(theta["update_rule"], theirs, grad[0], params[0], min_rms)
         np.testing.assert_allclose(step[0], expected, rtol=2e-4, atol=1e-4 * np.abs(expected).max())

@@ -15,8 +15,8 @@ import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from celo.optimizers import celo
-from celo.transforms import accumulate, state_sharding
+from celo.optimizers import Velo, celo, velo
+from celo.transforms import accumulate, soap, state_sharding
 
 try:
     import orbax.checkpoint as ocp
@@ -170,6 +170,52 @@ def wrapped(folder):
     return {"wrapped": apart(training.advance(STEPS).arrays(), one, start)}
 
 
+def velos(folder):
+    """VeLO, whose controller hears of every tensor: split ones, and a stack of them on an explicit mesh."""
+    optimizer = Velo("xla", units=8, banks=4)
+    shapes = jax.tree.map(lambda x: x.shape, jax.eval_shape(optimizer.init_theta, jax.random.key(0)))
+    theta = jax.tree.map(lambda x: 2.0 * x, normal(shapes, 5))
+    batch = normal({"x": (16, 32), "y": (16, 32)}, 1)
+    mesh = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Auto,) * 2)
+    explicit = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Explicit,) * 2)
+    param_specs, batch_spec = LAYOUTS["fsdp"]
+    settings = {"weights": theta, "mixture_scale": 3.0}
+    cases = {
+        "velo": (velo(HORIZON, **settings), model_loss, normal(MODEL, 0), batch),
+        "velo, stacked": (
+            velo(HORIZON, per_layer={"blocks": 1}, **settings),
+            distance_loss,
+            normal(BLOCKS, 0),
+            np.float32(0.5),
+        ),
+    }
+    places = {
+        "velo": (on_mesh(mesh, param_specs), NamedSharding(mesh, batch_spec)),
+        "velo, stacked": (
+            on_mesh(explicit, {"blocks": P(None, "data", "model")}),
+            NamedSharding(explicit, P()),
+        ),
+    }
+    report = {}
+    for name, case in cases.items():
+        one = Training(*case).advance(STEPS).arrays()
+        training = Training(*case, *places[name])
+        (folder / f"{name}.hlo").write_text(training.step.as_text())
+        report[name] = apart(training.advance(STEPS).arrays(), one, case[2])
+    return report
+
+
+def rotated():
+    """SOAP, whose eigenbases are split by rows, on a stack of layers."""
+    mesh = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Auto,) * 2)
+    tx = soap(1e-2, max_precond_dim=32)  # gradients span the axes of 2 and 32: others' bases are arbitrary
+    start, batch = normal(BLOCKS, 0), np.float32(0.5)
+    shardings = on_mesh(mesh, {"blocks": P(None, "data", "model")}), NamedSharding(mesh, P())
+    one = Training(tx, distance_loss, start, batch).advance(STEPS).arrays()
+    split = Training(tx, distance_loss, start, batch, *shardings).advance(STEPS).arrays()
+    return {"rotated": apart(split, one, start)}
+
+
 def bad(folder):
     """Programs that move a tensor, or add up one: what the check of collectives is there to find."""
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
@@ -187,7 +233,7 @@ def bad(folder):
 
 def main(folder):
     bad(folder)
-    report = {**plain(folder), **wrapped(folder)}
+    report = {**plain(folder), **wrapped(folder), **velos(folder), **rotated()}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
 
 

@@ -10,8 +10,6 @@ import celo
 from celo import CeloError
 from celo.transforms import orthogonalize
 
-KEY = jax.random.key(3)
-
 PARAMS = {
     "embedding": jnp.asarray(np.random.default_rng(0).standard_normal((12, 6)), jnp.float32),
     "blocks": {
@@ -108,52 +106,3 @@ def test_weights_carry_the_setting_and_its_gain():
     np.testing.assert_array_equal(
         declined["embedding"], updated(celo.scale_by_celo_rule("celo-1"))["embedding"]
     )
-
-
-@pytest.mark.parametrize("kernel", ["xla", "auto"])
-@pytest.mark.parametrize("power", [0.5, 1.0])
-def test_matrices_remember_how_large_they_began(kernel, power):
-    """Three times as large as at its first step, a matrix takes steps of 3^(1 - power) times the length."""
-    theta = {
-        "update_rule": {**celo.weights.load("celo-1").theta["update_rule"], "log_matrix_gain": jnp.zeros(())}
-    }
-    remembering = {"update_rule": {**theta["update_rule"], "start_power": jnp.float32(power)}}
-    layers = {"layers": 1, "kernel": 0, "bias": 0, "nothing": 0}
-    params = {
-        "layers": jax.random.normal(KEY, (2, 5, 8)) * jnp.array([1.0, 0.1])[:, None, None],
-        "kernel": jax.random.normal(KEY, (5, 8)),
-        "bias": jax.random.normal(KEY, (8,)),
-        "nothing": jnp.zeros((5, 8)),
-    }
-    grads = jax.tree.map(lambda p: jnp.cos(10 * p + jnp.linspace(0.0, 5.0, p.shape[-1])), params)
-    larger = jax.tree.map(lambda p: 3.0 * p, params)
-
-    def second_step(theta):
-        tx = celo.scale_by_celo_rule(theta, kernel=kernel, per_layer=layers, min_rms=0.01)
-        first, state = tx.update(grads, tx.init(params), params)
-        return first, tx.update(grads, state, larger)[0]
-
-    (first, plain), (same, found) = second_step(theta), second_step(remembering)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, same)
-    for name in ("layers", "kernel"):
-        np.testing.assert_allclose(found[name], 3**-power * plain[name], rtol=1e-5)
-    for name in ("bias", "nothing"):  # no matrix; no larger than before
-        np.testing.assert_allclose(found[name], plain[name], rtol=1e-6)
-
-
-def test_a_matrix_that_begins_at_zero_counts_as_the_least_size():
-    theta = celo.weights.load("celo-1").theta["update_rule"]
-    theta = {"update_rule": {**theta, "log_matrix_gain": jnp.zeros(()), "start_power": jnp.ones(())}}
-    tx = celo.scale_by_celo_rule(theta, min_rms=0.1)
-    params, grads = jnp.zeros((5, 8)), jax.random.normal(KEY, (5, 8))
-    first, state = tx.update(grads, tx.init(params), params)
-    grown, _ = tx.update(grads, state, jnp.ones((5, 8)))
-    plain, _ = celo.scale_by_celo_rule(
-        {"update_rule": {**theta["update_rule"], "start_power": jnp.zeros(())}}, min_rms=0.1
-    ).update(grads, state, jnp.ones((5, 8)))
-    assert float(jnp.linalg.norm(first)) > 0
-    np.testing.assert_allclose(grown, 0.1 * plain, rtol=1e-5)
-
-
-def test_only_weights_that_ask_for_it_pay_for_the_memory():
-    assert celo.scale_by_celo_rule("celo-1").init({"w": jnp.ones((3, 2))}).first_size is None

@@ -21,7 +21,7 @@ from celo._errors import CeloError
 from celo._explain.rule_map import AXIS, RuleMap, rule_map
 from celo._kernels.statistics import rms
 from celo._types import Array, Batch, Params, Theta
-from celo.optimizers import _schedule, _update_rule
+from celo.optimizers import _rule_steps, _schedule
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._celo import Celo, CeloState
 from celo.tasks import make_task
@@ -182,9 +182,9 @@ def _map_of(theta: Theta, run: _Run, grads: Params, index: int, name: str) -> Ru
     def tensor(tree: Params) -> Array:
         return jax.tree.leaves(tree)[index]
 
-    stats = _update_rule.tensor_stats(run.state.rule, jax.tree.structure(run.params))[index]
+    stats = _rule_steps.tensor_stats(run.state.rule, jax.tree.structure(run.params))[index]
     grad, param = (tensor(tree).astype(jnp.float32) for tree in (grads, run.params))
-    steps = rule_map(theta[_update_rule.GROUP], stats, grad, param, run.state.schedule.step)
+    steps = rule_map(theta[_rule_steps.GROUP], stats, grad, param, run.state.schedule.step)
     return RuleMap(name, AXIS, AXIS, *map(np.asarray, steps))
 
 

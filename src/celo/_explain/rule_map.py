@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, SECOND_MOMENT_DECAY
+from celo._definitions import CELO, FACTORED_DECAYS, MOMENTUM_DECAYS, SECOND_MOMENT_DECAY
 from celo._kernels import rule_network
 from celo._kernels.statistics import TensorStats, ema, rms, update_stats
 from celo._types import Array
@@ -68,8 +68,8 @@ def rule_map(
     )
     celo = rule_network.network(
         theta,
-        rule_network.network_inputs(element, g, jnp.zeros_like(g)),
-        rule_network.normalisers(rule_network.network_inputs(after, grad, param)),
+        rule_network.network_inputs(CELO, element, g, jnp.zeros_like(g)),
+        rule_network.normalisers(CELO, rule_network.network_inputs(CELO, after, grad, param)),
     )
     first, second = (1.0 - decay ** (step.astype(jnp.float32) + 1.0) for decay in ADAM_DECAYS)
     adam = -(element.momenta[0] / first) * jax.lax.rsqrt(element.second_moment / second)

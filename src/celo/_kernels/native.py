@@ -1,13 +1,12 @@
-"""The native kernel: Celo's rule in C++ for the CPU, compiled on first use and called through XLA's FFI.
+"""The native kernel: learned rules in C++ for the CPU, compiled on first use and called through XLA's FFI.
 
 XLA's own loops pass over a tensor's statistics many times; the kernel does so three times. It runs on CPUs,
 vmapped or not, and gives what the JAX form (`rule_network`) gives, to rounding. XLA's partitioner cannot
 split it: sharded parameters need `kernel="xla"`.
 """
 
-import ctypes
 import importlib.metadata
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from celo import _compile
-from celo._definitions import RULE_WEIGHTS, memory_layout
+from celo._definitions import RULE_WEIGHTS, RuleNetwork, factored_axes, memory_layout
 from celo._errors import CeloError, unknown_name
 from celo._kernels import rule_network
 from celo._kernels.statistics import TensorStats
+from celo._layout import result_types
 from celo._types import Array
 
 KERNELS = ("auto", "native", "xla")
-TARGETS = ("celo_rule", "celo_orthogonalize")
+TARGETS = ("celo_rule", "celo2_rule", "celo_orthogonalize")
 _FOLDER = Path(__file__).parent
 SOURCES = tuple(_FOLDER / f"{name}.cc" for name in ("rule", "orthogonal", "xla_calls"))
 HEADERS = tuple(_FOLDER / f"{name}.h" for name in ("lanes", "orthogonal", "parallel", "rule"))
@@ -77,14 +77,9 @@ def resolve(kernel: str) -> str:
 
 @cache
 def available() -> bool:
-    """Whether the native kernel works here: a CPU, and a compiler or a kernel compiled before."""
-    if jax.default_backend() != "cpu":
-        return False
-    try:
-        load()
-    except CeloError:
-        return False
-    return True
+    """Whether the native kernel works here: a CPU and a C++ compiler; says, once, why it does not in spite of
+    them."""
+    return jax.default_backend() == "cpu" and _compile.works(load, instead="XLA")
 
 
 @cache
@@ -94,45 +89,61 @@ def load() -> None:
     Raises:
       CeloError: without a C++ compiler, or if compiling or loading fails.
     """
-    try:
-        library = ctypes.CDLL(str(build()))
-    except OSError as error:  # a folder from which nothing may be executed, for one
-        raise CeloError(f"the native kernel cannot be loaded ({error}); use kernel='xla'") from error
-    for target in TARGETS:
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
-
-
-def build() -> Path:
-    """The compiled kernel, made anew when source, JAX, flags or CPU change.
-
-    Raises:
-      CeloError: as `load`.
-    """
-    return _compile.build(
+    library = _compile.load(
         SOURCES,
         HEADERS,
+        TARGETS,
         remedy="use kernel='xla'",
         include=jax.ffi.include_dir(),
         version=importlib.metadata.version("jaxlib"),
     )
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
 
 
-@jax.custom_jvp
 def tensor_update(
-    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, min_rms: float | Array
+    rule: RuleNetwork,
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+    min_rms: float | Array,
 ) -> tuple[Array, TensorStats]:
-    """`rule_network.tensor_update` by the kernel; its derivatives are those of the JAX form."""
+    """`rule_network.tensor_update` by the kernel; its derivatives are those of the JAX form.
+
+    The kernel normalises inputs over all that it is given. Of a rule that normalises each matrix of a tensor
+    by itself it is given the matrices, if the factored axes are their two; else the JAX form computes.
+    """
+    leading = param.ndim - 2 if rule.matrices_apart else 0
+    if leading <= 0:
+        return _by_kernel(rule, theta, stats, grad, param, min_rms)
+    if set(factored_axes(param.shape) or ()) != {param.ndim - 2, param.ndim - 1}:
+        return rule_network.tensor_update(rule, theta, stats, grad, param, min_rms)
+    one = partial(_by_kernel, rule, theta)
+    for _ in range(leading):
+        one = jax.vmap(one, in_axes=(0, 0, 0, None))
+    return one(stats, grad, param, min_rms)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _by_kernel(
+    rule: RuleNetwork,
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+    min_rms: float | Array,
+) -> tuple[Array, TensorStats]:
     momenta, factors = len(stats.momenta), len(stats.row)
     arrays = [*stats.momenta, stats.second_moment, *stats.row, *stats.col]
     dims, row_along = memory_layout(param.shape)
-    like = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in (param, *arrays)]
     call = jax.ffi.ffi_call(
-        "celo_rule",
-        like,
+        f"{rule.name}_rule",
+        result_types([(x, x.shape) for x in (param, *arrays)], [*theta.values(), grad, param, *arrays]),
         vmap_method="broadcast_all",
         input_output_aliases={3 + i: 1 + i for i in range(len(arrays))},  # statistics are updated in place
     )
-    least = jnp.asarray(min_rms, jnp.float32).reshape(1)
+    least = jnp.asarray(min_rms, jnp.float32).reshape(1)  # of no consequence if the rule says no length
     packed = jnp.concatenate([*(theta[name].reshape(-1) for name in RULE_WEIGHTS), least])
     update, *new = call(
         packed,
@@ -151,6 +162,6 @@ def tensor_update(
     )
 
 
-@tensor_update.defjvp
-def _tensor_update_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
-    return jax.jvp(rule_network.tensor_update, primals, tangents)
+@_by_kernel.defjvp
+def _by_kernel_jvp(rule: RuleNetwork, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    return jax.jvp(partial(rule_network.tensor_update, rule), primals, tangents)

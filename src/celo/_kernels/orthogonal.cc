@@ -21,14 +21,24 @@ namespace celo {
 
 namespace {
 
-// Odd quintics a x + b x^3 + c x^5, one after another; a test compares them with POLYNOMIALS in _definitions.py.
-constexpr float kPolynomials[][3] = {
+// Odd quintics a x + b x^3 + c x^5, one after another, and what the Gram matrix is divided by before: its trace, or a
+// closer bound on its largest eigenvalue. A test compares them with POLAR and MUON in _definitions.py.
+struct Iteration {
+  int stages;
+  const float (*polynomials)[3];
+  bool by_trace;
+};
+constexpr float kPolar[][3] = {
     {8.298703f, -24.430498f, 18.090304f},
     {3.915221f, -2.92113f, 0.559223f},
     {3.174604f, -2.380433f, 0.497826f},
     {2.189463f, -1.567221f, 0.407887f},
 };
-constexpr int kStages = sizeof(kPolynomials) / sizeof(kPolynomials[0]);
+constexpr float kMuon[][3] = {
+    {3.4445f, -4.7750f, 2.0315f}, {3.4445f, -4.7750f, 2.0315f}, {3.4445f, -4.7750f, 2.0315f},
+    {3.4445f, -4.7750f, 2.0315f}, {3.4445f, -4.7750f, 2.0315f},
+};
+constexpr Iteration kIterations[] = {{4, kPolar, false}, {5, kMuon, true}};
 constexpr float kSmallest = 1e-30f, kLargest = 1e37f;  // matrices beyond these stay as they are
 
 // ---------------------------------------------------------------------------------------------- tiles and panels
@@ -217,7 +227,7 @@ double apply(const Job& job, const Matrix& x, bool tall, const Symmetric& q, Ran
   return squares;
 }
 
-void orthogonalize(Pool& pool, int64_t chunks, const Job& job) {
+void orthogonalize(Pool& pool, int64_t chunks, const Job& job, const Iteration& iteration) {
   const int64_t k = job.shorter(), size = job.rows * job.columns;
   const bool tall = job.rows >= job.columns;
 
@@ -260,17 +270,17 @@ void orthogonalize(Pool& pool, int64_t chunks, const Job& job) {
     }
     gram.put(i, j, tile);
   });
-  double squares = 0;  // of the scaled entries
+  double squares = 0;  // of the scaled entries: the trace
   for (int64_t i = 0; i < k; i++) squares += gram.at(i / kTile, i / kTile)[(i % kTile) * kTile + i % kTile];
 
   const int64_t together = k >= 128 ? chunks : 1;  // smaller products are not worth the waiting
   float unit = 1;                                  // what q is still to be multiplied by
-  for (int stage = 0; stage < kStages; stage++) {
-    const auto [a, b, c] = kPolynomials[stage];
+  for (int stage = 0; stage < iteration.stages; stage++) {
+    const auto [a, b, c] = iteration.polynomials[stage];
     multiply(pool, together, gram, gram, power);
     float one = 1;  // what the Gram matrix is to be multiplied by
     if (stage == 0) {
-      one = 1 / std::sqrt((float)std::sqrt(power.squares()));
+      one = 1 / (iteration.by_trace ? (float)squares : std::sqrt((float)std::sqrt(power.squares())));
       unit = std::sqrt(one);
     }
     const V a1 = all(a), b1 = all(b * one), c1 = all(c * one * one);
@@ -285,7 +295,7 @@ void orthogonalize(Pool& pool, int64_t chunks, const Job& job) {
       multiply(pool, together, q, p, spare);
       std::swap(q.values, spare.values);
     }
-    if (stage == kStages - 1) break;
+    if (stage == iteration.stages - 1) break;
     multiply(pool, together, gram, p, spare);
     multiply(pool, together, spare, p, gram);
   }
@@ -305,7 +315,8 @@ void orthogonalize(Pool& pool, int64_t chunks, const Job& job) {
 
 // --------------------------------------------------------------------------------------------------- many matrices
 
-void orthogonalize_all(Pool& pool, std::vector<Job> jobs) {
+void orthogonalize_all(Pool& pool, std::vector<Job> jobs, bool muon) {
+  const Iteration& iteration = kIterations[muon];
   double work = 0;
   for (const Job& job : jobs) work += job.work();
   constexpr double kWorthAThread = 1e6;  // multiplications: some twenty microseconds
@@ -314,12 +325,12 @@ void orthogonalize_all(Pool& pool, std::vector<Job> jobs) {
   const auto large = [&](const Job& job) { return threads > 1 && job.work() > work / (2 * threads); };
   std::stable_partition(jobs.begin(), jobs.end(), large);
   const int64_t first = std::count_if(jobs.begin(), jobs.end(), large), rest = jobs.size() - first;
-  for (int64_t i = 0; i < first; i++) orthogonalize(pool, threads, jobs[i]);
+  for (int64_t i = 0; i < first; i++) orthogonalize(pool, threads, jobs[i], iteration);
   const int64_t groups = threads == 1 ? std::min<int64_t>(rest, 1) : std::min(rest, 8 * threads);
   if (rest > 0)
     in_parallel(pool, groups, [&](int64_t group) {
       const Range range = part(rest, groups, group);
-      for (int64_t i = range.begin; i < range.end; i++) orthogonalize(pool, 1, jobs[first + i]);
+      for (int64_t i = range.begin; i < range.end; i++) orthogonalize(pool, 1, jobs[first + i], iteration);
     });
 }
 

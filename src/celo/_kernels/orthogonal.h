@@ -25,7 +25,7 @@ struct Job {
   }
 };
 
-// Every job's factor and length.
-void orthogonalize_all(Pool& pool, std::vector<Job> jobs);
+// Every job's factor and length, by our polynomials or by Muon's.
+void orthogonalize_all(Pool& pool, std::vector<Job> jobs, bool muon = false);
 
 }  // namespace celo

@@ -9,12 +9,14 @@ Polynomials p(x) = a x + b x³ + c x⁵, one after another, bring singular value
 and multiply smaller ones by about 226. They are the best such (Amsel et al., arXiv 2505.16932, from the
 minimax problem solved anew). In the Gram matrix they commute: k³ work each, and two products with X in all
 instead of two each. Before, G is divided by ‖G²‖^(1/2) in Frobenius' norm, which is at least its largest
-eigenvalue and never above k^(1/4) times that.
+eigenvalue and never above k^(1/4) times that. Celo2 was trained with other polynomials, Muon's, and with G
+divided by its trace: they bring singular values above 0.003 of Frobenius' norm to between 0.68 and 1.20, and
+multiply smaller ones by up to 485.
 
 This is the JAX form; `orthogonal.cc` computes the same.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -22,7 +24,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 
-from celo._definitions import LARGEST, POLYNOMIALS, SMALLEST, matrix_shape
+from celo._definitions import LARGEST, MUON, POLAR, SMALLEST, PolarIteration, matrix_shape
+from celo._layout import result_types
 from celo._types import Array
 
 
@@ -45,35 +48,57 @@ def orthogonalized(
         for i, step in enumerate(steps)
         if wanted[i] and step.size and (matrix := matrix_shape(step.shape, layers[i]))
     }
+
+    def restored(step: Array, factor: Array, length: Array) -> Array:
+        return (factor * length[..., None, None]).reshape(step.shape)
+
+    def replaced(shape: tuple[int, ...], step: Array) -> Array:
+        return restored(step, *polar_factor(step.reshape(shape)))
+
     if not shapes:
         return {}
     if kernel != "native":
-        return {i: _as_whole(partial(_replaced, shape), steps[i]) for i, shape in shapes.items()}
+        return {i: _as_whole(partial(replaced, shape), steps[i]) for i, shape in shapes.items()}
     factors, lengths = _native(tuple(steps[i].reshape(shape) for i, shape in shapes.items()))
-    return {
-        i: (factor * length[..., None, None]).reshape(steps[i].shape)
-        for i, factor, length in zip(shapes, factors, lengths, strict=True)
-    }
+    return {i: restored(steps[i], f, n) for i, f, n in zip(shapes, factors, lengths, strict=True)}
 
 
-def _replaced(shape: tuple[int, ...], step: Array) -> Array:
-    factor, length = polar_factor(step.reshape(shape))
-    return (factor * length[..., None, None]).reshape(step.shape)
+def muon_factors(matrices: Mapping[int, Array], kernel: str) -> dict[int, Array]:
+    """Polar factors as Muon approximates them, of the matrices in the last two axes of each tensor.
+
+    Args:
+      matrices: tensors of two or more axes, none of size 0, by any keys; float32.
+      kernel: "native" or "xla".
+
+    Returns:
+      Factors of the same shapes and keys; a matrix of zeros stays as it is.
+    """
+    if not matrices:
+        return {}
+    if kernel != "native":
+        return {i: _as_whole(lambda x: polar_factor(x, MUON)[0], x) for i, x in matrices.items()}
+    factors, _ = _native(tuple(matrices.values()), MUON)
+    return dict(zip(matrices, factors, strict=True))
 
 
 def _as_whole(function: Callable[[Array], Array], x: Array) -> Array:
     """`function` of an array; one split over an explicit mesh is left to the partitioner."""
+    if not is_split(x):
+        return function(x)
+    auto = jax.sharding.auto_axes(function, out_sharding=jax.typeof(x).sharding)
+    return cast(Callable[[Array], Array], auto)(x)
+
+
+def is_split(x: Array) -> bool:
+    """Whether an array is split over explicit axes of a mesh, where JAX asks how each product is split."""
     sharding = jax.typeof(x).sharding
-    split = any(
+    return any(
         kind is AxisType.Explicit and name in jax.tree.leaves(tuple(sharding.spec))
         for name, kind in zip(sharding.mesh.axis_names, sharding.mesh.axis_types, strict=True)
     )
-    if not split:
-        return function(x)
-    return cast(Callable[[Array], Array], jax.sharding.auto_axes(function, out_sharding=sharding))(x)
 
 
-def polar_factor(x: Array) -> tuple[Array, Array]:
+def polar_factor(x: Array, iteration: PolarIteration = POLAR) -> tuple[Array, Array]:
     """(factor [..., rows, columns], length [...]): the factor times the length is as long as `x`."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     usable = (largest >= SMALLEST) & (largest <= LARGEST)
@@ -81,18 +106,21 @@ def polar_factor(x: Array) -> tuple[Array, Array]:
     tall = x.shape[-2] >= x.shape[-1]
     transposed = jnp.swapaxes(scaled, -2, -1)
     gram = _product(transposed, scaled) if tall else _product(scaled, transposed)
-    inverse_root = _inverse_root(gram)
+    inverse_root = _inverse_root(gram, iteration)
     factor = _product(scaled, inverse_root) if tall else _product(inverse_root, scaled)
     factor = jnp.where(usable, factor, x)
     length = _norm(scaled) / jnp.where(usable, _norm(factor), 1.0) * largest
     return factor, jnp.where(usable, length, 1.0)[..., 0, 0]
 
 
-def _inverse_root(gram: Array) -> Array:
+def _inverse_root(gram: Array, iteration: PolarIteration) -> Array:
     """The polynomials' approximation of G^(-1/2), for [..., k, k]."""
     identity = jnp.eye(gram.shape[-1], dtype=gram.dtype)
     square = _product(gram, gram)
-    bound = jnp.sqrt(_norm(square))
+    if iteration.by_trace:
+        bound = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
+    else:
+        bound = jnp.sqrt(_norm(square))
     bound = jnp.where(bound > 0, bound, 1.0)  # of a matrix of zeros
     gram, square = gram / bound, square / bound**2
 
@@ -100,8 +128,8 @@ def _inverse_root(gram: Array) -> Array:
         a, b, c = coefficients
         return a * identity + b * gram + c * square
 
-    root = factor = polynomial(POLYNOMIALS[0])
-    for coefficients in POLYNOMIALS[1:]:
+    root = factor = polynomial(iteration.polynomials[0])
+    for coefficients in iteration.polynomials[1:]:
         gram = _product(_product(gram, factor), factor)
         square = _product(gram, gram)
         factor = polynomial(coefficients)
@@ -117,19 +145,23 @@ def _norm(x: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True))
 
 
-@jax.custom_jvp
-def _native(matrices: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _native(
+    matrices: tuple[Array, ...], iteration: PolarIteration = POLAR
+) -> tuple[list[Array], list[Array]]:
     """All in one call, which shares its work among the threads; derivatives are those of the JAX form."""
-    like = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in matrices]
-    like += [jax.ShapeDtypeStruct(x.shape[:-2], jnp.float32) for x in matrices]
-    results = jax.ffi.ffi_call("celo_orthogonalize", like, vmap_method="broadcast_all")(*matrices)
+    shapes = [*((x, x.shape) for x in matrices), *((x, x.shape[:-2]) for x in matrices)]
+    call = jax.ffi.ffi_call("celo_orthogonalize", result_types(shapes, matrices), vmap_method="broadcast_all")
+    results = call(*matrices, muon=iteration == MUON)
     return list(results[: len(matrices)]), list(results[len(matrices) :])
 
 
 @_native.defjvp
-def _native_jvp(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+def _native_jvp(
+    iteration: PolarIteration, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Any, Any]:
     def by_xla(matrices: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
-        factors, lengths = zip(*map(polar_factor, matrices), strict=True)
+        factors, lengths = zip(*[polar_factor(x, iteration) for x in matrices], strict=True)
         return list(factors), list(lengths)
 
     return jax.jvp(by_xla, primals, tangents)

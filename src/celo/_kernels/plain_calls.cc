@@ -62,7 +62,7 @@ void celo_rule_steps(int64_t threads, const int64_t* dims, int64_t num_dims, boo
                      float* row, float* col, float* update) {
   const Shape shape = Shape::of(dims, num_dims, row_along);
   const int64_t size = shape.size(), rows = shape.row(), cols = shape.col();
-  rule_steps(OwnPool::with(threads), shape, count, [=](int64_t i) {
+  rule_steps<CeloRule>(OwnPool::with(threads), shape, count, [=](int64_t i) {
     const auto at = [=](float* first, int64_t k, int64_t n) { return first + (k * count + i) * n; };
     static thread_local float unused;  // a tensor without factors has no column
     const auto column = [&](int64_t k) { return shape.factored ? at(col, k, cols) : &unused; };

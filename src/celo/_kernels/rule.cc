@@ -1,11 +1,12 @@
-// Celo's update rule for one tensor, or for a batch of equal tensors that each have their own weights.
+// A learned update rule, Celo's or Celo2's, for one tensor, or for a batch of equal tensors that each have their own
+// weights.
 //
 // The mathematics is that of rule_network.py beside this file, which says what each input is. What is different
 // is the order: XLA reads and writes every statistic several times, here a tensor is passed over three times:
 //
 //   observe   new momenta and second moments; sums for the normalisers that need nothing else
 //   normalise the sums that need the factored moments of the whole tensor
-//   step      30 inputs -> 4 -> 4 -> (direction, magnitude) -> update
+//   step      30 inputs -> 4 -> 4 -> (direction, magnitude) -> update, or 8 units for 4 and a bare direction
 //
 // A tensor with two or more axes is seen as [A, a, M, b, I]: a and b are its two factored axes, in the order
 // they lie in memory, and A, M, I the others in between. A *line* is the contiguous stretch of b and I. The
@@ -32,10 +33,8 @@ namespace {
 
 // ------------------------------------------------------------------------------------------------ the network
 
-constexpr int kHidden = 4;
 constexpr double kMomentumDecays[kMomenta] = {0.9, 0.99, 0.999};
 constexpr double kFactoredDecays[kFactored] = {0.9, 0.99, 0.999};
-constexpr double kSecondMomentDecay = 0.999;
 
 inline V average(double decay, V old, V now) { return (float)decay * old + (float)(1 - decay) * now; }
 
@@ -58,39 +57,38 @@ enum Input {
   kFactoredMomentum = 27,
 };
 
-struct Network {
-  float w0[kInputs][kHidden], b0[kHidden], w1[kHidden][kHidden], b1[kHidden], w2[kHidden][2], b2[2];
-  float min_rms;  // the least size of the tensor that a step is taken for
-};
-static_assert(sizeof(Network) == kWeights * sizeof(float));
-
 using Sums = std::array<double, kInputs>;  // of the squares of each input
 
 // The network with the inputs' normalisation in its first layer, and what a step is multiplied by.
-struct BoundNetwork : Network {
+template <typename Rule>
+struct BoundNetwork : Network<Rule> {
+  static constexpr int kHidden = Rule::kHidden;
   float scale;
   BoundNetwork(const float* weights, const Sums& squares, int64_t size) {
-    std::memcpy(static_cast<Network*>(this), weights, sizeof(Network));
+    std::memcpy(static_cast<Network<Rule>*>(this), weights, sizeof(Network<Rule>));
     float factor[kInputs];
     for (int k = 0; k < kInputs; k++) factor[k] = (float)(squares[k] * (1.0 / size));
     by_lanes(kInputs, [&](int64_t k, auto get, auto put, auto) {
-      put(factor + k, inverse_sqrt(get(factor + k) + 1e-5f));
+      put(factor + k, inverse_sqrt(get(factor + k) + Rule::kInputFloor));
     });
     for (int k = 0; k < kInputs; k++)
-      for (int j = 0; j < kHidden; j++) w0[k][j] *= factor[k];
-    scale = -1e-3f * std::max(std::sqrt((float)(squares[kParam] / size) + 1e-9f), min_rms);
+      for (int j = 0; j < kHidden; j++) this->w0[k][j] *= factor[k];
+    scale = -1e-3f * std::max(std::sqrt((float)(squares[kParam] / size) + 1e-9f), this->min_rms);
   }
   V update(const V (&first)[kHidden]) const {
-    V hidden[kHidden], direction = all(b2[0]), magnitude = all(b2[1]);
+    V hidden[kHidden], output[Rule::kOutputs];
+    for (int o = 0; o < Rule::kOutputs; o++) output[o] = all(this->b2[o]);
     for (int j = 0; j < kHidden; j++) hidden[j] = larger(first[j], V{});
     for (int i = 0; i < kHidden; i++) {
-      V unit = all(b1[i]);
-      for (int j = 0; j < kHidden; j++) unit += w1[j][i] * hidden[j];
+      V unit = all(this->b1[i]);
+      for (int j = 0; j < kHidden; j++) unit += this->w1[j][i] * hidden[j];
       unit = larger(unit, V{});
-      direction += w2[i][0] * unit;
-      magnitude += w2[i][1] * unit;
+      for (int o = 0; o < Rule::kOutputs; o++) output[o] += this->w2[i][o] * unit;
     }
-    return scale * direction * exponential(1e-3f * magnitude);
+    if constexpr (Rule::kOutputs == 1)
+      return -output[0];
+    else
+      return scale * output[0] * exponential(1e-3f * output[1]);
   }
 };
 
@@ -120,12 +118,12 @@ enum PlainSum { sGrad, sClipped, sParam, sMomentum, sSecond = sMomentum + 3, sMo
                 sInverseRms = sMomentumOverRms + 3, sGradOverRms, kPlainSums };
 
 // One vector of elements in the first pass: statistics, and the sums that need nothing else.
-template <typename Load, typename Store, typename Mask>
+template <typename Rule, typename Load, typename Store, typename Mask>
 inline V observe(const Tensor& t, int64_t at, Load get, Store put, Mask only, V (&sum)[kPlainSums]) {
   const V g = clean(get(t.grad + at)), p = get(t.param + at), square = g * g;
-  const V v = average(kSecondMomentDecay, get(t.second + at), square);
+  const V v = average(Rule::kSecondMomentDecay, get(t.second + at), square);
   put(t.new_second + at, v);
-  const V inverse_rms = only(inverse_sqrt(v + 1e-6f));
+  const V inverse_rms = only(inverse_sqrt(v + Rule::kSecondMomentFloor));
   const V clipped = smaller(larger(g, all(-0.1f)), all(0.1f));
   for (int k = 0; k < kMomenta; k++) {
     const V m = average(kMomentumDecays[k], get(t.momentum[k] + at), g);
@@ -160,13 +158,13 @@ Sums sum_of(const std::vector<Sums>& parts) {  // in one order, whichever thread
 }
 
 // The inputs that every tensor has, in the third pass; the factors of the second moment come from outside.
-template <typename Load>
-inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Load get,
-                        const V (&grad_factor)[3], const V (&momentum_factor)[3], V (&unit)[kHidden]) {
+template <bool kWithFactoredMomentum, typename Rule, typename Load>
+inline void first_layer(const BoundNetwork<Rule>& net, const Tensor& t, int64_t at, Load get,
+                        const V (&grad_factor)[3], const V (&momentum_factor)[3], V (&unit)[Rule::kHidden]) {
   const V g = clean(get(t.grad + at)), p = get(t.param + at), v = get(t.new_second + at);
-  const V inverse_rms = inverse_sqrt(v + 1e-6f);
+  const V inverse_rms = inverse_sqrt(v + Rule::kSecondMomentFloor);
   const auto take = [&](int k, V x) {
-    for (int j = 0; j < kHidden; j++) unit[j] += net.w0[k][j] * x;
+    for (int j = 0; j < Rule::kHidden; j++) unit[j] += net.w0[k][j] * x;
   };
   take(kGrad, g);
   take(kClippedGrad, smaller(larger(g, all(-0.1f)), all(0.1f)));
@@ -179,7 +177,7 @@ inline void first_layer(const BoundNetwork& net, const Tensor& t, int64_t at, Lo
     take(kMomentum + k, m);
     take(kMomentumOverRms + k, m * inverse_rms);
     take(kFactoredGrad + k, g * grad_factor[k]);
-    take(kFactoredMomentum + k, m * momentum_factor[k]);
+    if (kWithFactoredMomentum) take(kFactoredMomentum + k, m * momentum_factor[k]);
   }
 }
 
@@ -187,10 +185,12 @@ using Runner = void (*)(Pool&, int64_t, const Tensor&, const Shape&);
 
 // ---------------------------------------------------------------- tensors with fewer than two axes: no factors
 
+template <typename Rule>
 void run_vector(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
   const int64_t size = shape.size();
   std::vector<Sums> parts(chunks);
-  constexpr int kOwn = 4 * kFactored;  // factored gradient, factored momentum, row, inverse row
+  constexpr bool kAll = Rule::kVectorsHaveFactors;
+  constexpr int kOwn = (kAll ? 4 : 1) * kFactored;  // factored gradient; factored momentum, row, inverse row
   in_parallel(pool, chunks, [&](int64_t chunk) {
     Accumulator<kPlainSums> plain;
     Accumulator<kOwn> own;
@@ -200,17 +200,19 @@ void run_vector(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
       const int64_t n = std::min(kBlock, range.end - begin);
       by_lanes(n, [&](int64_t j, auto get, auto put, auto only) {
         const int64_t at = begin + j;
-        const V square = observe(t, at, get, put, only, plain.sum), g = clean(get(t.grad + at));
+        const V square = observe<Rule>(t, at, get, put, only, plain.sum), g = clean(get(t.grad + at));
         for (int k = 0; k < kFactored; k++) {
           const V row = average(kFactoredDecays[k], get(t.row[k] + at), square + 1e-30f);
           put(t.new_row[k] + at, row);
           const V fg = g * inverse_sqrt(row + 1e-9f);
-          const V fm = get(t.new_momentum[k] + at) * inverse_sqrt(row);
-          const V inverse = only(inverse_sqrt(row + 1e-8f)), there = only(row), fm_there = only(fm);
           own.sum[k] += fg * fg;
-          own.sum[3 + k] += fm_there * fm_there;
-          own.sum[6 + k] += there * there;
-          own.sum[9 + k] += inverse * inverse;
+          if constexpr (kAll) {
+            const V fm = get(t.new_momentum[k] + at) * inverse_sqrt(row);
+            const V inverse = only(inverse_sqrt(row + 1e-8f)), there = only(row), fm_there = only(fm);
+            own.sum[3 + k] += fm_there * fm_there;
+            own.sum[6 + k] += there * there;
+            own.sum[9 + k] += inverse * inverse;
+          }
         }
       });
       plain.seen(n), own.seen(n);
@@ -220,28 +222,33 @@ void run_vector(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     take_plain(plain, squares);
     for (int k = 0; k < kFactored; k++) {
       squares[kFactoredGrad + k] += own.done[k];
-      squares[kFactoredMomentum + k] += own.done[3 + k];
-      squares[kRow + k] += own.done[6 + k], squares[kCol + k] += own.done[6 + k];
-      squares[kInverseRow + k] += own.done[9 + k], squares[kInverseCol + k] += own.done[9 + k];
+      if constexpr (kAll) {
+        squares[kFactoredMomentum + k] += own.done[3 + k];
+        squares[kRow + k] += own.done[6 + k], squares[kCol + k] += own.done[6 + k];
+        squares[kInverseRow + k] += own.done[9 + k], squares[kInverseCol + k] += own.done[9 + k];
+      }
     }
   });
-  const BoundNetwork net(t.theta, sum_of(parts), size);
+  const BoundNetwork<Rule> net(t.theta, sum_of(parts), size);
   in_parallel(pool, chunks, [&](int64_t chunk) {
     const Range range = part(size, chunks, chunk);
     by_lanes(range.end - range.begin, [&](int64_t j, auto get, auto put, auto) {
       const int64_t at = range.begin + j;
-      V unit[kHidden], grad_factor[3], momentum_factor[3];
-      for (int i = 0; i < kHidden; i++) unit[i] = all(net.b0[i]);
+      V unit[Rule::kHidden], grad_factor[3], momentum_factor[3];
+      for (int i = 0; i < Rule::kHidden; i++) unit[i] = all(net.b0[i]);
       for (int k = 0; k < kFactored; k++) {
-        const V row = get(t.new_row[k] + at), inverse = inverse_sqrt(row + 1e-8f);
+        const V row = get(t.new_row[k] + at);
         grad_factor[k] = inverse_sqrt(row + 1e-9f);
-        momentum_factor[k] = inverse_sqrt(row);
-        for (int i = 0; i < kHidden; i++) {
-          unit[i] += (net.w0[kRow + k][i] + net.w0[kCol + k][i]) * row;
-          unit[i] += (net.w0[kInverseRow + k][i] + net.w0[kInverseCol + k][i]) * inverse;
+        if constexpr (kAll) {
+          const V inverse = inverse_sqrt(row + 1e-8f);
+          momentum_factor[k] = inverse_sqrt(row);
+          for (int i = 0; i < Rule::kHidden; i++) {
+            unit[i] += (net.w0[kRow + k][i] + net.w0[kCol + k][i]) * row;
+            unit[i] += (net.w0[kInverseRow + k][i] + net.w0[kInverseCol + k][i]) * inverse;
+          }
         }
       }
-      first_layer(net, t, at, get, grad_factor, momentum_factor, unit);
+      first_layer<kAll>(net, t, at, get, grad_factor, momentum_factor, unit);
       put(t.update + at, net.update(unit));
     });
   });
@@ -251,7 +258,9 @@ void run_vector(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
 // ---------------------------------------------------------------------- tensors with two factored axes or more
 
 // One factored moment (three decays) and what the network makes of it.
+template <typename Rule>
 struct Factor {
+  static constexpr int kHidden = Rule::kHidden;
   int64_t size;
   const float* const* old;
   float* const* now;         // [3][size]
@@ -304,7 +313,7 @@ struct Factor {
         }
       }
   }
-  void enter(const BoundNetwork& net, Input value, Input inverted, bool with_bias) {
+  void enter(const BoundNetwork<Rule>& net, Input value, Input inverted, bool with_bias) {
     by_lanes(size, [&](int64_t j, auto get, auto put, auto) {
       V units[kHidden];
       for (int i = 0; i < kHidden; i++) units[i] = with_bias ? all(net.b0[i]) : V{};
@@ -368,6 +377,17 @@ struct Pattern {
   }
 };
 
+// One for each of some moments.
+template <size_t kCount, size_t... i>
+std::array<Pattern, kCount> patterns(const float* const* moments, const Walk& walk, std::index_sequence<i...>) {
+  return {Pattern(moments[i], walk)...};
+}
+template <size_t kCount>
+std::array<Pattern, kCount> patterns(float* const (&moments)[kCount], const Walk& walk) {
+  return patterns<kCount>(moments, walk, std::make_index_sequence<kCount>());
+}
+
+template <typename Rule>
 void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
   const int64_t size = shape.size(), segments = shape.lines() * Walk::segments_per_line(shape);
   const int64_t across_size = shape.across(), along_size = shape.along();
@@ -375,7 +395,7 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
 
   static thread_local std::vector<float> scratch;  // kept: for small tensors an allocation costs as much as work
   std::vector<float> own;
-  const int64_t needed = chunks * (across_size + along_size) + 7 * (across_size + along_size);
+  const int64_t needed = (chunks + kFactored + Rule::kHidden) * (across_size + along_size);
   std::vector<float>& buffer = chunks == 1 ? scratch : own;  // body runs on other threads where chunks > 1
   if ((int64_t)buffer.size() < needed) buffer.resize(needed);
   float* free = buffer.data();
@@ -384,9 +404,9 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
   float* along_sum = take(chunks * along_size);
   std::fill(across_sum, across_sum + chunks * (across_size + along_size), 0.0f);
 
-  Factor across{across_size, shape.row_along ? t.col : t.row, shape.row_along ? t.new_col : t.new_row, {}, {}};
-  Factor along{along_size, shape.row_along ? t.row : t.col, shape.row_along ? t.new_row : t.new_col, {}, {}};
-  for (Factor* factor : {&across, &along}) {
+  Factor<Rule> across{across_size, shape.row_along ? t.col : t.row, shape.row_along ? t.new_col : t.new_row, {}, {}};
+  Factor<Rule> along{along_size, shape.row_along ? t.row : t.col, shape.row_along ? t.new_row : t.new_col, {}, {}};
+  for (Factor<Rule>* factor : {&across, &along}) {
     for (auto& p : factor->inverse) p = take(factor->size);
     for (auto& p : factor->unit) p = take(factor->size);
   }
@@ -403,7 +423,7 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
       V line_sum{};
       alignas(64) float square_at[kSegment];
       by_lanes(count, [&](int64_t j, auto get, auto put, auto only) {
-        const V square = observe(t, at + j, get, put, only, plain.sum);
+        const V square = observe<Rule>(t, at + j, get, put, only, plain.sum);
         put(across_here + j, get(across_here + j) + square);
         if (shape.inner == 1)
           line_sum += square;
@@ -452,7 +472,7 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     Walk walk(shape, range.begin);
     for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
       const int64_t at = walk.at(), over = walk.across();
-      const Pattern inverse[3] = {{along.inverse[0], walk}, {along.inverse[1], walk}, {along.inverse[2], walk}};
+      const auto inverse = patterns(along.inverse, walk);
       by_lanes(walk.count, [&](int64_t j, auto get, auto, auto) {
         const V g = clean(get(t.grad + at + j));
         for (int k = 0; k < kFactored; k++) {
@@ -470,7 +490,7 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     }
   });
 
-  const BoundNetwork net(t.theta, sum_of(parts), size);
+  const BoundNetwork<Rule> net(t.theta, sum_of(parts), size);
   across.enter(net, across_value, across_inverse, false);
   along.enter(net, along_value, along_inverse, true);
   in_parallel(pool, chunks, [&](int64_t chunk) {
@@ -478,14 +498,13 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     Walk walk(shape, range.begin);
     for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
       const int64_t at = walk.at(), over = walk.across();
-      const Pattern inverse[3] = {{along.inverse[0], walk}, {along.inverse[1], walk}, {along.inverse[2], walk}};
-      const Pattern units[kHidden] = {
-          {along.unit[0], walk}, {along.unit[1], walk}, {along.unit[2], walk}, {along.unit[3], walk}};
+      const auto inverse = patterns(along.inverse, walk);
+      const auto units = patterns(along.unit, walk);
       by_lanes(walk.count, [&](int64_t j, auto get, auto put, auto) {
-        V unit[kHidden], factor[3];
-        for (int i = 0; i < kHidden; i++) unit[i] = units[i].at(j, get) + get(across.unit[i] + over + j);
+        V unit[Rule::kHidden], factor[3];
+        for (int i = 0; i < Rule::kHidden; i++) unit[i] = units[i].at(j, get) + get(across.unit[i] + over + j);
         for (int k = 0; k < kFactored; k++) factor[k] = get(across.inverse[k] + over + j) * inverse[k].at(j, get);
-        first_layer(net, t, at + j, get, factor, factor, unit);
+        first_layer<true>(net, t, at + j, get, factor, factor, unit);
         put(t.update + at + j, net.update(unit));
       });
     }
@@ -496,8 +515,9 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
 
 // ---------------------------------------------------------------------------------------------------- many tensors
 
+template <typename Rule>
 void rule_steps(Pool& pool, const Shape& shape, int64_t count, const std::function<Tensor(int64_t)>& tensor) {
-  const Runner run = shape.factored ? run_matrix : run_vector;
+  const Runner run = shape.factored ? run_matrix<Rule> : run_vector<Rule>;
   constexpr int64_t kWorthAThread = 1 << 17;  // elements
   const int64_t chunks = std::clamp<int64_t>(count * shape.size() / kWorthAThread, 1, pool.threads());
   if (count >= 2 * chunks) {  // tensors side by side, each by one thread
@@ -509,5 +529,8 @@ void rule_steps(Pool& pool, const Shape& shape, int64_t count, const std::functi
     for (int64_t i = 0; i < count; i++) run(pool, chunks, tensor(i), shape);
   }
 }
+
+template void rule_steps<CeloRule>(Pool&, const Shape&, int64_t, const std::function<Tensor(int64_t)>&);
+template void rule_steps<Celo2Rule>(Pool&, const Shape&, int64_t, const std::function<Tensor(int64_t)>&);
 
 }  // namespace celo

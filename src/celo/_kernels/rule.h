@@ -1,4 +1,4 @@
-// Celo's update rule for tensors of one shape: see rule.cc.
+// Learned update rules for tensors of one shape: see rule.cc.
 
 #pragma once
 
@@ -10,7 +10,32 @@
 namespace celo {
 
 constexpr int kInputs = 30, kMomenta = 3, kFactored = 3;
-constexpr int kWeights = kInputs * 4 + 4 + 16 + 4 + 8 + 2 + 1;  // w0 b0 w1 b1 w2 b2 and the least size
+
+// What is different between the rules: CELO and CELO2 of _definitions.py, and tests compare them with those.
+struct CeloRule {
+  static constexpr int kHidden = 4, kOutputs = 2;  // direction and magnitude
+  static constexpr double kSecondMomentDecay = 0.999;
+  static constexpr float kSecondMomentFloor = 1e-6f, kInputFloor = 1e-5f;
+  static constexpr bool kVectorsHaveFactors = true;  // whether tensors without factors are fed stand-ins for them
+};
+struct Celo2Rule {
+  static constexpr int kHidden = 8, kOutputs = 1;  // a direction alone
+  static constexpr double kSecondMomentDecay = 0.95;
+  static constexpr float kSecondMomentFloor = 1e-8f, kInputFloor = 1e-9f;
+  static constexpr bool kVectorsHaveFactors = false;
+};
+
+// The weights of a rule as they are handed over.
+template <typename Rule>
+struct Network {
+  static constexpr int kHidden = Rule::kHidden, kOutputs = Rule::kOutputs;
+  float w0[kInputs][kHidden], b0[kHidden], w1[kHidden][kHidden], b1[kHidden], w2[kHidden][kOutputs], b2[kOutputs];
+  float min_rms;  // the least size of the tensor that a step is taken for, where the rule says a length
+  static constexpr int kWeights =
+      kInputs * kHidden + kHidden + kHidden * kHidden + kHidden + kHidden * kOutputs + kOutputs + 1;
+};
+static_assert(sizeof(Network<CeloRule>) == Network<CeloRule>::kWeights * sizeof(float));
+static_assert(sizeof(Network<Celo2Rule>) == Network<Celo2Rule>::kWeights * sizeof(float));
 
 struct Shape {
   int64_t outer, a, middle, b, inner;  // [A, a, M, b, I]; a single line of b where there are no factors
@@ -36,7 +61,8 @@ struct Tensor {  // what belongs to one; new statistics may lie where the old on
   float *update, *new_momentum[kMomenta], *new_second, *new_row[kFactored], *new_col[kFactored];
 };
 
-// One step of each of `count` tensors with at least one element.
+// One step by a rule, CeloRule or Celo2Rule, of each of `count` tensors with at least one element.
+template <typename Rule>
 void rule_steps(Pool& pool, const Shape& shape, int64_t count, const std::function<Tensor(int64_t)>& tensor);
 
 }  // namespace celo

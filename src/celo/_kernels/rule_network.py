@@ -1,8 +1,10 @@
-"""Celo's update rule for one tensor: statistics -> 30 inputs -> 4 -> 4 -> a step.
+"""Learned update rules for one tensor: statistics -> 30 inputs -> 4 -> 4 -> a step, or 8 units for 4.
 
 Celo (arXiv 2501.12670), section 3. For a parameter p, the network's direction d and magnitude s give
 
     update = -0.001 * d * exp(0.001 * s) * sqrt(mean(p²) + 1e-9)
+
+Celo2 (arXiv 2602.19142) has the direction alone: update = -d. `RuleNetwork` says what else is different.
 
 Each input is divided by its root mean square over the tensor. The first layer is linear, so that division is
 folded into its weights, and inputs that vary along one axis only are contracted with the weights before they
@@ -22,19 +24,20 @@ import jax.numpy as jnp
 from celo._definitions import (
     CLIPPED_GRADIENT,
     FACTORED_DECAYS,
-    INPUT_FLOOR,
+    FIRST_ROW,
     INPUTS,
     MAGNITUDE_SCALE,
     MOMENTUM_DECAYS,
     RMS_FLOOR,
-    SECOND_MOMENT_DECAY,
     STEP_SCALE,
+    RuleNetwork,
 )
 from celo._kernels.statistics import TensorStats, finite_gradient, inverse_factors, rms, update_stats
 from celo._types import Array
 
 # Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
 LARGE = 1 << 16
+WIDEST = 8  # units of a layer whose sums are written out
 # Inputs measured together, by the arrays they share: those are kept no longer than for them.
 _TOGETHER = (
     (
@@ -59,16 +62,22 @@ RuleInputs = Mapping[
 
 
 def tensor_update(
-    theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array, min_rms: float | Array
+    rule: RuleNetwork,
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+    min_rms: float | Array,
 ) -> tuple[Array, TensorStats]:
     """One step for one tensor of any shape with at least one element.
 
     Args:
-      theta: the rule's weights: w0 [30, 4], b0 [4], w1 [4, 4], b1 [4], w2 [4, 2], b2 [2].
+      rule: Celo's network, or Celo2's.
+      theta: the rule's weights, of `rule.shapes`: w0 [30, hidden], b0 [hidden], …
       stats: the tensor's statistics before `grad`.
       grad: the gradient, any floating dtype; NaN counts as zero.
       param: the parameters, any floating dtype.
-      min_rms: a tensor counts as at least this large in the length of its step.
+      min_rms: a tensor counts as at least this large in the length of its step, if the rule says one.
 
     Returns:
       (update float32 of the tensor's shape, to be added; new statistics).
@@ -79,99 +88,95 @@ def tensor_update(
         stats,
         grad,
         momentum_decays=MOMENTUM_DECAYS,
-        second_moment_decay=SECOND_MOMENT_DECAY,
+        second_moment_decay=rule.second_moment_decay,
         factored_decays=FACTORED_DECAYS,
     )
-    step = network_step(theta, stats, grad, param)
-    return STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step, stats
+    step = network_step(rule, theta, stats, grad, param)
+    if rule.says_length:
+        step = STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step
+    return step, stats
 
 
 def network_step(
-    theta: dict[str, Array],
-    stats: TensorStats,
-    grad: Array,
-    param: Array,
-    *,
-    names: Sequence[str] = tuple(INPUTS),
-    vector_floor: float = 0.0,
+    rule: RuleNetwork, theta: dict[str, Array], stats: TensorStats, grad: Array, param: Array
 ) -> Array:
-    """What the network says to one tensor of any shape, as `network` gives it; all float32.
-
-    Args:
-      theta: its weights.
-      stats: the tensor's statistics, `grad` among them.
-      grad: the gradient, finite.
-      param: the parameters.
-      names: the inputs that it has, in the order of the rows of `w0`.
-      vector_floor: as in `network_inputs`.
-    """
-
-    def inputs_now() -> RuleInputs:
-        inputs = network_inputs(stats, grad, param, vector_floor)
-        return {name: inputs[name] for name in names}
-
+    """What the network says to one tensor of any shape, as `network` gives it; all float32."""
     if grad.size <= LARGE:
-        return network(theta, inputs_now(), normalisers(inputs_now()))
+        inputs = network_inputs(rule, stats, grad, param)
+        return network(theta, inputs, normalisers(rule, inputs))
     # XLA keeps every array that is used twice, eleven of the tensor's size, unless barriers hide that.
-    scales: dict[str, Array] = {}
-    for together in _TOGETHER:
-        inputs = inputs_now()
-        measured = {name: _inverse_rms_of(inputs[name]) for name in together if name in inputs}
+    scales: dict[str, list[Array]] = {}
+    for names in _TOGETHER:
+        inputs = network_inputs(rule, stats, grad, param)
+        measured = normalisers(rule, {name: inputs[name] for name in names if name in inputs})
         stats, grad, param, measured = jax.lax.optimization_barrier((stats, grad, param, measured))
         scales |= measured
-    return network(theta, inputs_now(), jnp.concatenate([scales[name] for name in names]))
+    return network(theta, network_inputs(rule, stats, grad, param), scales)
 
 
-def normalisers(inputs: RuleInputs) -> Array:
-    """What each input of a tensor is multiplied by: one over its root mean square; [number of inputs]."""
-    return _inverse_rms_of(_in_order(inputs))
+def normalisers(rule: RuleNetwork, inputs: RuleInputs) -> dict[str, list[Array]]:
+    """What each input of a tensor is multiplied by, one over its root mean square.
+
+    Each is a scalar, or, where matrices of a tensor are normalised by themselves, as the input with its last
+    two axes of size 1.
+    """
+
+    def over(x: Array) -> tuple[int, ...] | None:
+        return (-2, -1) if rule.matrices_apart and x.ndim > 2 else None
+
+    def inverse_rms(x: Array) -> Array:
+        mean = jnp.mean(jnp.square(x), axis=over(x), keepdims=over(x) is not None)
+        return jax.lax.rsqrt(rule.input_floor + mean)
+
+    return {name: [inverse_rms(x) for x in arrays] for name, arrays in inputs.items()}
 
 
-def _inverse_rms_of(arrays: Sequence[Array]) -> Array:
-    return jnp.stack([jax.lax.rsqrt(INPUT_FLOOR + jnp.mean(jnp.square(x))) for x in arrays])
-
-
-def _in_order(inputs: RuleInputs) -> list[Array]:
-    """The arrays in the order of the rows of `w0`."""
-    return list(chain.from_iterable(inputs.values()))
-
-
-def network(theta: dict[str, Array], inputs: RuleInputs, scale: Array) -> Array:
-    """The rule's network: steps in units of 0.001 of the tensor's root mean square, downhill.
+def network(theta: dict[str, Array], inputs: RuleInputs, scales: RuleInputs) -> Array:
+    """The rule's network: steps downhill, Celo's in units of 0.001 of the tensor's root mean square.
 
     Args:
-      theta: its weights.
-      inputs: as `network_inputs` gives them, in the order of the rows of `w0`.
-      scale: [number of inputs], as `normalisers` gives it.
+      theta: its weights; two columns in the last layer say direction and magnitude, one the direction. The
+        rows of the first are all of `INPUTS`, or those that there are.
+      inputs: as `network_inputs` gives them.
+      scales: as `normalisers` gives them.
 
     Returns:
       Steps of the shape that the inputs broadcast to.
     """
-    hidden = _relu(_dense(theta["w0"] * scale[:, None], theta["b0"], _in_order(inputs)))
+    names = [name for name in INPUTS if name in inputs]
+    rows = [FIRST_ROW[name] + k for name in names for k in range(INPUTS[name])]
+    arrays = list(chain.from_iterable(inputs[name] for name in names))
+    scale = list(chain.from_iterable(scales[name] for name in names))
+    first = theta["w0"] if len(rows) == len(theta["w0"]) else theta["w0"][jnp.array(rows)]
+    if all(x.ndim == 0 for x in scale):
+        first = first * jnp.stack(scale)[:, None]
+    else:
+        arrays = [x * by for x, by in zip(arrays, scale, strict=True)]
+    hidden = _relu(_dense(first, theta["b0"], arrays))
     hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
-    direction, magnitude = _dense(theta["w2"], theta["b2"], hidden)
-    return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
+    direction, *magnitude = _dense(theta["w2"], theta["b2"], hidden)
+    return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude[0]) if magnitude else -direction
 
 
-def network_inputs(stats: TensorStats, grad: Array, param: Array, vector_floor: float = 0.0) -> RuleInputs:
-    """The rule's 30 inputs for one tensor by their names in `INPUTS` and in that order, not normalised.
+def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Array) -> RuleInputs:
+    """The rule's inputs for one tensor by their names in `INPUTS`, before normalisation.
 
     Row and column inputs keep their size-1 axis: they broadcast to the tensor. A tensor with fewer than
-    two axes has its whole second moment in their places; `vector_floor` is added to it where it divides the
-    momenta, which Celo does not do.
+    two axes has its whole second moment in their places, if the rule feeds it those.
     """
     momenta, rows = stats.momenta, stats.row
-    inverse_rms = jax.lax.rsqrt(stats.second_moment + 1e-6)
+    inverse_rms = jax.lax.rsqrt(stats.second_moment + rule.second_moment_floor)
     if grad.ndim < 2:
         cols = rows
         factored_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
-        factored_momentum = [m * jax.lax.rsqrt(x + vector_floor) for m, x in zip(momenta, rows, strict=True)]
+        floored = [x + rule.vector_floor for x in rows]
+        factored_momentum = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, floored, strict=True)]
     else:
         cols = stats.col
         factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]
         factored_grad = [grad * r * c for r, c in factors]
         factored_momentum = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
-    return {
+    inputs = {
         "grad": [grad],
         "clipped_grad": [jnp.clip(grad, -CLIPPED_GRADIENT, CLIPPED_GRADIENT)],
         "param": [param],
@@ -187,14 +192,21 @@ def network_inputs(stats: TensorStats, grad: Array, param: Array, vector_floor: 
         "inverse_col": [jax.lax.rsqrt(x + 1e-8) for x in cols],
         "factored_momentum": factored_momentum,
     }
+    return {name: inputs[name] for name in rule.inputs(grad.ndim)}
 
 
 def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array]:
     """A linear layer over lists of arrays, one for each unit.
 
     Sums of weight * input over separate arrays compile to one vectorised loop; a contraction of stacked
-    inputs does not. Inputs of one shape are summed before they are broadcast.
+    inputs does not. Inputs of one shape are summed before they are broadcast. Of a wide layer the loop would
+    be long, and take minutes to compile: that is a contraction.
     """
+    if weights.shape[1] > WIDEST:
+        stacked = jnp.stack(jnp.broadcast_arrays(*inputs), axis=-1)
+        return [
+            *jnp.moveaxis(jnp.matmul(stacked, weights, precision=jax.lax.Precision.HIGHEST) + biases, -1, 0)
+        ]
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(inputs):
         by_shape.setdefault(x.shape, []).append(k)

@@ -10,6 +10,7 @@ times over unless it is handed over as one array with a leading axis: compile ti
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -32,9 +33,9 @@ def leading_axes(per_layer: PerLayer, params: Params) -> list[int]:
     """
     counts = per_leaf(per_layer, params, int, "per_layer", default=0)
     for axes, leaf in zip(counts, jax.tree.leaves(params), strict=True):
-        if not 0 <= axes <= leaf.ndim:
+        if not 0 <= axes <= jnp.ndim(leaf):
             raise CeloError(
-                f"per_layer must be from 0 to {leaf.ndim} for a tensor of shape {tuple(leaf.shape)}, "
+                f"per_layer must be from 0 to {jnp.ndim(leaf)} for a tensor of shape {jnp.shape(leaf)}, "
                 f"got {axes!r}; give the number of leading axes that count layers"
             )
     return counts
@@ -110,7 +111,21 @@ def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> 
         return [function(*tensors[0])]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
     results = jax.lax.map(lambda arguments: function(*arguments), stacked)
-    return [jax.tree.map(lambda x, i=i: x[i], results) for i in range(len(tensors))]
+    return [jax.tree.map(partial(_at, place), results) for place in _places(len(tensors))]
+
+
+def _places(count: int) -> list[Array]:
+    """0, 1, …, hidden from the compiler.
+
+    XLA compiles a kernel for each slice at a place that it knows, milliseconds each; one kernel serves all at
+    places that it learns when it runs. A scalar it would see through, even behind a barrier.
+    """
+    pairs = [np.array([place, count], np.uint32) for place in range(count)]
+    return [pair[0] for pair in jax.lax.optimization_barrier([jnp.asarray(pair) for pair in pairs])]
+
+
+def _at(place: Array, stack: Array) -> Array:
+    return jax.lax.dynamic_index_in_dim(stack, place, keepdims=False)
 
 
 def over_tensors(

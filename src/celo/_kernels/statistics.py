@@ -4,12 +4,13 @@ Everything here is for one tensor. Statistics are float32 whatever the tensor's 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from celo._definitions import FACTORED_FLOOR, GRADIENT_LIMIT, LARGEST_GRADIENT, factored_axes
+from celo._layout import zeros_beside
 from celo._types import Array
 
 
@@ -27,14 +28,21 @@ class TensorStats(NamedTuple):
     col: tuple[Array, ...]
 
 
-def init_stats(param: Array, num_momenta: int, num_factored: int) -> TensorStats:
-    """Zero statistics for a tensor like `param` (any shape, any floating dtype)."""
+def init_stats(param: Any, num_momenta: int, num_factored: int, layers: int = 0) -> TensorStats:
+    """Zero statistics for a tensor of any shape and floating dtype, split and varying as it is.
+
+    Args:
+      param: an array, its shape or a number; its first `layers` axes count tensors.
+      num_momenta: momenta.
+      num_factored: factored second moments.
+      layers: leading axes.
+    """
+    leading, shape = jnp.shape(param)[:layers], jnp.shape(param)[layers:]
+    axes = factored_axes(shape)
 
     def zeros(shape: tuple[int, ...]) -> Array:
-        return jnp.zeros(shape, jnp.float32)
+        return zeros_beside(param, (*leading, *shape))
 
-    shape = tuple(param.shape)
-    axes = factored_axes(shape)
     if axes is None:
         row_shape, col_shape = shape, ()
     else:

@@ -32,11 +32,13 @@ ffi::Error wrong_size(const char* name, int64_t found, int64_t expected) {
                                      std::to_string(expected) + ": the state is that of other parameters");
 }
 
+template <typename Rule>
 ffi::Error rule(ffi::ThreadPool lent, ffi::Span<const int64_t> dims, bool row_along, In theta, In grad, In param,
                 In m0, In m1, In m2, In second, In r0, In r1, In r2, In c0, In c1, In c2, Out update, Out new_m0,
                 Out new_m1, Out new_m2, Out new_second, Out new_r0, Out new_r1, Out new_r2, Out new_c0, Out new_c1,
                 Out new_c2) {
   if (dims.size() != 5 && dims.size() != 1) return ffi::Error::InvalidArgument("dims must be five sizes, or one");
+  constexpr int64_t kWeights = Network<Rule>::kWeights;
   const Shape shape = Shape::of(dims.begin(), dims.size(), row_along);
   const int64_t size = shape.size(), count = theta.element_count() / kWeights;
   if ((int64_t)theta.element_count() != count * kWeights)
@@ -57,7 +59,7 @@ ffi::Error rule(ffi::ThreadPool lent, ffi::Span<const int64_t> dims, bool row_al
   if (whole == 0) return ffi::Error::Success();
 
   XlaPool pool(lent);
-  rule_steps(pool, shape, count, [&](int64_t i) {
+  rule_steps<Rule>(pool, shape, count, [&](int64_t i) {
     const auto in = [&](int k) { return statistics[k]->typed_data() + i * sizes[k]; };
     const auto out = [&](int k) { return (*results[k])->typed_data() + i * sizes[k]; };
     return Tensor{theta.typed_data() + i * kWeights,
@@ -77,7 +79,7 @@ ffi::Error rule(ffi::ThreadPool lent, ffi::Span<const int64_t> dims, bool row_al
 }
 
 // Arguments x_i [..., rows, columns]; results: all factors of those shapes, then all lengths [...].
-ffi::Error orthogonalize(ffi::ThreadPool lent, ffi::RemainingArgs args, ffi::RemainingRets rets) {
+ffi::Error orthogonalize(ffi::ThreadPool lent, bool muon, ffi::RemainingArgs args, ffi::RemainingRets rets) {
   std::vector<Job> jobs;
   if (rets.size() != 2 * args.size())
     return ffi::Error::InvalidArgument("there must be a factor and a length for each matrix");
@@ -98,22 +100,30 @@ ffi::Error orthogonalize(ffi::ThreadPool lent, ffi::RemainingArgs args, ffi::Rem
                       columns});
   }
   XlaPool pool(lent);
-  orthogonalize_all(pool, std::move(jobs));
+  orthogonalize_all(pool, std::move(jobs), muon);
   return ffi::Error::Success();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    celo_rule, rule,
-    ffi::Ffi::Bind()
-        .Ctx<ffi::ThreadPool>()
-        .Attr<ffi::Span<const int64_t>>("dims")
-        .Attr<bool>("row_along")
-        .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()
-        .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()
-        .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>()
-        .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>());
+#define CELO_DEFINE_RULE(symbol, Rule)                                                \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                      \
+      symbol, rule<Rule>,                                                             \
+      ffi::Ffi::Bind()                                                                \
+          .Ctx<ffi::ThreadPool>()                                                     \
+          .Attr<ffi::Span<const int64_t>>("dims")                                     \
+          .Attr<bool>("row_along")                                                    \
+          .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()      \
+          .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()                \
+          .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>()                \
+          .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>())
+
+CELO_DEFINE_RULE(celo_rule, CeloRule);
+CELO_DEFINE_RULE(celo2_rule, Celo2Rule);
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(celo_orthogonalize, orthogonalize,
-                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().RemainingArgs().RemainingRets());
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Attr<bool>("muon")
+                                  .RemainingArgs()
+                                  .RemainingRets());

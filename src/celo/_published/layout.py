@@ -18,7 +18,9 @@ OFFICIAL = "official/"  # prefix of our names for arrays that the published code
 _NDARRAY = 1  # flax's msgpack extension type for an array
 # With these a hostile header cannot ask for memory that the file does not pay for. Bytes need no limit:
 # msgpack allows none to be longer than the file.
-_LIMITS = {"max_str_len": 64, "max_array_len": 8, "max_map_len": 64}
+_LIMITS = {"max_str_len": 256, "max_array_len": 8, "max_map_len": 64}
+
+_CHECKPOINT = ("gen_id", "step")  # what learned_optimization saves with the weights
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -60,12 +62,14 @@ class Layout:
         `constants`.
       constants: our flat name -> what the array is for all files of this form, which have no place for it.
       note: what such files leave out, for the line that says what was written.
+      ignored: published names that have no place in ours; such a form can be read, not written.
     """
 
     architecture: str
     pieces: tuple[Piece, ...]
     constants: Mapping[str, Sequence[float] | float] = dataclasses.field(default_factory=dict)
     note: str = ""
+    ignored: tuple[str, ...] = ()
 
     @cached_property
     def published_shapes(self) -> Shapes:
@@ -127,19 +131,25 @@ class Layout:
         return tree
 
 
-def first_layer(groups: tuple[str, ...], widths: tuple[int, ...], units: int, name: str) -> list[Piece]:
+def first_layer(
+    groups: tuple[str, ...], widths: tuple[int, ...], units: int, name: str, banks: int | None = None
+) -> list[Piece]:
     """Pieces of a first layer that is published as one array for each group of inputs.
 
     Args:
-      groups: the keys above "w0__0", "w0__1", …; each array is [1, width, units].
+      groups: the keys above "w0__0", "w0__1", …; each array is [banks, width, units].
       widths: inputs of each group.
       units: of the layer.
-      name: of our array [inputs, units].
+      name: of our array, [inputs, units] or, of a bank of layers, [banks, inputs, units].
+      banks: how many layers there are; None for one.
     """
     pieces = []
     for group, width in enumerate(widths):
-        keys = (*groups, f"w0__{group}")
-        pieces.append(Piece(keys, (1, width, units), 0, name, at=(sum(widths[:group]),)))
+        keys, start = (*groups, f"w0__{group}"), sum(widths[:group])
+        if banks is None:
+            pieces.append(Piece(keys, (1, width, units), 0, name, at=(start,)))
+        else:
+            pieces.append(Piece(keys, (banks, width, units), ..., name, at=(0, start)))
     return sorted(pieces, key=lambda piece: piece.keys)  # as flax wrote them: w0__1, w0__10, …, w0__2
 
 
@@ -165,6 +175,8 @@ def encode(tree: Mapping[str, Any]) -> bytes:
 def decode(data: bytes, depth: int) -> dict[str, np.ndarray]:
     """The float32 arrays of a file by their keys joined with ".".
 
+    Weights may also come as a checkpoint, {"params": weights, "gen_id": …, "step": …}: `beside_weights`.
+
     Args:
       data: the file; it is trusted in nothing.
       depth: how many keys may lead to an array.
@@ -173,9 +185,22 @@ def decode(data: bytes, depth: int) -> dict[str, np.ndarray]:
       CeloError: anything in it is something else.
     """
     tree = _unpack(data)
+    if beside_weights(data):
+        tree = tree["params"]
     if not isinstance(tree, dict):
         raise CeloError(f"it holds one {type(tree).__name__} instead of a dict of arrays")
     return _arrays(tree, depth)
+
+
+def beside_weights(data: bytes) -> tuple[str, ...]:
+    """What a file holds besides weights: names, if it is a checkpoint of learned_optimization's training.
+
+    Raises:
+      CeloError: if it is no msgpack.
+    """
+    tree = _unpack(data)
+    is_checkpoint = isinstance(tree, dict) and tree.keys() == {"params", *_CHECKPOINT}
+    return _CHECKPOINT if is_checkpoint else ()
 
 
 def _arrays(tree: Mapping[Any, Any], depth: int, path: str = "") -> dict[str, np.ndarray]:

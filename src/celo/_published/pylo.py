@@ -1,6 +1,6 @@
 """Weights as PyLO has them (arXiv 2506.10315): safetensors files of PyTorch modules.
 
-Such a file holds a network alone. What else makes the optimizer is in PyLO's code, and in `constants` here.
+Such files hold networks alone. What else makes the optimizer is in PyLO's code, and in `constants` here.
 """
 
 import json
@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from celo._definitions import HIDDEN, NUM_INPUTS, VELO_INPUTS
 from celo._errors import CeloError
 from celo._published.layout import Layout, Piece
 
@@ -28,7 +29,7 @@ def metadata(data: bytes) -> dict[str, str] | None:
 
 
 def decode(data: bytes) -> dict[str, np.ndarray]:
-    """The arrays of a file, matrices transposed: [inputs, outputs].
+    """The arrays of a file, weights transposed: [inputs, outputs].
 
     Raises:
       CeloError: if it is damaged, or not float32.
@@ -37,7 +38,7 @@ def decode(data: bytes) -> dict[str, np.ndarray]:
         arrays = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: a number type NumPy does not have
         raise CeloError(f"damaged: {error}") from error
-    return {name: array.T for name, array in arrays.items()}
+    return {name: _transposed(name, array) for name, array in arrays.items()}
 
 
 def encode(tree: Mapping[str, Any]) -> bytes:
@@ -48,10 +49,15 @@ def encode(tree: Mapping[str, Any]) -> bytes:
         for key, value in node.items():
             name = f"{path}{key}"
             is_group = isinstance(value, Mapping)
-            arrays |= flat(value, f"{name}.") if is_group else {name: np.ascontiguousarray(value.T)}
+            arrays |= flat(value, f"{name}.") if is_group else {name: _transposed(name, value)}
         return arrays
 
     return save(flat(tree), metadata={"format": "pt"})
+
+
+def _transposed(name: str, array: np.ndarray) -> np.ndarray:
+    """PyTorch's weights, one matrix or a stack of them, with inputs first, or back; biases as they are."""
+    return np.ascontiguousarray(array.swapaxes(-1, -2)) if "weight" in name else array
 
 
 def _layer(module: str, inputs: int, outputs: int, number: int) -> list[Piece]:
@@ -72,4 +78,47 @@ MULO = Layout(
     },
     note="PyLO's files hold the network alone; the decays and the step of 0.01 are those of its code",
 )
-LAYOUTS = (MULO,)
+
+
+def _linear(module: str, inputs: int, outputs: int, name: str) -> list[Piece]:
+    keys = tuple(module.split("."))
+    return [
+        Piece((*keys, "weight"), (inputs, outputs), ..., f"{name}w"),
+        Piece((*keys, "bias"), (outputs,), ..., f"{name}b"),
+    ]
+
+
+_UNITS, _BANKS = 512, 256
+_WORKING_COPY = (
+    "input_weights",
+    "input_bias",
+    "hidden_weights.0",
+    "hidden_bias.0",
+    "output_weights",
+    "output_bias",
+)
+VELO = Layout(  # two files, VeLO_RNN and VeLO_MLP
+    "velo_4000",
+    (
+        *_linear("mix_layer1", VELO_INPUTS, _UNITS, "official/rnn_params/linear/"),
+        *_linear("mix_layer2", VELO_INPUTS, _UNITS, "controller/mix_"),
+        *_linear("final_mix_layer", VELO_INPUTS, _UNITS, "controller/skip_"),
+        *_linear("lstm.linear", 2 * _UNITS, 4 * _UNITS, "controller/lstm_"),
+        *_linear("rnn_to_controls", _UNITS, _BANKS, "controller/control_"),
+        Piece(("step_size", "weight"), (_UNITS, 1), np.s_[:, 0], "controller/step_w"),
+        Piece(("step_size", "bias"), (1,), 0, "controller/step_b"),
+        Piece(("lstm_init_state", "0"), (1, _UNITS), 0, "controller/h0"),
+        Piece(("lstm_init_state", "1"), (1, _UNITS), 0, "controller/c0"),
+        Piece(("input_weights_",), (_BANKS, NUM_INPUTS, HIDDEN), ..., "rule_bank/w0"),
+        Piece(("input_bias_",), (_BANKS, HIDDEN), ..., "rule_bank/b0"),
+        Piece(("hidden_weights_", "0"), (_BANKS, HIDDEN, HIDDEN), ..., "rule_bank/w1"),
+        Piece(("hidden_bias_", "0"), (_BANKS, HIDDEN), ..., "rule_bank/b1"),
+        Piece(("output_weights_",), (_BANKS, HIDDEN, 3), np.s_[..., :2], "rule_bank/w2"),
+        Piece(("output_weights_",), (_BANKS, HIDDEN, 3), np.s_[..., 2], "official/ff_mod_stack/w2_third"),
+        Piece(("output_bias_",), (_BANKS, 3), np.s_[..., :2], "rule_bank/b2"),
+        Piece(("output_bias_",), (_BANKS, 3), np.s_[..., 2], "official/ff_mod_stack/b2_third"),
+    ),
+    note=f"PyLO's working copy of one mixed network was left out: {', '.join(_WORKING_COPY)}",
+    ignored=_WORKING_COPY,
+)
+LAYOUTS = (MULO, VELO)

@@ -49,7 +49,8 @@ class _Parser(argparse.ArgumentParser):
         raise CeloError(f"{message}; see `{self.prog} --help`")
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and that of each command by its name."""
     parser = _Parser(
         prog="celo", description="Learned optimizers: meta-train them and compare them with others."
     )
@@ -64,12 +65,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "convert": add_convert,
         "info": add_info,
     }
-    parsers = {name: add(commands) for name, add in makers.items()}
-    if not arguments or arguments[0] not in ("-h", "--help", "--version", *makers):
+    return parser, {name: add(commands) for name, add in makers.items()}
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser, parsers = make_parser()
+    if not arguments or arguments[0] not in ("-h", "--help", "--version", *parsers):
         if not arguments:
             parser.print_help()
             raise SystemExit(2)
-        raise unknown_name("command", arguments[0], makers)
+        raise unknown_name("command", arguments[0], parsers)
     options, extra = parser.parse_known_args(arguments)
     if extra:
         known = parsers[arguments[0]]._option_string_actions

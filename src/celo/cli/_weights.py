@@ -1,12 +1,14 @@
-"""celo convert and celo info: weights files, and every name that commands accept."""
+"""celo convert and celo info: weights files; what other names stand for is in `_describe`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
 from celo import __version__
 from celo._errors import CeloError
 from celo._files import make_folder
+from celo.cli._console import plain_console
 from celo.cli._settings import add_import, import_own
 
 
@@ -15,8 +17,15 @@ def add_convert(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "convert", help="convert published theta.state files to .safetensors and back"
     )
-    parser.add_argument("source", help="a theta.state or .safetensors file, or the name of bundled weights")
+    parser.add_argument(
+        "source",
+        nargs="+",
+        help="a theta.state or .safetensors file, or the name of bundled weights; of PyLO's VeLO both files",
+    )
     parser.add_argument("destination", type=Path, help="ending in .safetensors or .state")
+    parser.add_argument(
+        "--architecture", default=None, help="that of published weights, where several look alike: velo"
+    )
     add_import(parser)
     parser.set_defaults(run=_convert)
     return parser
@@ -27,23 +36,28 @@ def _convert(options: argparse.Namespace) -> int:
 
     import_own(options.imports)
     if not options.imports:  # the published forms are known without JAX, which takes its time to load
-        print(convert(options.source, options.destination))
+        print(convert(options.source, options.destination, architecture=options.architecture))
         return 0
     from celo.optimizers._bind import expected_shapes
     from celo.optimizers._registry import OPTIMIZERS
 
     published = {layout.architecture for layout in LAYOUTS}
     own = {name: expected_shapes(e.optimizer()) for name, e in OPTIMIZERS.items() if name not in published}
-    print(convert(options.source, options.destination, shapes=own))
+    print(convert(options.source, options.destination, architecture=options.architecture, shapes=own))
     return 0
 
 
 def add_info(commands: Any) -> argparse.ArgumentParser:
     """Adds `celo info` to the commands."""
     parser = commands.add_parser(
-        "info", help="show weights and their model card, or list all tasks, baselines and recipes"
+        "info", help="say what a name stands for: weights, a task, a baseline, a recipe; or list all names"
     )
-    parser.add_argument("weights", nargs="?", default=None, help="a bundled name or a .safetensors file")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        default=None,
+        help="bundled weights, a .safetensors file, a task at package.module:attribute, or any name listed",
+    )
     parser.add_argument(
         "--measure",
         action="store_true",
@@ -62,43 +76,45 @@ def add_info(commands: Any) -> argparse.ArgumentParser:
 
 def _info(options: argparse.Namespace) -> int:
     from celo import weights
+    from celo.cli._describe import describe, table_of_names, unknown
 
+    if options.out is not None and not options.explain:
+        raise CeloError("--out is the folder for --explain; give both, or neither")
     import_own(options.imports)
-    if options.weights is not None:
-        found = weights.load(options.weights)
-        print(f"{options.weights}: {found.metadata['architecture']}, sha256 {found.sha256}")
-        for name, array in weights.flatten(found.theta).items():
-            print(f"  {name:24s} {array.dtype}{list(array.shape)}")
-        facts = found.facts
-        for key, value in facts.items():
-            print(f"  {key}: {value}")
-        if options.measure:
-            _measure(options.weights, found.theta, facts.get("recipe"))
-        if options.explain:
-            _explain(options.weights, options.out or Path("explain"))
-        return 0
-    for flag in ("measure", "explain"):
-        if getattr(options, flag):
-            raise CeloError(f"--{flag} needs weights: celo info celo --{flag}")
-
-    from celo.evaluate import BASELINES, SUITES
-    from celo.meta import ESTIMATORS, RECIPES
-    from celo.optimizers import OPTIMIZERS
-    from celo.tasks import TASKS
-
-    print(f"celo {__version__}")
-    groups = {
-        "weights": weights.bundled(),
-        "learned optimizers": OPTIMIZERS,
-        "baselines": BASELINES,
-        "tasks": TASKS,
-        "recipes": RECIPES,
-        "estimators": ESTIMATORS,
-        "suites": SUITES,
-    }
-    for title, names in groups.items():
-        print(f"{title}: {', '.join(names)}")
+    name: str | None = options.name
+    is_file = name is not None and (name.endswith(weights.SUFFIX) or os.sep in name)
+    if name is not None and (is_file or name in weights.bundled()):
+        _show(name, options)
+    elif options.measure or options.explain:
+        flag = "--measure" if options.measure else "--explain"
+        raise CeloError(f"{flag} needs weights: celo info celo {flag}")
+    if name is None:
+        print(f"celo {__version__}")
+        plain_console().print(table_of_names())
+        print("celo info NAME says more of one")
+    elif not is_file:
+        lines = describe(name)
+        if not lines and name not in weights.bundled():
+            raise unknown(name, weights.bundled())
+        print("".join(f"{line}\n" for line in lines), end="")
     return 0
+
+
+def _show(name: str, options: argparse.Namespace) -> None:
+    """Weights: their arrays and all that is known of them."""
+    from celo import weights
+
+    found = weights.load(name)
+    print(f"{name}: {found.metadata['architecture']}, sha256 {found.sha256}")
+    for array_name, array in weights.flatten(found.theta).items():
+        print(f"  {array_name:24s} {array.dtype}{list(array.shape)}")
+    facts = found.facts
+    for key, value in facts.items():
+        print(f"  {key}: {value}")
+    if options.measure:
+        _measure(name, found.theta, facts.get("recipe"))
+    if options.explain:
+        _explain(name, options.out or Path("explain"))
 
 
 def _explain(name: str, folder: Path) -> None:

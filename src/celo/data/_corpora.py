@@ -16,6 +16,7 @@ CORPORA = {
 
 # The published vocabulary: 32,000 pieces of SentencePiece and 100 special tokens that no text contains.
 PIECES = 32_100
+"""Word pieces of a corpus are below this number."""
 # A batch draws the starts of its windows as float32 numbers in [0, 1), of which there are 2**23. In a text of
 # 2**24 tokens they reach every second position, so windows still cover all of it; in a longer one, not.
 MOST_TOKENS = 2**24

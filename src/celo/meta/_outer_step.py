@@ -81,10 +81,11 @@ def _devices(particles: Sequence[int]) -> list[Any]:
 class PhaseProgram:
     """The compiled computations of one phase.
 
-    Groups of θ outside `phase.trains` are frozen: they are an argument, neither perturbed, nor updated,
-    nor decayed. Each family of tasks has particles of its own, `pairs_per_task` for each of its kinds, and
-    an estimator; the meta-gradient is the mean over all particles. Particles are split over as many devices
-    as divide their numbers, of all processes; only θ-sized sums and a few scalars cross devices.
+    Groups of θ outside `phase.trains`, and weights that are settings, are frozen: they are an argument,
+    neither perturbed, nor updated, nor decayed. Each family of tasks has particles of its own,
+    `pairs_per_task` for each of its kinds, and an estimator; the meta-gradient is the mean over all
+    particles. Particles are split over as many devices as divide their numbers, of all processes; only
+    θ-sized sums and a few scalars cross devices.
 
     Raises:
       CeloError: if there are several processes and their devices do not divide the particles.
@@ -127,7 +128,7 @@ class PhaseProgram:
         )
 
     def init(self, theta: Theta, key: Key) -> tuple[OuterState, Theta]:
-        """(state, frozen): the beginning of the phase from a whole θ, and the groups it leaves alone."""
+        """(state, frozen): the beginning of the phase from a whole θ, and what it leaves alone."""
         trained, frozen = self._split(theta)
         key_particles, key = jax.random.split(key)
         indices = tuple(jnp.arange(count, dtype=jnp.int32) for count in self._particles)
@@ -157,7 +158,7 @@ class PhaseProgram:
         return state, jax.eval_shape(lambda: frozen)
 
     def place(self, state: OuterState, frozen: Theta) -> tuple[OuterState, Theta]:
-        """State and frozen groups on this program's devices, wherever they came from."""
+        """State and frozen weights on this program's devices, wherever they came from."""
         return hosts.place((state, frozen), (self._shardings, self._whole))
 
     def advance(self, state: OuterState, frozen: Theta, count: int) -> tuple[OuterState, OuterMetrics]:
@@ -165,9 +166,21 @@ class PhaseProgram:
         return self._advance(state, frozen, np.asarray(count, np.int32))
 
     def _split(self, theta: Theta) -> tuple[Theta, Theta]:
-        """(trained, frozen) groups of a whole θ."""
-        trained = {group: theta[group] for group in self.phase.trains}
-        return trained, {group: theta[group] for group in theta if group not in trained}
+        """(trained, frozen) parts of a whole θ."""
+
+        def part(trains: bool) -> Theta:
+            groups = {
+                group: {
+                    name: weight
+                    for name, weight in weights.items()
+                    if trains
+                    == (group in self.phase.trains and f"{group}/{name}" not in self._optimizer.fixed_theta)
+                }
+                for group, weights in theta.items()
+            }
+            return {group: weights for group, weights in groups.items() if weights}
+
+        return part(True), part(False)
 
     def _estimator(self, family: TaskFamily, frozen: Theta) -> GradientEstimator:
         recipe = self.recipe

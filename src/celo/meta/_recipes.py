@@ -47,7 +47,7 @@ class Recipe:
     start_power: float = _setting(
         0.0,
         "power of a matrix's size at its first step in the length of its steps, where its own size has the "
-        "rest: from 0 to 1, trained along with the rule",
+        "rest: from 0 to 1; not trained",
     )
     min_rms: float = _setting(
         0.0, "size, as root mean square, that a tensor counts as at least; trained along with the rule"
@@ -143,13 +143,14 @@ class Recipe:
         first = f"{entry.phases[0].name}_steps"
         if getattr(self, first) == 0:
             raise CeloError(f"{first} must be positive, got 0: later phases need what the first one trains")
-        groups = entry.optimizer(kernel="xla").theta_groups
+        optimizer = entry.optimizer(kernel="xla")
+        groups, optional = optimizer.theta_groups, optimizer.optional_theta
         has_rule, has_schedule = update_rule.GROUP in groups, schedule.GROUP in groups
         wanted = (
             ("rule_start", "normal", has_rule, "Celo's update rule"),
-            ("orthogonalize", False, has_rule, "Celo's update rule"),
-            ("start_power", 0.0, has_rule and self.orthogonalize, "an update rule with orthogonalised steps"),
-            ("min_rms", 0.0, has_rule, "Celo's update rule"),
+            ("orthogonalize", False, update_rule.MATRIX_GAIN in optional, "Celo's update rule"),
+            ("start_power", 0.0, self.orthogonalize, "orthogonalised steps"),
+            ("min_rms", 0.0, update_rule.MIN_RMS in optional, "Celo's update rule"),
             ("rule_schedule", "constant", entry.phases[0].decayed, "a rule with a decayed form"),
             ("imitation_steps", 0, has_rule and has_schedule, "Celo's update rule and scheduler"),
         )
@@ -200,6 +201,7 @@ _QUICK = Recipe(
 
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
+    "celo2": Recipe(optimizer="celo2", rule_learning_rate=5e-5, learning_rate_end=5e-5),  # the paper's
     # The shipped weights (seed 2). A run with convolutions and autoencoders in phase 1, six times as long,
     # took smaller steps and ended behind on the probe (results/LOG.md).
     "laptop": dataclasses.replace(
@@ -227,9 +229,11 @@ RECIPES: dict[str, Recipe] = {
             "rnn-mlp": "rnn_mlp",
             "adafac-mlp": "adafac_mlp",
             "nn-adam": "nn_adam",
+            "velo-s": "velo_s",
         }.items()
     },
 }
+"""Recipes of meta-training by name; "celo" is the paper's."""
 
 
 def make_recipe(name: str, **overrides) -> Recipe:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from celo import __version__, weights
+from celo import __version__, _tree, weights
 from celo._errors import CeloError
 from celo._files import held, make_folder, write_file
 from celo._import_path import import_modules
@@ -244,7 +244,7 @@ class _Run:
                     raise Stopped(
                         f"stopped at outer step {step} of phase {phase.name}; state saved in {self.run}"
                     )
-        return jax.device_get({**frozen, **state.average})
+        return jax.device_get(_tree.united(frozen, state.average))
 
     def _restore(self, saved: bytes, number: int, theta: Theta) -> tuple[OuterState, Theta]:
         program = PhaseProgram(self.recipe, self.phases[number], self.families[number], self.kernel)

@@ -42,7 +42,7 @@ class Unroll:
       optimizer: what trains them.
       truncation_length: K, the `length` that `run` will be called with.
       objective: the cost of each step, which meta-training lowers.
-      frozen: groups of θ that are used but not given by the estimator (not perturbed, not trained).
+      frozen: weights of θ that are used but not given by the estimator (not perturbed, not trained).
 
     Raises:
       CeloError: if the horizons are not 1 <= min <= max, or max is below one truncation.
@@ -104,7 +104,7 @@ class Unroll:
             batch = self.family.batch(state.task, "train", draw)
             loss, grads, model_state = value_and_grad(state.task, state.params, state.model_state, key, batch)
             updates, opt_state = self.optimizer.update(
-                {**self.frozen, **theta}, grads, state.opt_state, state.params, value=loss
+                tree.united(self.frozen, theta), grads, state.opt_state, state.params, value=loss
             )
             params = jax.tree.map(jnp.add, state.params, updates)
             finite = jnp.isfinite(loss)
@@ -128,7 +128,7 @@ class Unroll:
         return self.start(theta, key, index, jax.random.split(key, 3)[2])
 
     def _init_optimizer(self, theta: Theta, params: Params, num_steps: Array) -> OptState:
-        return self.optimizer.init({**self.frozen, **theta}, params, num_steps)
+        return self.optimizer.init(tree.united(self.frozen, theta), params, num_steps)
 
     def _horizon(self, key: Key, power: float) -> Array:
         """A horizon of density h^-power, in whole truncations: uniform in h^(1 - power), or in log h."""

@@ -8,6 +8,7 @@ the names below; the transformations that users apply (`celo.celo`, …) are in 
 from celo.optimizers._adafac_mlp import AdafacMLP, adafac_mlp
 from celo.optimizers._base import LearnedOptimizer, as_optax
 from celo.optimizers._celo import Celo, celo
+from celo.optimizers._celo2 import Celo2, celo2, celo2_base, scale_by_celo2
 from celo.optimizers._celo_adam import CeloAdam, celo_adam
 from celo.optimizers._decayed_rule import DecayedRule
 from celo.optimizers._horizon import cool_down, with_horizon
@@ -23,6 +24,7 @@ __all__ = [
     "RNNMLP",
     "AdafacMLP",
     "Celo",
+    "Celo2",
     "CeloAdam",
     "DecayedRule",
     "Entry",
@@ -34,11 +36,14 @@ __all__ = [
     "adafac_mlp",
     "as_optax",
     "celo",
+    "celo2",
+    "celo2_base",
     "celo_adam",
     "celo_rule",
     "cool_down",
     "nn_adam",
     "rnn_mlp",
+    "scale_by_celo2",
     "scale_by_celo_rule",
     "scale_by_celo_schedule",
     "velo",

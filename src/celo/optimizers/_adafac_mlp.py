@@ -18,9 +18,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from celo._arguments import check_parameters
 from celo._definitions import (
+    CELO,
     FACTORED_DECAYS,
     INPUTS,
     MOMENTUM_DECAYS,
@@ -31,25 +34,22 @@ from celo._definitions import (
 from celo._kernels import native, rule_network
 from celo._kernels.stacking import PerLayer, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, unclipped_gradient, update_stats
+from celo._layout import placed_with
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, read
-from celo.optimizers._update_rule import (
-    RuleState,
-    UpdateRule,
-    checked_tensors,
-    computed_together,
-    pack,
-    scale_by_rule,
-)
+from celo.optimizers._rule_steps import RuleState, checked_tensors, computed_together, init_state, pack
+from celo.optimizers._update_rule import scale_by_rule
 
 GROUP = "adafac_mlp"
 HIDDEN = 4
 NAMES = tuple(name for name in INPUTS if name not in ("clipped_grad", "grad_over_rms"))
 NUM_TENSOR_INPUTS = sum(INPUTS[name] for name in NAMES)
 NUM_INPUTS = NUM_TENSOR_INPUTS + len(TIME_SCALES)
-VECTOR_FLOOR = 1e-6  # in the preconditioned momenta of tensors with fewer than two axes; Celo has none
+RULE = dataclasses.replace(
+    CELO, name="adafac_mlp", matrix_inputs=NAMES, vector_inputs=NAMES, vector_floor=1e-6
+)
 
 
 class AdafacMLPState(NamedTuple):
@@ -106,9 +106,10 @@ class AdafacMLP(LearnedOptimizer):
         Raises:
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
-        del theta
-        statistics = UpdateRule("xla", per_layer=self.per_layer).init({}, params, num_steps)
-        return AdafacMLPState(statistics, jnp.zeros((), jnp.int32))
+        del theta, num_steps
+        check_parameters(params)
+        statistics = init_state(params, leading_axes(self.per_layer, params))
+        return placed_with(params, AdafacMLPState(statistics, jnp.zeros((), jnp.int32)))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -161,7 +162,7 @@ def _tensor_update(
         return jnp.zeros(param.shape, jnp.float32), stats
     grad, param = unclipped_gradient(grad), param.astype(jnp.float32)
     stats = update_stats(stats, grad, **decays)
-    step = rule_network.network_step(network, stats, grad, param, names=NAMES, vector_floor=VECTOR_FLOOR)
+    step = rule_network.network_step(RULE, network, stats, grad, param)
     scale = STEP_SCALE * jnp.exp(network["log_step"]) if "log_step" in network else STEP_SCALE
     return scale * step, stats
 
@@ -211,7 +212,7 @@ def adafac_mlp(
       and performance in learned optimizers", arXiv 2203.11860.
     """
     found = read(weights)
-    units = jnp.shape(found.theta.get(GROUP, {}).get("b0", ()))
+    units = np.shape(found.theta.get(GROUP, {}).get("b0", ()))
     bound = found.bind(AdafacMLP(kernel, hidden=units[0] if len(units) == 1 else HIDDEN))
     return chain(
         scale_by_rule(AdafacMLP(kernel, per_layer), bound, state_dtype),

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_num_steps, require_params, require_value
+from celo._arguments import check_num_steps, require_params, require_value, where_given
 from celo._definitions import RULE_STEP
+from celo._layout import placed_with
 from celo._limits import check_rate
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.transforms._nonfinite import guard_nonfinite
@@ -24,10 +25,12 @@ class LearnedOptimizer(abc.ABC):
     Attributes:
       theta_groups: top-level groups of θ that the optimizer reads.
       optional_theta: flat name -> shape of weights that θ may have besides those of `init_theta`.
+      fixed_theta: flat names of weights that are settings: meta-training leaves them as they are.
     """
 
     theta_groups: ClassVar[tuple[str, ...]]
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    fixed_theta: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def init_theta(self, key: Key) -> Theta:
@@ -83,7 +86,7 @@ def as_optax(
     horizon = check_num_steps(num_steps)
 
     def init_fn(params: Params) -> OptState:
-        return optimizer.init(theta, params, jnp.asarray(horizon, jnp.int32))
+        return placed_with(params, optimizer.init(theta, params, jnp.asarray(horizon, jnp.int32)))
 
     def update_fn(
         updates: Updates,
@@ -107,6 +110,7 @@ def chain(
     mask: Any | Callable[[Params], Any] | None,
     nonfinite: str | None,
     unit: float = RULE_STEP,
+    trained_rate: float | None = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Learned steps, which point downhill, under what optimizers of optax offer besides.
 
@@ -119,19 +123,30 @@ def chain(
       mask: what is decayed.
       nonfinite: a policy of `guard_nonfinite`, or None for no guard.
       unit: what stands for AdamW's learning rate at a step size of 1.
+      trained_rate: the learning rate that weights were trained for; None where it is to be tuned.
 
     Raises:
       CeloError: for a learning rate that is a negative number, or an unknown policy.
 
     Warns:
-      OutOfRangeWarning: once, for a learning rate that is a number far from 1.
+      OutOfRangeWarning: once, for a learning rate that is a number far from the trained one.
     """
     if isinstance(learning_rate, int | float):
-        check_rate(learning_rate, "learning_rate")
+        check_rate(learning_rate, "learning_rate", trained_rate)
     links = [direction, *scales, optax.scale_by_learning_rate(learning_rate, flip_sign=False)]
     if not (isinstance(weight_decay, int | float) and weight_decay == 0):
         links.insert(1, optax.add_decayed_weights(_downhill(weight_decay, unit), mask))
-    tx = optax.chain(*links)
+    linked = optax.chain(*links)
+
+    def init_fn(params: Params) -> OptState:
+        return placed_with(params, linked.init(params))
+
+    def update_fn(
+        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
+    ) -> tuple[Updates, OptState]:
+        return linked.update(updates, state, where_given(updates, require_params(params)), **extra_args)
+
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return tx if nonfinite is None else guard_nonfinite(tx, nonfinite)
 
 

@@ -1,6 +1,7 @@
 """Weights for a transformation: read once, checked, with what their file says of how they were trained."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
@@ -47,7 +48,7 @@ class BoundWeights:
 
     def check_size(self, params: Params) -> None:
         """Warn of a model (arrays or their shapes) far larger than the trained ones."""
-        self.trained.check_size(sum(leaf.size for leaf in jax.tree.leaves(params)))
+        self.trained.check_size(sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(params)))
 
 
 @dataclasses.dataclass(frozen=True)

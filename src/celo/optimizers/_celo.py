@@ -44,6 +44,7 @@ class Celo(LearnedOptimizer):
         **UpdateRule.optional_theta,
         **_schedule.OPTIONAL_THETA,
     }
+    fixed_theta: ClassVar[tuple[str, ...]] = UpdateRule.fixed_theta
 
     def __post_init__(self):
         native.check_kernel(self.kernel)

@@ -12,27 +12,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_shapes, require_params
+from celo._arguments import as_arrays, filled, require_params, where_given
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
 from celo._kernels import native
-from celo._kernels.statistics import ema, finite_gradient
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers import _schedule
+from celo.optimizers._adam import AdamState, init_moments, update_moments
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._schedule import ScheduleState, scale_by_schedule
-
-FIRST_DECAY, SECOND_DECAY = ADAM_DECAYS
-
-
-class AdamState(NamedTuple):
-    """Adam's moments, float32 and not bias-corrected."""
-
-    step: Array  # int32, steps taken
-    first: Params
-    second: Params
-
-    holds_gradient_statistics = True  # `guard_nonfinite` keeps them as they were
 
 
 class CeloAdamState(NamedTuple):
@@ -67,7 +55,7 @@ class CeloAdam(LearnedOptimizer):
     def init(self, theta: Theta, params: Params, num_steps: Array) -> CeloAdamState:
         """Zero moments and a schedule at its beginning."""
         return CeloAdamState(
-            moments=_init_moments(params),
+            moments=init_moments(params),
             schedule=_schedule.init(theta[_schedule.GROUP], num_steps),
         )
 
@@ -117,7 +105,7 @@ def celo_adam(
       CeloError: as `celo.celo`.
     """
     return chain(
-        optax.GradientTransformation(_init_moments, _adam_step),
+        optax.GradientTransformation(init_moments, _adam_step),
         scale_by_schedule(num_steps, bind(weights, CeloAdam(kernel)), plateau),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
@@ -127,25 +115,16 @@ def celo_adam(
     )
 
 
-def _init_moments(params: Params) -> AdamState:
-    """Zero moments of parameters of any floating dtype."""
-    first, second = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params) for _ in range(2))
-    return AdamState(jnp.zeros((), jnp.int32), first, second)
-
-
 def _adam_step(updates: Updates, state: OptState, params: Params | None = None) -> tuple[Updates, AdamState]:
     """Steps of about 0.001, downhill, in the parameters' dtypes."""
-    params, count = require_params(params), state.step + 1
-    for name, tree in (("its gradient", updates), ("its state", state.first), ("its state", state.second)):
-        check_shapes(params, tree, name)
-    grads = jax.tree.map(finite_gradient, updates)
-    first = jax.tree.map(lambda m, g: ema(m, g, FIRST_DECAY), state.first, grads)
-    second = jax.tree.map(lambda v, g: ema(v, g * g, SECOND_DECAY), state.second, grads)
-    steps = count.astype(jnp.float32)
-    share_first, share_second = 1.0 - FIRST_DECAY**steps, 1.0 - SECOND_DECAY**steps  # of a whole mean
+    params, before = as_arrays(where_given(updates, require_params(params))), state
+    given = state._replace(first=where_given(updates, state.first), second=where_given(updates, state.second))
+    state = update_moments(given, as_arrays(updates), params, ADAM_DECAYS)
+    steps = state.step.astype(jnp.float32)
+    share_first, share_second = (1.0 - decay**steps for decay in ADAM_DECAYS)  # of a whole mean
 
     def step(m: Array, v: Array, p: Array) -> Array:
         direction = m / share_first / (jnp.sqrt(v / share_second + ADAM_ROOT_FLOOR) + ADAM_FLOOR)
         return (-STEP_SCALE * direction).astype(p.dtype)
 
-    return jax.tree.map(step, first, second, params), AdamState(count, first, second)
+    return jax.tree.map(step, state.first, state.second, params), filled(state, before)

@@ -43,6 +43,7 @@ class DecayedRule(LearnedOptimizer):
     kernel: str = "auto"
     theta_groups: ClassVar[tuple[str, ...]] = UpdateRule.theta_groups
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = UpdateRule.optional_theta
+    fixed_theta: ClassVar[tuple[str, ...]] = UpdateRule.fixed_theta
 
     def __post_init__(self):
         native.check_kernel(self.kernel)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_floating, check_rows, check_shapes
+from celo._arguments import check_parameters, check_rows, check_shapes
 from celo._kernels import native
 from celo._kernels.stacking import (
     PerLayer,
@@ -30,6 +30,7 @@ from celo._kernels.stacking import (
     stackable,
 )
 from celo._kernels.statistics import finite_gradient, log_size, mean_and_variance
+from celo._layout import placed_with, zeros_beside
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -109,12 +110,12 @@ class NNAdam(LearnedOptimizer):
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
         del num_steps
-        check_floating(params)
+        check_parameters(params)
         rows = sum(count_tensors(jax.tree.leaves(params), leading_axes(self.per_layer, params)))
         own = theta[GROUP]
-        first, second = (jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params) for _ in range(2))
+        first, second = (jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in range(2))
         tiled = (jnp.tile(own[name], (rows, 1)) for name in ("hyperparameters", "h0", "c0"))
-        return NNAdamState(Moments(first, second), *tiled)
+        return placed_with(params, NNAdamState(Moments(first, second), *tiled))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array

@@ -7,14 +7,15 @@ conversion, evaluation, `celo info` and the contract tests all read this table.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import optax
 
+from celo._definitions import CELO2_STEP
 from celo.optimizers._adafac_mlp import GROUP as ADAFAC_MLP
 from celo.optimizers._adafac_mlp import AdafacMLP, adafac_mlp
 from celo.optimizers._base import LearnedOptimizer
 from celo.optimizers._celo import Celo, celo
+from celo.optimizers._celo2 import Celo2, celo2, celo2_base
 from celo.optimizers._celo_adam import CeloAdam, celo_adam
 from celo.optimizers._decayed_rule import DecayedRule
 from celo.optimizers._nn_adam import GROUP as NN_ADAM
@@ -27,6 +28,7 @@ from celo.optimizers._update_rule import UpdateRule, celo_rule
 from celo.optimizers._velo import MIXTURE_SCALES, Velo, velo
 
 MakeOptimizer = Callable[..., LearnedOptimizer]  # takes kernel=
+MakeTransform = Callable[..., optax.GradientTransformationExtraArgs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +61,11 @@ class Entry:
     """
 
     optimizer: MakeOptimizer
-    transform: Callable[..., optax.GradientTransformationExtraArgs]
+    transform: MakeTransform
     phases: tuple[TrainingPhase, ...]
 
 
-def _without_horizon(
-    make: Callable[..., optax.GradientTransformationExtraArgs],
-) -> Callable[..., optax.GradientTransformationExtraArgs]:
+def _without_horizon(make: MakeTransform) -> MakeTransform:
     """`make`, which has no use for a horizon, as entries have it."""
 
     def transform(num_steps: int, **settings) -> optax.GradientTransformationExtraArgs:
@@ -75,7 +75,7 @@ def _without_horizon(
     return transform
 
 
-def _in_one_go(optimizer: MakeOptimizer, group: str, make: Callable[..., Any]) -> Entry:
+def _in_one_go(optimizer: MakeOptimizer, group: str, make: MakeTransform) -> Entry:
     """The entry of an optimizer that has no horizon, and whose weights are all trained together."""
     return Entry(optimizer, _without_horizon(make), (TrainingPhase("rule", (group,), optimizer),))
 
@@ -86,6 +86,18 @@ def _velo(architecture: str, **sizes: int) -> Entry:
     optimizer = partial(Velo, mixture_scale=scale, **sizes)
     transform = partial(velo, mixture_scale=scale)
     return Entry(optimizer, transform, (TrainingPhase("rule", Velo.theta_groups, optimizer),))
+
+
+def _celo2(optimizer: MakeOptimizer, make: MakeTransform) -> Entry:
+    """Celo2 in one of its forms; the learning rate is in units of the one that it is meta-trained with."""
+
+    def transform(
+        *, learning_rate: optax.ScalarOrSchedule = 1.0, **settings
+    ) -> optax.GradientTransformationExtraArgs:
+        scale = optax.scale_by_learning_rate(learning_rate, flip_sign=False)
+        return optax.chain(make(CELO2_STEP, **settings), scale)
+
+    return _in_one_go(optimizer, RULE, transform)
 
 
 _RULE_PHASE = TrainingPhase("rule", (RULE,), UpdateRule, decayed=DecayedRule)
@@ -103,6 +115,8 @@ OPTIMIZERS: dict[str, Entry] = {
             TrainingPhase("finish", (SCHEDULER,), Celo),
         ),
     ),
+    "celo2": _celo2(Celo2, celo2),
+    "celo2_base": _celo2(partial(Celo2, adam_mask=False, orthogonalize=False), celo2_base),
     "celo_adam": Entry(CeloAdam, celo_adam, (TrainingPhase("scheduler", (SCHEDULER,), CeloAdam),)),
     "celo_rule": Entry(UpdateRule, _without_horizon(celo_rule), (_RULE_PHASE,)),
     "adafac_mlp": _in_one_go(AdafacMLP, ADAFAC_MLP, adafac_mlp),
@@ -113,3 +127,4 @@ OPTIMIZERS: dict[str, Entry] = {
     "velo": _velo("velo", units=512, banks=256),
     "velo_4000": _velo("velo_4000", units=512, banks=256),  # as released by VeLO's authors
 }
+"""The registry of learned optimizers; the name is the architecture in weights files."""

@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from celo import _tree as tree
-from celo._arguments import check_floating, check_rows, check_shapes, require_params, require_value
+from celo._arguments import check_parameters, check_rows, check_shapes, require_params, require_value
 from celo._definitions import INPUT_FLOOR, LARGEST_GRADIENT, MAGNITUDE_SCALE, STEP_SCALE, TIME_SCALES
 from celo._kernels import native
 from celo._kernels.stacking import (
@@ -35,6 +35,7 @@ from celo._kernels.stacking import (
     stackable,
 )
 from celo._kernels.statistics import ema, finite_gradient, log_size, mean_and_variance
+from celo._layout import placed_with, zeros_beside
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
@@ -150,12 +151,12 @@ class RNNMLP(LearnedOptimizer):
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
         del num_steps
-        check_floating(params)
+        check_parameters(params)
         rows = sum(count_tensors(jax.tree.leaves(params), leading_axes(self.per_layer, params)))
         own = theta[GROUP]
 
         def zeros() -> tuple[Params, ...]:
-            return tuple(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params) for _ in DECAYS)
+            return tuple(jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in DECAYS)
 
         def scalar(value: float) -> Array:
             return jnp.full((), value, jnp.float32)
@@ -164,14 +165,14 @@ class RNNMLP(LearnedOptimizer):
             hidden=jnp.tile(own["h0"], (rows, 1)),
             cell=jnp.tile(own["c0"], (rows, 1)),
             from_network=jnp.tile(own["first_from_network"], (rows, 1)),
-            across=jnp.array(
-                own["first_across"], jnp.float32
-            ),  # a copy: a donated state must not take θ along
+            # A copy: a donated state must not take θ along.
+            across=jnp.array(own["first_across"], jnp.float32),
             gradient_size=scalar(1.0 - CLIP_DECAY),  # as after one gradient of size 1
             seen=jnp.zeros((), jnp.int32),
         )
         losses = LossAverages(scalar(0.0), scalar(0.0), jnp.zeros((), jnp.int32))
-        return RNNMLPState(Moments(zeros(), zeros()), memory, losses, jnp.zeros((), jnp.int32))
+        state = RNNMLPState(Moments(zeros(), zeros()), memory, losses, jnp.zeros((), jnp.int32))
+        return placed_with(params, state)
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array

@@ -28,6 +28,7 @@ from celo._definitions import (
     TIME_CENTRES,
     UNITS,
 )
+from celo._layout import placed_with
 from celo._limits import check_plateau
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
@@ -259,8 +260,7 @@ def scale_by_schedule(
     weights.check_horizon(horizon)
 
     def init_fn(params: Params) -> ScheduleState:
-        del params
-        return init(theta, jnp.asarray(horizon, jnp.int32))
+        return placed_with(params, init(theta, jnp.asarray(horizon, jnp.int32)))
 
     def update_fn(
         updates: Updates,
@@ -300,7 +300,8 @@ def hold_plateau(
         check_plateau(share)
 
     def init_fn(params: Params) -> PlateauState:
-        return PlateauState(schedule.init(params), jnp.array(share, jnp.float32))
+        state = PlateauState(schedule.init(params), jnp.array(share, jnp.float32))
+        return placed_with(params, state)
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any

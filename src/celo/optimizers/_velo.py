@@ -23,16 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from celo._arguments import check_num_steps, require_params, require_value
+from celo._arguments import check_num_steps, check_parameters, check_rows, require_params, require_value
 from celo._definitions import (
+    CELO,
     HIDDEN,
-    LOG_FLOOR,
-    LOG_LIMIT,
-    LOG_SCALE,
-    LOG_UNIT,
     MOST_AXES,
     NUM_INPUTS,
-    NUM_OUTPUTS,
     SMALLEST_SQUARE,
     STEP_SCALE,
     TENSOR_INPUTS,
@@ -40,12 +36,21 @@ from celo._definitions import (
 )
 from celo._errors import CeloError
 from celo._kernels import native
-from celo._kernels.stacking import PerLayer, leading_axes, over_tensors
-from celo._kernels.statistics import TensorStats
+from celo._kernels.stacking import PerLayer, as_rows, count_tensors, leading_axes, over_tensors
+from celo._kernels.statistics import TensorStats, log_size, mean_and_variance
+from celo._layout import placed_with
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain
 from celo.optimizers._bind import WeightsLike, read
+from celo.optimizers._rule_steps import (
+    RuleState,
+    checked_tensors,
+    computed_together,
+    init_state,
+    pack,
+    tensor_update,
+)
 from celo.optimizers._schedule import (
     LossHistory,
     hold_plateau,
@@ -54,14 +59,6 @@ from celo.optimizers._schedule import (
     observe,
     published_averaging,
     time_features,
-)
-from celo.optimizers._update_rule import (
-    RuleState,
-    UpdateRule,
-    checked_tensors,
-    computed_together,
-    pack,
-    tensor_update,
 )
 from celo.transforms._low_precision_state import CompactState, check_state_dtype, in_bfloat16
 
@@ -105,7 +102,8 @@ class Velo(LearnedOptimizer):
       per_layer: as in `UpdateRule`; each layer of a stacked tensor has its own network.
 
     Raises:
-      CeloError: for an unknown kernel, or a native one that does not work here.
+      CeloError: for an unknown kernel, or a native one that does not work here; for a `mixture_scale` out of
+        its range.
     """
 
     kernel: str = "auto"
@@ -116,6 +114,11 @@ class Velo(LearnedOptimizer):
     theta_groups: ClassVar[tuple[str, ...]] = (BANK, CONTROLLER)
 
     def __post_init__(self):
+        if not 0 < self.mixture_scale < math.inf:
+            raise CeloError(
+                f"mixture_scale must be positive and finite, got {self.mixture_scale!r}; it is 100 for the "
+                "weights that VeLO's authors released, and 1 for others"
+            )
         native.check_kernel(self.kernel)
 
     def init_theta(self, key: Key) -> Theta:
@@ -130,7 +133,7 @@ class Velo(LearnedOptimizer):
             weights = truncated_normal_fan_in(key, (*banks, inputs, outputs), inputs)
             return weights, jnp.zeros((*banks, outputs), jnp.float32)
 
-        units, widths = self.units, (NUM_INPUTS, HIDDEN, HIDDEN, NUM_OUTPUTS)
+        units, widths = self.units, (NUM_INPUTS, HIDDEN, HIDDEN, CELO.outputs)
         bank = {}
         for n, layer_key in enumerate(jax.random.split(key_bank, len(widths) - 1)):
             bank[f"w{n}"], bank[f"b{n}"] = layer(layer_key, widths[n], widths[n + 1], self.banks)
@@ -152,9 +155,9 @@ class Velo(LearnedOptimizer):
         Raises:
           CeloError: if a parameter is not a real floating-point array, or `per_layer` does not fit.
         """
-        rule = UpdateRule(self.kernel, per_layer=self.per_layer).init({}, params, num_steps)
+        check_parameters(params)
         layers = leading_axes(self.per_layer, params)
-        rows = sum(math.prod(p.shape[:n]) for p, n in zip(jax.tree.leaves(params), layers, strict=True))
+        rows = sum(count_tensors(jax.tree.leaves(params), layers))
 
         def for_each(first: Array) -> Array:
             return jnp.array(jnp.broadcast_to(first, (rows, *first.shape)), jnp.float32)
@@ -166,7 +169,7 @@ class Velo(LearnedOptimizer):
             hidden=for_each(theta[CONTROLLER]["h0"]),
             cell=for_each(theta[CONTROLLER]["c0"]),
         )
-        return VeloState(rule, controller)
+        return placed_with(params, VeloState(init_state(params, layers), controller))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -182,7 +185,7 @@ class Velo(LearnedOptimizer):
             theta[CONTROLLER], state.controller, heard, [p.size for _, _, p in tensors], value
         )
         networks = self._mixed(theta[BANK], controls, factors, [x.shape[:-1] for x in heard])
-        step = functools.partial(tensor_update, kernel, 0.0)
+        step = functools.partial(tensor_update, CELO, kernel, 0.0)
         with_networks = [(own, *tensor) for own, tensor in zip(networks, tensors, strict=True)]
         steps = over_tensors(step, with_networks, layers, computed_together(tensors, layers, kernel))
         updates = [update.astype(p.dtype) for (update, _), (_, _, p) in zip(steps, tensors, strict=True)]
@@ -207,7 +210,7 @@ class Velo(LearnedOptimizer):
         for name in ("w2", "b2"):
             last = mixed[name]
             scale = jnp.stack([factors, jnp.ones_like(factors)], axis=-1)
-            mixed[name] = last * scale.reshape(-1, *[1] * (last.ndim - 2), NUM_OUTPUTS)
+            mixed[name] = last * scale.reshape(-1, *[1] * (last.ndim - 2), CELO.outputs)
         ends = np.cumsum([0, *map(math.prod, leads)])
         return [
             {name: w[ends[n] : ends[n + 1]].reshape(*lead, *w.shape[1:]) for name, w in mixed.items()}
@@ -226,19 +229,14 @@ def tensor_inputs(stats: TensorStats, param: Array) -> Array:
         return jnp.zeros((TENSOR_INPUTS,), jnp.float32)
     param = param.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.maximum(SMALLEST_SQUARE, jnp.mean(jnp.square(param))))
-    means = [jnp.mean(m) for m in stats.momenta]
-    variances = [jnp.mean(jnp.square(m - mean)) for m, mean in zip(stats.momenta, means, strict=True)]
-    mean = jnp.mean(stats.second_moment)
-    variance = jnp.mean(jnp.square(stats.second_moment - mean))
+    of_momenta = [mean_and_variance([m]) for m in stats.momenta]
+    mean, variance = mean_and_variance([stats.second_moment])
     # The published variance of second moments is taken around the momenta's means, hence once for each.
-    around = [variance + jnp.square(mean - other) for other in means]
+    around = [variance + jnp.square(mean - other) for other, _ in of_momenta]
+    variances = jnp.stack([*(own for _, own in of_momenta), *around]) * jnp.square(inverse)
     axes = jax.nn.one_hot(sum(size > 1 for size in param.shape), MOST_AXES + 1, dtype=jnp.float32)
-    variances = jnp.stack([*variances, *around]) * jnp.square(inverse)
-    return jnp.concatenate([_log_size(mean * inverse)[None], axes, _log_size(variances)])
-
-
-def _log_size(x: Array) -> Array:
-    return LOG_UNIT * jnp.clip(jnp.log(LOG_FLOOR + LOG_SCALE * x), -LOG_LIMIT, LOG_LIMIT)
+    sizes = [0.5 * log_size(10.0 * x) for x in (mean[None] * inverse, variances)]
+    return jnp.concatenate([sizes[0], axes, sizes[1]])
 
 
 def _control(
@@ -258,10 +256,8 @@ def _control(
     """
     losses, means = observe(state.losses, loss, state.num_steps, published_averaging)
     shared = [time_features(state.step, state.num_steps), loss_features(means, losses)]
-    own = jnp.concatenate(
-        [jnp.zeros((0, TENSOR_INPUTS), jnp.float32), *(x.reshape(-1, TENSOR_INPUTS) for x in heard)]
-    )
-    _check_rows(theta, state, len(own))
+    own = as_rows(heard, TENSOR_INPUTS)
+    check_rows(state.hidden, (len(own), theta["h0"].size))
     inputs = jnp.concatenate([*(jnp.broadcast_to(x, (len(own), x.size)) for x in shared), own], axis=1)
     # A layer before this one, whose output the published code overwrites, is not part of θ.
     mix = jax.nn.relu(inputs @ theta["mix_w"] + theta["mix_b"])
@@ -273,16 +269,6 @@ def _control(
     state = ControllerState(state.step + 1, state.num_steps, losses, hidden, cell)
     controls = hidden @ theta["control_w"] + theta["control_b"]
     return controls, hidden @ theta["step_w"] + theta["step_b"], state
-
-
-def _check_rows(theta: dict[str, Array], state: ControllerState, tensors: int) -> None:
-    """CeloError for the state of another model, or of weights of another size."""
-    wanted = (tensors, *theta["h0"].shape)
-    if state.hidden.shape != wanted or state.cell.shape != wanted:
-        raise CeloError(
-            f"the controller's state has shape {state.hidden.shape}, expected {wanted}: the tensors, and the "
-            "units of the LSTM. It was made for other parameters or weights; begin with tx.init(params)"
-        )
 
 
 def velo(

@@ -8,6 +8,7 @@ import jax
 from celo._types import Array, Batch, Key, ModelState, Params
 
 SPLITS = ("train", "valid", "test")
+"""The three parts of a task's data."""
 
 
 class Task(abc.ABC):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from celo._types import Array, Batch
 
 ModelLoss = Callable[..., tuple[Array, dict[str, Array]]]
+"""(outputs, batch) -> (loss, metrics): scalars, the metrics by name."""
 
 
 def cross_entropy(logits: Array, batch: Batch) -> tuple[Array, dict[str, Array]]:

@@ -17,6 +17,7 @@ from celo.tasks._losses import ModelLoss, guessing_cap, next_character, next_tok
 from celo.tasks._sources import Source
 
 NOISE = "noise"  # the only stream of random numbers of a module, in training and in evaluation
+"""The name of the stream of random numbers that modules may use."""
 STATIC = {"static": True}
 
 

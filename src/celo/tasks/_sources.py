@@ -21,6 +21,7 @@ from celo.tasks._base import SPLITS
 # The image sets that Celo is meta-trained on. MNIST digits over CIFAR-10 photographs stand in for SVHN, whose
 # files users have to supply themselves.
 CELO_DATASETS = ("mnist", "fashion_mnist", "cifar10", "mnist_on_cifar10")
+"""The image sets that Celo is meta-trained on."""
 
 
 def uniform_index(draw: Array, size: Array | int) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from celo._definitions import RULE_STEP, matrix_shape
+from celo._definitions import RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
 from celo._errors import CeloError
 from celo._limits import check_steps
 from celo.torch import _native, _rule
@@ -59,17 +59,18 @@ def _wants_matrix(
 
 
 def _matrix_gains(
-    theta: _rule.Theta, item: Work, layers: int, least: float | Tensor, taken: float | Tensor
+    theta: _rule.Theta, item: Work, matrix: tuple[int, int], least: float | Tensor, taken: float | Tensor
 ) -> Tensor:
     """[n], what a tensor's n orthogonalised steps are multiplied by; keeps the sizes at the first one."""
     log_gain = theta.get("log_matrix_gain")
     gain = theta["w0"].new_ones(()) if log_gain is None else log_gain.exp()
-    count = math.prod(item.value.shape[:layers])
+    count = item.value.numel() // math.prod(matrix)
     if "start_power" not in theta:
         return gain.expand(count)
     size = _rule.sizes(item.value.float().reshape(count, -1))
     before = item.state["first_size"].view(count)
-    first = torch.where(before == 0.0, size, before)
+    began = torch.where(size < ZERO_SIZE, usual_size(matrix), size)  # the size of zeros says nothing
+    first = torch.where(before == 0.0, began, before)
     before.copy_(torch.where(torch.as_tensor(taken, device=before.device).bool(), first, before))
     shrunk = first.clamp(min=least) / size.clamp(min=least)
     return gain * shrunk ** theta["start_power"]
@@ -90,7 +91,7 @@ def _eager_steps(
                 _take_apart(batch, name, joined)
         matrix = _wants_matrix(theta, group, tuple(shape[1:]))
         if matrix:
-            gains = [_matrix_gains(theta, item, group["per_layer"], least, taken) for item in batch]
+            gains = [_matrix_gains(theta, item, matrix, least, taken) for item in batch]
             steps = polar_factor(steps.view(-1, *matrix)).mul_(torch.cat(gains).view(-1, 1, 1)).view(shape)
         counts = [math.prod(x.value.shape[: group["per_layer"]]) for x in batch]
         for item, step in zip(batch, steps.split(counts), strict=True):
@@ -119,7 +120,7 @@ def _native_steps(
                 new.copy_(torch.where(taken.bool(), new, old))
         if matrix := _wants_matrix(theta, group, tuple(shape[1:])):
             matrices.append(step.view(-1, *matrix))
-            gains.append(_matrix_gains(theta, item, group["per_layer"], least, taken))
+            gains.append(_matrix_gains(theta, item, matrix, least, taken))
         steps.append(step.view(item.value.shape))
     if matrices:
         _native.orthogonalize(matrices, torch.cat(gains))

@@ -17,6 +17,7 @@ from celo._errors import CeloError, unknown_name
 from celo.torch._rule import Statistics
 
 KERNELS = ("auto", "native", "eager")
+FUNCTIONS = ("celo_rule_steps", "celo_orthogonalize_matrices")
 _FOLDER = Path(__file__).parents[1] / "_kernels"
 SOURCES = tuple(_FOLDER / f"{name}.cc" for name in ("rule", "orthogonal", "plain_calls"))
 HEADERS = tuple(_FOLDER / f"{name}.h" for name in ("lanes", "orthogonal", "parallel", "rule"))
@@ -29,21 +30,13 @@ def library() -> ctypes.CDLL:
     Raises:
       CeloError: without a C++ compiler, or if compiling or loading fails.
     """
-    path = _compile.build(SOURCES, HEADERS, remedy="use kernel='eager'")
-    try:
-        return ctypes.CDLL(str(path))
-    except OSError as error:  # a folder from which nothing may be executed, for one
-        raise CeloError(f"the native kernel cannot be loaded ({error}); use kernel='eager'") from error
+    return _compile.load(SOURCES, HEADERS, FUNCTIONS, remedy="use kernel='eager'")
 
 
 @cache
 def available() -> bool:
-    """Whether there is a compiler, or kernels compiled before."""
-    try:
-        library()
-    except CeloError:
-        return False
-    return True
+    """Whether there is a compiler; says, once, why the kernels do not work in spite of it."""
+    return _compile.works(library, instead="PyTorch's own operations")
 
 
 def check_kernel(kernel: str) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from celo import weights as weights_files
-from celo._definitions import HIDDEN, NUM_INPUTS, NUM_OUTPUTS, SCHEDULE_INPUTS, UNITS
+from celo._definitions import CELO, SCHEDULE_INPUTS, UNITS
 from celo._errors import CeloError
 from celo._limits import TrainedRange
 
@@ -18,14 +18,7 @@ WeightsLike = str | os.PathLike[str] | Mapping[str, Mapping[str, Any]]  # bundle
 
 RULE, SCHEDULE = "update_rule", "scheduler"  # groups of θ
 _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    RULE: {
-        "w0": (NUM_INPUTS, HIDDEN),
-        "b0": (HIDDEN,),
-        "w1": (HIDDEN, HIDDEN),
-        "b1": (HIDDEN,),
-        "w2": (HIDDEN, NUM_OUTPUTS),
-        "b2": (NUM_OUTPUTS,),
-    },
+    RULE: CELO.shapes,
     SCHEDULE: {
         "mix_w": (SCHEDULE_INPUTS, UNITS),
         "mix_b": (UNITS,),

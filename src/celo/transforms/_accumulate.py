@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_value
+from celo._arguments import as_arrays, filled, require_value, where_given
+from celo._layout import placed_with, zeros_beside
 from celo._limits import check_steps
 from celo._types import Array, OptState, Params, Updates
 
@@ -15,7 +16,7 @@ class AccumulateState(NamedTuple):
     """The optimizer's state, and sums over the micro-batches since its last step."""
 
     inner_state: OptState
-    grads: Updates  # float32, shaped like the gradients
+    grads: Updates  # float32 or complex64, shaped like the gradients
     loss: Array  # float32
     mini_step: Array  # int32, micro-batches in the sums; `optax.MultiSteps` calls it so
 
@@ -41,12 +42,13 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
     inner = optax.with_extra_args_support(tx)
 
     def init_fn(params: Params) -> AccumulateState:
-        return AccumulateState(
+        state = AccumulateState(
             inner_state=inner.init(params),
-            grads=jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params),
+            grads=jax.tree.map(_zeros, params),
             loss=jnp.zeros((), jnp.float32),
             mini_step=jnp.zeros((), jnp.int32),
         )
+        return placed_with(params, state)
 
     def update_fn(
         updates: Updates,
@@ -56,8 +58,10 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
         value: Any = None,
         **extra_args: Any,
     ) -> tuple[Updates, AccumulateState]:
-        like = updates if params is None else params
-        sums = jax.tree.map(lambda total, g: total + g.astype(jnp.float32), state.grads, updates)
+        updates = as_arrays(updates)
+        like = updates if params is None else as_arrays(where_given(updates, params))
+        old = where_given(updates, state.grads)
+        sums = jax.tree.map(lambda total, g: total + g.astype(total.dtype), old, updates)
         loss = state.loss if value is None else state.loss + require_value(value)
         mini_step = state.mini_step + 1
 
@@ -66,12 +70,19 @@ def accumulate(tx: optax.GradientTransformation, every: int) -> optax.GradientTr
             given = extra_args if value is None else {**extra_args, "value": loss / every}
             steps, inner_state = inner.update(mean, state.inner_state, params, **given)
             steps = jax.tree.map(lambda u, p: u.astype(p.dtype), steps, like)
-            return steps, AccumulateState(inner_state, *jax.tree.map(jnp.zeros_like, (sums, loss, mini_step)))
+            zeros = jax.tree.map(jnp.zeros_like, (filled(sums, state.grads), loss, mini_step))
+            return steps, AccumulateState(inner_state, *zeros)
 
         def wait() -> tuple[Updates, AccumulateState]:
             zeros = jax.tree.map(jnp.zeros_like, like)
-            return zeros, AccumulateState(state.inner_state, sums, loss, mini_step)
+            return zeros, AccumulateState(state.inner_state, filled(sums, state.grads), loss, mini_step)
 
         return jax.lax.cond(mini_step == every, step, wait)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _zeros(param: Any) -> Array:
+    """For a sum of gradients: float32, or complex64."""
+    zeros = zeros_beside(param, jnp.shape(param))
+    return zeros.astype(jnp.complex64) if jnp.iscomplexobj(param) else zeros

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from celo._errors import CeloError
+from celo._layout import placed_with
 from celo._types import Array, OptState, Params, Updates
 
 STATE_DTYPES = ("float32", "bfloat16")
@@ -53,7 +54,7 @@ def in_bfloat16(
         return change(state) if field is None else state._replace(**{field: change(getattr(state, field))})
 
     def init_fn(params: Params) -> OptState:
-        return replaced(tx.init(params), compacted)
+        return placed_with(params, replaced(tx.init(params), compacted))
 
     def update_fn(
         updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any

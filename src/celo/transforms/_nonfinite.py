@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import require_value
+from celo._arguments import require_value, where_given
 from celo._definitions import DOUBLING_STEPS, POLICIES, SMALLEST_SCALE
 from celo._errors import unknown_name
+from celo._layout import placed_with, varying_zero
 from celo._tree import scaled
 from celo._types import Array, OptState, Params, Updates
 
@@ -61,8 +62,9 @@ def guard_nonfinite(
 
     def init_fn(params: Params) -> NonfiniteState:
         # Each its own array: leaves of a donated state may not share memory.
-        counters = [jnp.zeros((), jnp.int32) for _ in range(3)]
-        return NonfiniteState(tx.init(params), *counters, scale=jnp.ones((), jnp.float32))
+        inner_state, zero = tx.init(params), varying_zero(jax.tree.leaves(params))
+        counters = [jnp.array(zero, jnp.int32) for _ in range(3)]
+        return placed_with(params, NonfiniteState(inner_state, *counters, scale=1.0 + zero))
 
     def update_fn(
         updates: Updates,
@@ -76,7 +78,7 @@ def guard_nonfinite(
             return tx.update(grads, state.inner_state, params, value=value, **extra_args)
 
         def stand_still() -> tuple[Updates, OptState]:
-            zeros = _zeros_like(updates if params is None else params)
+            zeros = _zeros_like(updates if params is None else where_given(updates, params))
             if policy == "hold":
                 return zeros, state.inner_state
             return zeros, _with_statistics_of(state.inner_state, step(_zeros_like(updates))[1])
@@ -105,7 +107,8 @@ def guard_nonfinite(
 
 
 def _all_finite(updates: Updates) -> Array:
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(updates)]
+    leaves = [leaf for leaf in jax.tree.leaves(updates) if jnp.result_type(leaf) != jax.dtypes.float0]
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
     return jnp.all(jnp.stack(finite)) if finite else jnp.ones((), jnp.bool_)
 
 

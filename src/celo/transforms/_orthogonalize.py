@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from celo._arguments import as_arrays
+from celo._errors import CeloError
 from celo._kernels import native, orthogonal
 from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
 from celo._types import OptState, Params, Updates
@@ -50,11 +52,18 @@ def orthogonalize(
         updates: Updates, state: OptState, params: Params | None = None
     ) -> tuple[Updates, OptState]:
         del params
+        updates = as_arrays(updates)
         leaves, treedef = jax.tree.flatten(updates)
         resolved = native.resolve(kernel)
-        if resolved == "native":
-            for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
-                native.check_whole(leaf, jax.tree_util.keystr(path))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+            name = jax.tree_util.keystr(path)
+            if jnp.iscomplexobj(leaf):
+                raise CeloError(
+                    f"updates must be real, and updates{name} is {leaf.dtype}{list(leaf.shape)}; let "
+                    "orthogonalize see two parts: optax.contrib.split_real_and_imaginary(orthogonalize())"
+                )
+            if resolved == "native":
+                native.check_whole(leaf, name)
         wanted = per_leaf(matrices, updates, bool, "matrices", default=True)
         layers = leading_axes(per_layer, updates)
         steps = [leaf.astype(jnp.float32) for leaf in leaves]

@@ -3,9 +3,12 @@
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from celo._arguments import check_array
 from celo._errors import CeloError
 from celo._types import Params
 
@@ -47,9 +50,10 @@ def label_params(
     is_vector, is_head = _finder("vector", vector), _finder("head", head)
     is_embedding = _finder("embedding", embedding)
 
-    def label(path: tuple, leaf: jax.Array) -> str:
+    def label(path: tuple, leaf: Any) -> str:
         name = _name(path)
-        if len(leaf.shape) < 2 or is_vector(name):
+        check_array(f"params{jax.tree_util.keystr(path)}", leaf)
+        if jnp.ndim(leaf) < 2 or is_vector(name):
             return "vector"
         if is_head(name):
             return "head"
@@ -76,7 +80,7 @@ def plan(params: Params, labels: Params) -> str:
     groups: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
     tensors = jax.tree_util.tree_leaves_with_path(params)
     for (path, leaf), label in zip(tensors, jax.tree.leaves(labels), strict=True):
-        groups.setdefault(label, []).append((_name(path), tuple(leaf.shape)))
+        groups.setdefault(label, []).append((_name(path), jnp.shape(leaf)))
     lines = []
     for label, members in groups.items():
         count = sum(math.prod(shape) for _, shape in members)

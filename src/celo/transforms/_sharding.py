@@ -7,14 +7,17 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from celo._errors import CeloError
+from celo._layout import spec_beside
 from celo._types import OptState, Params
+from celo.transforms._soap import PerAxis
 
 
 def state_sharding(tx: optax.GradientTransformation, params: Params) -> OptState:
     """Shardings for an optimizer's state: what is kept for a tensor is split as the tensor, the rest copied.
 
     An axis in which a statistic is not as long as its tensor is whole on every device: so the axis of size 1
-    that a factored second moment has been averaged over. Scalars, counters and the learned schedule's state
+    that a factored second moment has been averaged over. A matrix that SOAP keeps for an axis has its rows
+    split as that axis. Scalars, counters and the learned schedule's state
     are copied to all devices. Nothing is computed and no state is made.
 
     >>> import celo, jax, jax.numpy as jnp
@@ -37,21 +40,25 @@ def state_sharding(tx: optax.GradientTransformation, params: Params) -> OptState
     """
     mesh = _mesh(params)
 
+    def split(*axes: Any) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
     def beside(statistic: Any, param: Any) -> Any:
         if isinstance(statistic, optax.MaskedNode):
             return statistic
-        spec = param.sharding.spec
-        axes = [*spec, *[None] * (len(param.shape) - len(spec))]
-        kept = zip(statistic.shape, param.shape, axes, strict=False)  # a statistic may have fewer axes
-        return NamedSharding(mesh, PartitionSpec(*(axis if n == size else None for n, size, axis in kept)))
+        if isinstance(statistic, PerAxis):
+            axes = [*param.sharding.spec, *[None] * (len(param.shape) - len(param.sharding.spec))]
+            rows = zip(statistic.matrices, axes, strict=True)
+            return PerAxis(tuple(None if m is None else split(axis) for m, axis in rows))
+        return NamedSharding(mesh, spec_beside(param.sharding.spec, param.shape, statistic.shape))
 
     return optax.tree_map_params(
         tx,
         beside,
         jax.eval_shape(tx.init, params),
         params,
-        transform_non_params=lambda _: NamedSharding(mesh, PartitionSpec()),
-        is_leaf=lambda node: isinstance(node, optax.MaskedNode),
+        transform_non_params=lambda _: split(),
+        is_leaf=lambda node: isinstance(node, optax.MaskedNode | PerAxis),
     )
 
 

@@ -88,7 +88,7 @@ def test_the_answer_of_a_schedule_free_optimizer_is_its_average():
     assert set(ANSWERS) <= set(BASELINES)
 
 
-def test_a_definition_is_of_the_function_of_optax_and_its_own_settings():
+def test_a_definition_is_of_the_function_and_its_own_settings():
     adam = definition("adam")
     assert adam["optimizer"] == "optax.adam"
     assert {"b1=0.9", "b2=0.999", "eps=1e-08"} <= set(adam["settings"].split(", "))
@@ -103,6 +103,9 @@ def test_every_baseline_tells_its_settings():
     assert told["momentum_cosine"]["schedule"] == "linear warm-up over 5% of the steps, then a cosine to 0"
     assert told["momentum"]["schedule"] == "constant"
     assert told["muon"]["optimizer"] == "optax.contrib.muon"
+    assert told["soap_cosine"]["optimizer"] == "celo.transforms.soap"
+    assert "b1=0.95, b2=0.95, shampoo_beta=None, eps=1e-08" in told["soap"]["settings"]
+    assert "precondition_frequency=10, max_precond_dim=10000" in told["soap"]["settings"]
     assert "warmup_steps=5% of the steps" in told["schedule_free_adamw"]["settings"]
     assert len({tuple(facts.values()) for facts in told.values()}) == len(BASELINES)
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from celo.evaluate._run.learned_optimizer_task import Episode, InnerTraining, InnerTrainings
-from celo.optimizers import UpdateRule
-from celo.optimizers._update_rule import mirrored
+from celo.optimizers import AdafacMLP
 from celo.tasks import ImageMLP
 from celo.tasks._base import value_and_grad
 
@@ -21,13 +20,14 @@ KEY = jax.random.key(0)
 
 @pytest.fixture(scope="module")
 def small():
-    """(task, weights of the rule, episode): a linear classifier of four numbers into three classes."""
+    """(task, weights of AdaFac-MLP, episode): a linear classifier of four numbers into three classes."""
     task = InnerTraining(ImageMLP(jnp.int32(0), (4, 3)))
     x = 0.3 * jax.random.normal(jax.random.key(1), (STEPS, 8, 4))
     y = jax.random.randint(jax.random.key(2), (STEPS, 8), 0, 3)
-    theta = mirrored(task.init(KEY)[0]["update_rule"])  # of which no unit is dead
-    # So that a step is of a third of a tensor, and not of a thousandth.
-    return task, {"update_rule": theta | {"w2": 300 * theta["w2"]}}, Episode(KEY, x, y)
+    theta = task.init(KEY)[0]["adafac_mlp"]
+    alive = {name: theta[name] + 1.0 for name in ("b0", "b1")}  # units with something to say
+    # So that a step is of a tenth, and not of a thousandth.
+    return task, {"adafac_mlp": theta | alive | {"w2": 100 * theta["w2"]}}, Episode(KEY, x, y)
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +43,19 @@ def loss(small):
     return run
 
 
-def test_the_loss_is_the_mean_over_the_steps_of_a_training_by_the_rule(small, loss):
+def test_the_loss_is_the_mean_over_the_steps_of_a_training_by_adafac_mlp(small, loss):
     """Step by step, each with the batch of its own."""
     task, theta, episode = small
-    rule = UpdateRule(kernel="xla")
+    learned = AdafacMLP()
 
     @jax.jit
     def step(inner, state, batch):
         value, grads, _ = value_and_grad(task.inner, inner, (), KEY, batch)
-        updates, state = rule.update(theta, grads, state, inner, value=value)
+        updates, state = learned.update(theta, grads, state, inner, value=value)
         return jax.tree.map(jnp.add, inner, updates), state, value
 
     inner, _ = task.inner.init(episode.key)
-    state, losses = rule.init(theta, inner, jnp.int32(1)), []
+    state, losses = learned.init(theta, inner, jnp.int32(1)), []
     for t in range(STEPS):
         inner, state, value = step(inner, state, (episode.x[t], episode.y[t]))
         losses.append(float(value))
@@ -68,15 +68,16 @@ def test_the_loss_is_the_mean_over_the_steps_of_a_training_by_the_rule(small, lo
 def along(small, loss):
     """A function: number -> losses that far along a direction of the last layer, which has no corners."""
     _, theta, _ = small
-    outputs = {name: theta["update_rule"][name] for name in ("w2", "b2")}
+    own = theta["adafac_mlp"]
+    outputs = {name: own[name] for name in ("w2", "b2")}
     keys = jax.random.split(jax.random.key(3), 2)
     direction = {
-        name: 1000 * jax.random.normal(k, x.shape) for k, (name, x) in zip(keys, outputs.items(), strict=True)
+        name: 100 * jax.random.normal(k, x.shape) for k, (name, x) in zip(keys, outputs.items(), strict=True)
     }
 
     def losses(scale):
         moved = {name: x + scale * direction[name] for name, x in outputs.items()}
-        return loss({"update_rule": theta["update_rule"] | moved})
+        return loss({"adafac_mlp": own | moved})
 
     return losses
 
@@ -88,13 +89,13 @@ def test_the_derivative_is_that_of_the_whole_training(along):
     assert min(np.abs(slopes)) > 1e-3  # it is not nothing that is compared
 
 
-@pytest.mark.slow  # compiles for half a minute: the derivative of each weight of the rule is a sum of its own
+@pytest.mark.slow  # compiles for half a minute: the derivative of each weight is a sum of its own
 def test_back_propagation_gives_the_derivative(along):
     _, slopes = jax.jvp(along, (jnp.zeros(()),), (jnp.ones(()),))
     np.testing.assert_allclose(jax.grad(lambda scale: along(scale)[0])(0.0), slopes[0], rtol=1e-3)
 
 
-def test_a_rule_that_stands_still_pays_what_the_start_costs(small, loss):
+def test_an_optimizer_that_stands_still_pays_what_the_start_costs(small, loss):
     task, theta, episode = small
     inner, _ = task.inner.init(episode.key)
     batches = zip(episode.x, episode.y, strict=True)
@@ -105,7 +106,7 @@ def test_a_rule_that_stands_still_pays_what_the_start_costs(small, loss):
 
 
 def test_no_step_of_an_inner_training_costs_more_than_the_cap(small, loss):
-    """Also of rules that ruin what they train: the first step alone is at what the start costs."""
+    """Also of weights that ruin what they train: the first step alone is at what the start costs."""
     task, theta, episode = small
     cap = 1.5 * math.log(3)
     inner, _ = task.inner.init(episode.key)
@@ -114,8 +115,8 @@ def test_no_step_of_an_inner_training_costs_more_than_the_cap(small, loss):
     mean, last = loss(jax.tree.map(lambda p: p * np.nan, theta))
     assert np.isnan(last)
     np.testing.assert_allclose(mean, most, rtol=1e-5)
-    wild = theta["update_rule"] | {"w2": theta["update_rule"]["w2"] * jnp.asarray([[-1e4, 1.0]])}  # uphill
-    mean, last = loss({"update_rule": wild})
+    wild = theta["adafac_mlp"] | {"w2": theta["adafac_mlp"]["w2"] * jnp.asarray([[1e5, 1.0]])}
+    mean, last = loss({"adafac_mlp": wild})
     assert 100 * cap < last < np.inf
     np.testing.assert_allclose(mean, most, rtol=1e-5)
 
@@ -126,6 +127,12 @@ def test_no_step_of_an_inner_training_costs_more_than_the_cap(small, loss):
 @pytest.fixture(scope="module")
 def family():
     return InnerTrainings("digits", steps=STEPS, batch_size=8)
+
+
+def test_what_is_trained_are_fresh_weights_of_adafac_mlp(family):
+    params, _ = family.sample(KEY, jnp.int32(0)).init(KEY)
+    jax.tree.map(np.testing.assert_array_equal, params, AdafacMLP().init_theta(KEY))
+    assert sum(x.size for x in jax.tree.leaves(params)) == 197
 
 
 def test_the_family_is_one_task_on_its_set_with_the_cap_of_a_classifier(family):

@@ -1,6 +1,7 @@
-"""Baselines: hand-made optimizers to compare with, as they come in optax.
+"""Baselines: hand-made optimizers to compare with, as they come in optax; and SOAP of `celo.transforms`.
 
-optax has no Shampoo and no SOAP; the package optax-shampoo has not changed since 2022.
+Shampoo is missing: optax has none, and the package optax-shampoo has not changed since 2022. So is PSGD Kron:
+neither distributed-kron 2.0.0 nor psgd-jax 0.2.9 can be imported beside JAX 0.10.2 and optax 0.2.8.
 """
 
 import inspect
@@ -11,12 +12,13 @@ from typing import Any
 import optax
 from optax import contrib
 
+from celo import transforms
 from celo._types import OptState, Params
 
 MakeBaseline = Callable[[Any, int], optax.GradientTransformation]
 WARMUP = 0.05  # share of the steps
 
-# learning_rate -> transformation, all else as optax has it unless it is written here.
+# learning_rate -> transformation, all else as the function has it unless it is written here.
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "sgd": optax.sgd,
     "momentum": partial(optax.sgd, momentum=0.9),
@@ -38,8 +40,10 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "radam": optax.radam,
     "schedule_free_adamw": contrib.schedule_free_adamw,
     "sm3": optax.sm3,
+    "soap": transforms.soap,
     "yogi": optax.yogi,
 }
+_FACES = (optax, contrib, transforms)  # where users find these functions
 _SUFFIX = "_cosine"
 _OWN_WARMUP = ("schedule_free_adamw",)  # told in steps, in the place of a schedule
 
@@ -68,10 +72,11 @@ BASELINES: dict[str, MakeBaseline] = {
     **{name: _plain(name) for name in _OPTIMIZERS},
     **{f"{name}{_SUFFIX}": _cosine(_plain(name)) for name in _OPTIMIZERS if name not in _OWN_WARMUP},
 }
+"""Hand-made optimizers by name: (learning_rate, num_steps) -> an optax transformation."""
 
 
 def definition(name: str) -> dict[str, Any]:
-    """What a baseline is, for the record: optax's function, all its settings, the schedule."""
+    """What a baseline is, for the record: the function, all its settings, the schedule."""
     make = _OPTIMIZERS[name.removesuffix(_SUFFIX)]
     given = make.keywords if isinstance(make, partial) else {}
     function = make.func if isinstance(make, partial) else make
@@ -83,8 +88,8 @@ def definition(name: str) -> dict[str, Any]:
     text = ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in settings.items())
     cosine = f"linear warm-up over {WARMUP:.0%} of the steps, then a cosine to 0"
     schedule = cosine if name.endswith(_SUFFIX) else "constant"
-    package = "optax.contrib" if hasattr(contrib, function.__name__) else "optax"
-    return {"optimizer": f"{package}.{function.__name__}", "settings": text, "schedule": schedule}
+    [package] = [face for face in _FACES if getattr(face, function.__name__, None) is function]
+    return {"optimizer": f"{package.__name__}.{function.__name__}", "settings": text, "schedule": schedule}
 
 
 # Optimizers whose answer is not the point at which they take gradients: (state, params) -> params.

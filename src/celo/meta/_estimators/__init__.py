@@ -12,7 +12,6 @@ from celo.meta._estimators.full_es import FullES
 from celo.meta._estimators.pes import PES, WHOLE_LIFE
 from celo.meta._estimators.truncated_es import TruncatedES
 
-# Called with an unrolled problem, the truncation length and the deviation of the perturbations.
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "pes": PES,
     "nres": partial(PES, noise_truncations=WHOLE_LIFE),
@@ -20,5 +19,6 @@ ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
     "full_es": FullES,
     "full_es_final": partial(FullES, final=True),
 }
+"""Estimators of the meta-gradient by name: (problem, truncation_length, std) -> an estimator."""
 
 __all__ = ["ESTIMATORS", "PES", "FullES", "GradientEstimator", "TruncatedES"]
