@@ -97,6 +97,7 @@ UNMIRRORED = {
 # Test files that mirror no module, and what they test together.
 TOGETHER = {
     "test_architecture": "all modules",
+    "test_benchmarks": "benchmarks whose result is a choice",
     "test_cli": "the command line, end to end",
     "test_docs": "the pages of docs, the README and all docstrings",
     "test_examples": "the scripts in examples",

@@ -158,11 +158,17 @@ def test_options_reach_the_evaluation(evaluated, tmp_path, wide):
         "tasks": ["quadratic", "wine_mlp"],
         "num_steps": 30,
         "resume": True,
+        "equal_time": True,
         "imports": [],
         "scheduler": "tcp://here:1",
         "workers": 3,
         "kernel": "xla",
     }
+
+
+def test_equal_time_is_an_option(evaluated, tmp_path, wide):
+    assert main(["evaluate", "adam", "--no-equal-time", "--out", str(tmp_path)]) == 0
+    assert evaluated[0][0]["equal_time"] is False
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from celo.evaluate._records import Record, write_record
+from celo.evaluate._records import EqualTime, Record, write_record
 from celo.evaluate._settings import (
     PAPER_RATES,
     ContestantFacts,
@@ -49,17 +49,23 @@ def record(task, contestant, *, seeds=3, num_steps=2000, eval_every=20, start=0)
     first = STARTS.get(task, 2.0 + 0.2 * number)
     speed = speed * np.exp(0.25 * luck.normal())
 
-    def losses(pace):
+    def losses(pace, steps=steps):
         fall = first * (1 + 9 * pace * steps / num_steps) ** -(0.8 + 0.25 * number) + floor * first
         return fall
 
-    curves = np.stack([losses(speed * np.exp(0.06 * luck.normal())) for _ in range(seeds)])
+    paces = [speed * np.exp(0.06 * luck.normal()) for _ in range(seeds)]
+    curves = np.stack([losses(pace) for pace in paces])
     noise = np.exp(0.03 * luck.normal(size=curves.shape))
     train = (curves * np.where(steps == 0, 1.0, noise)).astype(np.float32)
     for seed in DIVERGED.get((contestant, task), ()):
         if seed < seeds:
             train[seed, len(steps) // (seed + 2) :] = np.nan
     gap = 1 + 0.3 * steps / num_steps
+    seconds = 3e-4 * (1 + number) * (1 + (cost - 1) / (1 + 0.3 * number))
+    horizon = int(num_steps * 3e-4 * (1 + number) / seconds)
+    fewer = np.linspace(0, horizon, len(steps)).astype(np.int64)
+    in_time = np.stack([losses(pace, fewer) for pace in paces]).astype(np.float32)
+    in_time[~np.isfinite(train[:, -1])] = np.nan
     tuned = rate is not None
     rungs = np.full((2, len(RATES)) if tuned else (0, 0), np.nan)
     if tuned:
@@ -79,7 +85,7 @@ def record(task, contestant, *, seeds=3, num_steps=2000, eval_every=20, start=0)
         rates=np.array(RATES if tuned else (), np.float64),
         rung_steps=np.array((steps[early], num_steps) if tuned else (), np.int64),
         rung_losses=rungs,
-        seconds_per_step=3e-4 * (1 + number) * (1 + (cost - 1) / (1 + 0.3 * number)),
+        seconds_per_step=seconds,
         adam_seconds_per_step=3e-4 * (1 + number),
         settings=Settings(
             TaskSettings(task, num_steps, eval_every),
@@ -90,6 +96,7 @@ def record(task, contestant, *, seeds=3, num_steps=2000, eval_every=20, start=0)
             kernel=None if tuned else "xla",
         ),
         provenance=Provenance(environment={"celo": "0.0.0", "machine": "made up"}),
+        equal_time=None if contestant == "adam" else EqualTime(fewer, in_time, in_time * gap),
     )
 
 

@@ -1,6 +1,7 @@
 """Records on disk: archives as folders and as single files, and what damage leads to."""
 
 import contextlib
+import dataclasses
 import zipfile
 
 import numpy as np
@@ -10,6 +11,7 @@ import synthetic
 from celo import cli
 from celo._errors import CeloError
 from celo.evaluate._records import (
+    EqualTime,
     bundled_archive,
     load_records,
     pack_records,
@@ -99,6 +101,25 @@ def test_settings_survive(tmp_path):
     again = read_record(write_record(tmp_path, record))
     assert (again.settings, again.provenance) == (record.settings, record.provenance)
     assert again.facts()["contestant"] == {"weights_sha256": "0123456789abcdef" * 4}
+
+
+def test_runs_in_the_time_of_adams_are_kept_and_older_records_have_none(tmp_path):
+    record = synthetic.record("wine_mlp", "celo")
+    again = read_record(write_record(tmp_path, record))
+    for name in EqualTime._fields:
+        np.testing.assert_array_equal(
+            getattr(again.equal_time, name), getattr(record.equal_time, name), strict=True
+        )
+    older = dataclasses.replace(record, equal_time=None)
+    again = read_record(write_record(tmp_path, older))
+    assert again.equal_time is again.in_adams_time is None
+
+
+def test_adams_runs_are_those_in_its_own_time():
+    adam = load_records(bundled_archive("laptop"))[0]
+    assert adam.equal_time is None
+    runs = adam.in_adams_time
+    assert (runs.steps[-1], runs.train_loss is adam.train_loss) == (2000, True)
 
 
 def test_the_package_brings_adam_on_the_laptop_suite():

@@ -9,11 +9,15 @@ from celo.evaluate._settings import (
     PAPER_RATES,
     RACE_RATES,
     ContestantFacts,
+    Kind,
     Protocol,
+    Provenance,
     Settings,
     TaskSettings,
+    as_json,
     comparable,
     differences,
+    from_json,
     race_protocol,
     same_run,
 )
@@ -35,6 +39,7 @@ def test_bad_protocols(settings, words):
 
 TUNED = Settings(TaskSettings("wine_mlp"), Protocol(), ContestantFacts(optimizer="optax.adam"), None)
 LEARNED = Settings(TaskSettings("wine_mlp"), Protocol(), ContestantFacts(weights_sha256="0"), "xla")
+FIXED = dataclasses.replace(TUNED, contestant=ContestantFacts(optimizer="optax.adam", rate=1e-3))
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,17 @@ def test_seeds_are_shared_by_all_and_the_rule_of_tuning_by_those_that_are_tuned(
     assert not comparable(LEARNED, dataclasses.replace(TUNED, protocol=other_seeds))
     race, keeping = race_protocol(), dataclasses.replace(race_protocol(), keep=7)  # there is nothing to keep
     assert comparable(*(dataclasses.replace(TUNED, protocol=each) for each in (race, keeping)))
+
+
+def test_one_that_has_one_rate_on_all_tasks_is_neither_learned_nor_tuned():
+    kinds = {TUNED: Kind.TUNED, LEARNED: Kind.LEARNED, FIXED: Kind.ONE_SETTING}
+    for settings, kind in kinds.items():
+        assert settings.contestant.kind == kind
+        assert settings.contestant.tuned == (kind == Kind.TUNED)
+    assert comparable(TUNED, dataclasses.replace(FIXED, protocol=Protocol(rates=(1.0,))))
+    other = dataclasses.replace(FIXED, contestant=dataclasses.replace(FIXED.contestant, rate=3e-3))
+    assert [found.name for found in same_run(FIXED, other)] == ["contestant"]
+    assert from_json(as_json(FIXED, Provenance())) == (FIXED, Provenance())
 
 
 def test_a_record_of_other_weights_is_no_repetition_but_one_of_another_kernel_is():

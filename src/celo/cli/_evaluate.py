@@ -20,7 +20,8 @@ from celo.evaluate._settings import RACE_NUM_EVALUATIONS, RACE_NUM_STEPS, RACE_T
 
 _CONTESTANT = (
     "bundled weights, a .safetensors file, a baseline (`celo info`), 'baselines' for all of them, "
-    "package.module:function of your own; or NAME= one of these"
+    "package.module:function of your own; a baseline or function with @RATE for one learning rate on all "
+    "tasks; or NAME= one of these"
 )
 # What the library's errors call an argument, and what the commands call it.
 _OPTIONS = {
@@ -137,6 +138,12 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         "--out", type=Path, default=None, help="folder for the records (default: evaluation/SUITE)"
     )
     parser.add_argument("--resume", action="store_true", help="add to an archive that is there")
+    parser.add_argument(
+        "--equal-time",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="everyone runs once more, for the steps that fit into the time of Adam's (default: yes)",
+    )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://host:port")
     _add_running(parser)
     parser.set_defaults(run=_evaluate)
@@ -174,6 +181,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             num_steps=options.steps,
             protocol=Protocol(seeds=tuple(range(options.seeds))),
             resume=options.resume,
+            equal_time=options.equal_time,
             imports=options.imports,
             scheduler=options.scheduler,
             workers=options.workers,
@@ -278,8 +286,11 @@ _SPARED = (
     "P(better)",
     "target score",
     "rank",
-    "ratio in time",
+    "over tasks",
     "speedup in time",
+    "early speedup",
+    "P(ahead)",
+    "equal-time ratio",
     "step cost",
 )
 

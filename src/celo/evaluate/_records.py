@@ -12,16 +12,31 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from celo._errors import CeloError
 from celo._files import make_folder, read_file, write_file
-from celo.evaluate._settings import Provenance, Settings, as_json, comparable, from_json
+from celo.evaluate._settings import ADAM, Provenance, Settings, as_json, comparable, from_json
 
 FORMAT = "celo-record/1"
 _METRIC = "metric:"
+_EQUAL_TIME = "equal_time:"
+
+
+class EqualTime(NamedTuple):
+    """Runs that had the time of Adam's and knew it: as many steps as fit in, under a schedule made for them.
+
+    Attributes:
+      steps: [F] training steps before each evaluation, from 0 to that horizon; F is about E of the record.
+      train_loss: [S, F] as in the record, at the same rate and with the same seeds.
+      valid_loss: [S, F].
+    """
+
+    steps: np.ndarray
+    train_loss: np.ndarray
+    valid_loss: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +46,7 @@ class Record:
     Attributes:
       task: name of the task.
       contestant: name of the optimizer.
-      rate: the learning rate that tuning chose; None for a contestant that is not tuned.
+      rate: the learning rate that tuning chose, or that was given; None for a learned optimizer.
       steps: [E] training steps before each evaluation, from 0 to the horizon.
       train_loss: [S, E] at the chosen rate, float32; not finite from where a run diverged.
       valid_loss: [S, E].
@@ -43,6 +58,7 @@ class Record:
       seconds_per_step: of one training run alone; `adam_seconds_per_step` of Adam beside it.
       settings: how the record was meant to be made.
       provenance: where it was made.
+      equal_time: the runs in the time of Adam's; None if there were none. Adam's own are its only ones.
     """
 
     task: str
@@ -59,6 +75,14 @@ class Record:
     adam_seconds_per_step: float
     settings: Settings
     provenance: Provenance
+    equal_time: EqualTime | None = None
+
+    @property
+    def in_adams_time(self) -> EqualTime | None:
+        """The runs that had the time of Adam's, Adam's own among them; None where there were none."""
+        if self.contestant == ADAM:
+            return EqualTime(self.steps, self.train_loss, self.valid_loss)
+        return self.equal_time
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -100,6 +124,8 @@ def _to_bytes(record: Record) -> bytes:
     header = {"format": FORMAT, "config": record.facts()}
     header |= {name: getattr(record, name) for name in _PLAIN}
     arrays = {name: getattr(record, name) for name in _ARRAYS}
+    if record.equal_time is not None:
+        arrays |= {f"{_EQUAL_TIME}{name}": x for name, x in record.equal_time._asdict().items()}
     return pack_arrays(record.metrics, config=np.array(json.dumps(header)), **arrays)
 
 
@@ -119,9 +145,12 @@ def _from_bytes(data: bytes, place: str) -> Record:
         if header.get("format") != FORMAT:
             raise CeloError(f"{place} has the format {header.get('format')!r}, not {FORMAT!r}: run it again")
         columns: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
-        plain = {name: header[name] for name in _PLAIN}
+        columns |= {name: header[name] for name in _PLAIN}
+        if f"{_EQUAL_TIME}steps" in arrays:  # older records have none
+            runs = EqualTime(*(arrays[f"{_EQUAL_TIME}{name}"] for name in EqualTime._fields))
+            columns["equal_time"] = runs
         settings, provenance = from_json(header["config"])
-        return Record(**plain, **columns, metrics=metrics, settings=settings, provenance=provenance)
+        return Record(**columns, metrics=metrics, settings=settings, provenance=provenance)
     except CeloError:
         raise
     except Exception as error:  # of a dozen types

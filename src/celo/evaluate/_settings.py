@@ -4,11 +4,13 @@
 """
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from celo._errors import CeloError
 
+ADAM = "adam"  # whose step is timed beside everyone's, and whose time everyone is given once
 PAPER_RATES = (  # the 15 that Celo's paper (arXiv 2501.12670) tunes Adam over
     *(float(f"{digit}e{exponent}") for exponent in range(-7, 0) for digit in (1, 3)),
     1.0,
@@ -88,6 +90,14 @@ def race_protocol(num_seeds: int = 3) -> Protocol:
     return Protocol(RACE_RATES, first_share=1.0, tuning_seeds=tuning_seeds, seeds=tuple(range(num_seeds)))
 
 
+class Kind(enum.StrEnum):
+    """What a contestant was given."""
+
+    LEARNED = "learned"  # weights, and nothing else
+    ONE_SETTING = "one setting"  # one learning rate for all tasks
+    TUNED = "tuned"  # a learning rate for each task
+
+
 @dataclasses.dataclass(frozen=True)
 class ContestantFacts:
     """What a contestant is, whatever it is called. Of a learned optimizer only `weights_sha256` is set.
@@ -96,6 +106,7 @@ class ContestantFacts:
       optimizer: optax's function, or "package.module:attribute" of your own.
       settings: of optax's function, all of them.
       schedule: in words.
+      rate: the learning rate on every task; None for a learned optimizer, and for one that is tuned.
       source_sha256: of the file that defines an optimizer of your own.
       weights_sha256: of the weights file of a learned optimizer.
     """
@@ -103,13 +114,21 @@ class ContestantFacts:
     optimizer: str | None = None
     settings: str | None = None
     schedule: str | None = None
+    rate: float | None = None
     source_sha256: str | None = None
     weights_sha256: str | None = None
 
     @property
+    def kind(self) -> Kind:
+        """What it was given."""
+        if self.weights_sha256 is not None:
+            return Kind.LEARNED
+        return Kind.TUNED if self.rate is None else Kind.ONE_SETTING
+
+    @property
     def tuned(self) -> bool:
         """Whether it has a learning rate that is tuned."""
-        return self.weights_sha256 is None
+        return self.kind == Kind.TUNED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +136,7 @@ class Settings:
     """All that decides what a record holds, but for chance.
 
     Attributes:
-      kernel: "native" or "xla", of a learned optimizer; None for one that is tuned.
+      kernel: "native" or "xla", of a learned optimizer; None for all others.
     """
 
     task: TaskSettings
@@ -134,7 +153,7 @@ class Provenance:
       date: ISO 8601, UTC.
       commit: of the library's source; None outside of a checkout.
       environment: versions and machine, as `celo._provenance.environment` tells them.
-      commits_of_trials: one for each trial; empty in records older than this.
+      commits_of_trials: one for each trial; those before the last are missing in records older than this.
     """
 
     date: str | None = None

@@ -178,7 +178,7 @@ def test_a_heading_sorts_table_and_chart(opened):
     before = opened.execute_script(dots)
     click(opened, "#standings th[data-score=speedup] button")
     speedups = [
-        float(cell.text.split()[0]) for cell in opened.find_elements("css selector", "#standings td.c5")
+        float(cell.text.split()[0]) for cell in opened.find_elements("css selector", "#standings td.c6")
     ]
     assert speedups == sorted(speedups, reverse=True)
     assert opened.execute_script(dots) != before
@@ -206,12 +206,36 @@ def test_choosing_the_loss_draws_it(opened):
     assert lines(opened, "curves") != before
 
 
-@pytest.mark.parametrize("kind", ["ratio_clock", "speedup", "clock", "target", "target_clock"])
+@pytest.mark.parametrize("kind", ["ratio_clock", "early", "speedup", "clock", "target", "target_clock"])
 def test_profiles(opened, kind):
     before = lines(opened, "profile")
     choose(opened, "profile", kind)
     assert lines(opened, "profile") != before
     assert count(opened, "#profile .role-mark.mark-line path[d]:not([d=''])") == len(synthetic.CONTESTANTS)
+
+
+def test_what_nobody_ran_at_equal_time_is_left_out_of_its_charts(opened, tmp_path):
+    """As of archives that are older than those runs: no line, no dot, a dash, and last where it is sorted."""
+    older = [
+        dataclasses.replace(one, equal_time=None) if one.contestant != "muon" else one
+        for one in synthetic.records()
+    ]
+    load(opened, written(tmp_path, leaderboard(older)))
+    choose(opened, "profile", "ratio_clock")
+    assert count(opened, "#profile .role-mark.mark-line path[d]:not([d=''])") == 2  # Adam's and Muon's
+    click(opened, "#standings th[data-score=ratio_clock] button")
+    cells = [cell.text for cell in opened.find_elements("css selector", "#standings td.c4")]
+    assert [text for text in cells if text] == cells[:2] + ["–"] * (len(synthetic.CONTESTANTS) - 2)
+    choose(opened, "heat", "ratio_clock")
+    drawn = opened.execute_script("return document.querySelector('main').innerHTML")
+    for slip in ("NaN", "Infinity", "undefined"):
+        assert slip not in drawn
+
+
+def test_kinds_are_said_beside_names(opened):
+    script = "return [...document.querySelectorAll('#standings td.c1 small')].map((one) => one.textContent)"
+    learned = [name for name, (*_, rate) in synthetic.CONTESTANTS.items() if rate is None]
+    assert opened.execute_script(script) == ["learned"] * len(learned)
 
 
 def test_choosing_the_score_of_the_tasks(opened):

@@ -194,11 +194,22 @@ def test_where_nobody_was_tuned_there_is_a_level_for_each():
     assert rows.rate_range(board, "wine_mlp", found)[0] == (6.25e-5, 1.6)
 
 
+def test_one_that_was_not_tuned_is_a_level_whatever_its_rate():
+    muon = synthetic.record("wine_mlp", "muon")
+    fixed = dataclasses.replace(
+        muon, contestant="muon@0.01", rates=np.zeros(0), rung_steps=np.zeros(0), rung_losses=np.zeros((0, 0))
+    )
+    found = rows.rate_rows(leaderboard([synthetic.record("wine_mlp", "adam"), fixed]), "wine_mlp")
+    [row] = [row for row in found if row["contestant"] == "muon@0.01"]
+    assert row["kind"] == "level"
+    assert row["value"] == [pytest.approx(metrics.smooth(fixed.train_loss)[:, -1].mean(), rel=1e-3)]
+
+
 # Scores
 
 
 def test_profiles_are_shares_of_runs_by_their_score(board):
-    for kind in ("ratio", "speedup"):
+    for kind in ("ratio", "ratio_clock", "early", "speedup"):
         found = rows.profile_rows(board, kind)
         assert [row["contestant"] for row in found] == [one.contestant for one in board.standings]
         for row in found:

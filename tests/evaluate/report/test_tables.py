@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from celo.evaluate._report.tables import (
 )
 from celo.evaluate._score import metrics
 from celo.evaluate._score.leaderboard import leaderboard
+from celo.evaluate._settings import ContestantFacts
 
 TASKS, NAMES = ("cifar10_conv", "quadratic"), ("celo", "adam", "muon", "momentum")
 
@@ -47,13 +49,15 @@ def standing(board, name):
 
 def test_the_scores_are_a_table_of_every_run(board):
     header, *lines = scores_csv(board).splitlines()
-    assert header == "contestant,task,seed,final_loss,loss_ratio,ratio_in_time,speedup,step_cost"
+    assert header == (
+        "contestant,task,seed,final_loss,loss_ratio,equal_time_ratio,early_speedup,speedup,step_cost"
+    )
     assert len(lines) == len(NAMES) * len(TASKS) * 3
     for name, task, seed, *told in csv.reader(lines):
         entry = standing(board, name).entries[task]
         here = entry.seeds.index(int(seed))
         ratios = entry.ratio[here], entry.ratio_clock[here]
-        wanted = entry.smoothed[here, -1], *ratios, entry.speedup[here], entry.cost
+        wanted = entry.smoothed[here, -1], *ratios, entry.early[here], entry.speedup[here], entry.cost
         np.testing.assert_allclose([float(x) for x in told], wanted, rtol=1e-5)
 
 
@@ -83,7 +87,7 @@ def test_results_of_a_task_are_the_entries_the_lowest_loss_first(board):
     assert rows[-1][:3] == ["momentum", "1e-1", "diverged [3 of 3]"]
     losses = [float(row[2]) for row in rows[:-1]]
     assert losses == sorted(losses)
-    for name, _, loss, ratio, _, speedup, *_ in rows[:-1]:
+    for name, _, loss, ratio, _, _, speedup, *_ in rows[:-1]:
         entry = standing(board, name).entries["quadratic"]
         assert float(loss) == pytest.approx(entry.final.mean(), rel=1e-3)
         assert ratio == f"{entry.ratio.mean():.2f}"
@@ -93,7 +97,7 @@ def test_results_of_a_task_are_the_entries_the_lowest_loss_first(board):
 def test_one_task_shows_its_losses_and_no_ranks(alone):
     header, rows = cells(alone)
     assert header[:6] == ["#", "contestant", "rate", "training loss", "validation loss", "accuracy"]
-    assert not {"rank", "P(better)", "target score"} & set(header)
+    assert not {"rank", "P(better)", "target score", "over tasks"} & set(header)
     celo = next(row for row in rows if row[1] == "celo")
     record = standing(alone, "celo").entries["cifar10_conv"].record
     assert celo[2] == "–"
@@ -101,6 +105,7 @@ def test_one_task_shows_its_losses_and_no_ranks(alone):
     assert "## Loss ratio on each task" not in markdown(alone)
     assert "On cifar10_conv, 2,000 steps, 3 seeds." in caption(alone)
     assert "P(better)" not in caption(alone)
+    assert "Over tasks" not in caption(alone)
 
 
 def test_headline_names_the_best(board, small, alone):
@@ -111,15 +116,58 @@ def test_headline_names_the_best(board, small, alone):
         f"Over 2 tasks, {best.contestant}'s training loss ends {ratio.value:.2f}× below adam's"
     )
     assert headline(alone).startswith("On cifar10_conv, ")
+    low, high = best.over_tasks[1:]
+    assert f"over seeds, {low:.2f} to {high:.2f} over tasks)" in headline(board)
+    assert "over tasks" not in headline(alone)
     behind = leaderboard(small, contestants=["momentum"])
     assert headline(behind) == "Over 2 tasks, nobody's training loss ends below adam's"
     assert "validation loss ends" in headline(leaderboard(small, loss="valid"))
+
+
+def test_how_surely_each_is_ahead_is_a_column(board):
+    header, rows = cells(board)
+    column, over = header.index("P(ahead)"), header.index("over tasks")
+    assert [row[column] for row in rows[:-1]] == [f"{one.ahead:.2f}" for one in board.standings[:-1]]
+    assert rows[-1][column] == "–"
+    ends = board.standings[0].over_tasks[1:]
+    assert rows[0][over] == "{:.2f} to {:.2f}".format(*ends)
+
+
+def test_a_score_at_equal_time_that_nobody_ran_for_is_a_dash(small):
+    older = leaderboard([dataclasses.replace(one, equal_time=None) for one in small])
+    header, rows = cells(older)
+    column = header.index("equal-time ratio")
+    assert {row[1]: row[column] for row in rows if row[1] != "adam"} == dict.fromkeys(
+        ("celo", "muon", "momentum"), "–"
+    )
+    header, rows = result_cells(older, "cifar10_conv")
+    assert {row[0]: row[header.index("equal-time ratio")] for row in rows if row[0] != "adam"} == (
+        dict.fromkeys(("celo", "muon", "momentum"), "–")
+    )
+
+
+def test_the_caption_says_who_was_given_what(board, small):
+    assert "Learned, with nothing to tune: celo. Learning rates of all others were tuned" in caption(board)
+    facts = ContestantFacts(optimizer="made up", rate=0.01)
+    fixed = [
+        dataclasses.replace(
+            one, contestant="muon@0.01", settings=dataclasses.replace(one.settings, contestant=facts)
+        )
+        for one in small
+        if one.contestant == "muon"
+    ]
+    text = caption(leaderboard([*small, *fixed]))
+    assert "At one learning rate on all tasks, the one behind an @: muon@0.01." in text
+    nobody = caption(leaderboard([one for one in small if one.contestant in ("adam", "muon")]))
+    assert "Learning rates were tuned on each task, on training losses." in nobody
+    assert "@" not in nobody
 
 
 def test_one_seed_is_shown_without_an_interval():
     board = leaderboard([synthetic.record("wine_mlp", name, seeds=1, num_steps=100) for name in NAMES])
     assert "interval" not in headline(board)
     assert "[" not in " ".join(cells(board)[1][0])
+    assert "–" in cells(board)[1][0]  # nor how surely it is ahead
     assert " 1 seed." in caption(board)
 
 

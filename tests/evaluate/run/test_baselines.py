@@ -46,6 +46,20 @@ def test_a_cosine_is_a_factor_on_the_update_and_not_on_the_rate_inside():
     np.testing.assert_allclose(cosine, -plain * factor, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(32, 64), (64, 16), (24, 24)])
+def test_steps_of_muon_by_moonlight_are_a_fifth_of_the_rate_whatever_the_shape(shape):
+    """0.2 √max(m, n) times a matrix whose singular values are near 1: as long as AdamW's, it says."""
+    grads = {"w": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
+    found = {}
+    for name in ("muon", "muon_moonlight"):
+        tx = BASELINES[name](0.1, 10)
+        updates, _ = tx.update(grads, tx.init(grads), grads)
+        found[name] = updates["w"]
+    assert float(jnp.sqrt(jnp.mean(jnp.square(found["muon_moonlight"])))) == pytest.approx(0.02, rel=0.25)
+    ratio = found["muon_moonlight"] / found["muon"]
+    np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)  # another length alone
+
+
 @pytest.mark.parametrize("name", ["adam_cosine", "schedule_free_adamw"])
 def test_a_horizon_of_one_step_is_no_error(name):
     assert np.isfinite(updates_of(BASELINES[name](1e-3, 1), 3)).all()

@@ -1,5 +1,7 @@
 """Contestants by name: baselines, weights, optimizers of your own."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from celo._errors import CeloError
 from celo.evaluate._records import load_records
 from celo.evaluate._run.baselines import BASELINES
 from celo.evaluate._run.contestants import resolve_contestant, resolve_contestants
+from celo.evaluate._settings import Kind
 
 
 def test_contestants_by_name_and_file(tmp_path):
@@ -32,6 +35,49 @@ def test_a_baseline_under_another_name():
         resolve_contestant("lion=adam")
     with pytest.raises(CeloError, match=r"unknown contestant 'adm'.*nearest first: adam"):
         resolve_contestant("slow=adm")
+
+
+def test_one_learning_rate_on_all_tasks(own_module):
+    one = resolve_contestant("schedule_free_adamw@3e-3")
+    assert (one.name, one.tuned, one.facts.rate) == ("schedule_free_adamw@0.003", False, 0.003)
+    assert one.facts.kind == Kind.ONE_SETTING
+    tuned = resolve_contestant("schedule_free_adamw")
+    assert dataclasses.replace(one.facts, rate=None) == tuned.facts
+    assert one.answer is tuned.answer  # what it is does not depend on who chose its rate
+    assert len(resolve_contestants(["adam@0.001", "adam@1e-3", "adam@0.003"])) == 2
+    own = resolve_contestant(f"{own_module}:make@0.5")
+    assert (own.name, own.facts.rate, own.optimizer) == ("make@0.5", 0.5, f"{own_module}:make")
+    assert own.facts.source_sha256 == resolve_contestant(f"{own_module}:make").facts.source_sha256
+    named = resolve_contestant("slow=adam@1e-5")
+    assert (named.name, named.facts.rate) == ("slow", 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("adam@", "'' is no learning rate; write one, as in adam@0.001"),
+        ("adam@fast", "'fast' is no learning rate"),
+        ("adam@0", "'0' is no learning rate"),
+        ("adam@-1e-3", "'-1e-3' is no learning rate"),
+        ("adam@inf", "'inf' is no learning rate"),
+        ("celo@0.1", "celo has no learning rate to be fixed; leave @0.1 out"),
+        ("adamm@0.1", "unknown contestant 'adamm'.*nearest first: adam"),
+        ("lion=adam@0.1", "'lion' cannot be its name; write NAME=adam@0.1"),
+        ("=adam@0.1", "'' cannot be its name"),
+        ("a/b=adam@0.1", "'a/b' cannot be its name"),
+        ("adam@0.1@0.2", "adam@0.1 has no learning rate to be fixed; leave @0.2 out"),
+    ],
+)
+def test_slips_in_naming_a_learning_rate(text, words):
+    with pytest.raises(CeloError, match=words):
+        resolve_contestant(text)
+
+
+def test_a_folder_may_have_an_at_in_its_name(tmp_path):
+    (tmp_path / "a@b").mkdir()
+    theta = tmp_path / "a@b" / "theta.safetensors"
+    weights.save(theta, weights.load("celo").theta, metadata={"architecture": "celo"})
+    assert resolve_contestant(str(theta)).name == "theta"
 
 
 def test_an_optimizer_of_ones_own_is_tuned_like_any_other(tmp_path, own_module):

@@ -1,7 +1,9 @@
 """Jobs over a pool: what a crash leaves, and what may stand beside what."""
 
 import dataclasses
+import shutil
 
+import numpy as np
 import pytest
 from small import PROTOCOL, TASK, Here, job, run, same
 
@@ -60,6 +62,26 @@ def test_an_interrupted_trial_goes_on_with_its_next_run(tmp_path, whole, survive
     assert len(runs) == len(set(runs)) == 4 + 2 + 2
     same(load_records(whole)[0], load_records(tmp_path)[0])
     assert not (tmp_path / runner.TRIALS).exists()
+
+
+def test_records_that_lack_runs_in_the_time_of_adams_get_them_and_nothing_else_runs(tmp_path, whole):
+    out = shutil.copytree(whole, tmp_path / "out")
+    asked, pool = [dataclasses.replace(job(name), equal_time=True) for name in ("adam", "celo")], Here()
+    assert run(asked, out, pool) == []
+    before, after = load_records(whole)[1], load_records(out)[1]
+    horizon = max(1, int(40 * before.adam_seconds_per_step / before.seconds_per_step))
+    [trial] = pool.trials
+    assert (trial.contestant.name, trial.stop, trial.seeds) == ("celo", horizon, PROTOCOL.seeds)
+    same(before, after)
+    assert after.seconds_per_step == before.seconds_per_step
+    assert after.equal_time.steps[-1] == horizon
+    assert after.equal_time.train_loss.shape == (2, len(after.equal_time.steps))
+    # The same start, and from there on another training.
+    np.testing.assert_allclose(after.equal_time.train_loss[:, 0], after.train_loss[:, 0], rtol=0.5)
+    assert len(after.provenance.commits_of_trials) == len(before.provenance.commits_of_trials) + 1
+    again = Here()
+    assert run(asked, out, again) == []
+    assert again.trials == []
 
 
 def test_a_damaged_trial_is_run_again(tmp_path, whole):

@@ -72,8 +72,78 @@ def test_aggregates_are_those_of_rliable():
         np.testing.assert_allclose((low, high), wanted, atol=0.011)
 
 
-def test_a_score_that_is_not_known_makes_the_iqm_unknown():
+def test_a_score_that_is_not_known_makes_the_iqm_and_the_profile_unknown():
     assert np.isnan(aggregate.iqm([1.0, 2.0, 3.0, np.nan]))
+    assert np.isnan(aggregate.profile([[1.0, 2.0], [3.0, np.nan]], [0.5, 1.5])).all()
+
+
+# Tasks drawn again
+
+
+def test_an_interval_over_tasks_is_about_tasks_and_not_seeds():
+    alike = [[1.0, 3.0], [1.0, 3.0], [1.0, 3.0]]
+    value, low, high = aggregate.interval_over_tasks(aggregate.mean, alike)
+    assert (value, low, high) == (2.0, 2.0, 2.0)
+    assert aggregate.interval(aggregate.mean, alike).low < 2.0
+    apart = [[1.0, 1.0], [2.0, 2.0], [6.0, 6.0]]
+    assert aggregate.interval(aggregate.mean, apart).low == aggregate.mean(apart) == 3.0
+    assert aggregate.interval_over_tasks(aggregate.mean, apart)[1:] == (1.0, 6.0)
+
+
+def test_an_interval_over_tasks_is_that_of_a_mean_of_many():
+    scores = np.random.default_rng(1).normal(size=(60, 3))
+    _, low, high = aggregate.interval_over_tasks(aggregate.mean, scores)
+    wide = 1.96 * scores.mean(axis=1).std() / np.sqrt(60)
+    np.testing.assert_allclose((low, high), scores.mean() + np.array([-wide, wide]), rtol=0.15, atol=0.02)
+
+
+def test_one_task_says_nothing_of_others():
+    value, low, high = aggregate.interval_over_tasks(aggregate.iqm, [[1.0, 2.0, 3.0]])
+    assert value == 2.0
+    assert np.isnan([low, high]).all()
+
+
+def test_tasks_of_other_numbers_of_seeds_are_drawn_among_themselves():
+    """So that every resample has as many runs."""
+    scores = [[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [5.0]]
+    sizes = []
+
+    def statistic(rows):
+        sizes.append(sum(np.shape(row)[-1] for row in rows))
+        return aggregate.mean(rows)
+
+    assert aggregate.interval_over_tasks(statistic, scores)[1:] == (7 / 3, 3.0)
+    assert sizes == [7, 7]
+
+
+def test_who_is_ahead():
+    scores = np.random.default_rng(2).uniform(1, 2, (8, 3))
+    assert aggregate.ahead(scores + 0.01, scores) == 1.0  # on every run, however the runs themselves differ
+    assert aggregate.ahead(scores, scores + 0.01) == 0.0
+    assert aggregate.ahead(scores, scores) == 0.5
+    lucky = scores + np.where(np.arange(8) < 4, 0.3, -0.3)[:, None]
+    assert 0.2 < aggregate.ahead(lucky, scores, aggregate.mean) < 0.8
+    assert aggregate.ahead(lucky, scores) == pytest.approx(1 - aggregate.ahead(scores, lucky))
+
+
+def test_ahead_is_the_normal_probability_for_means_of_many():
+    """The difference of means of 50 tasks, one seed each, at one and a half standard errors."""
+    rng = np.random.default_rng(3)
+    gap = rng.normal(size=(50, 1))
+    gap += 1.5 * gap.std() / np.sqrt(50) - gap.mean()
+    theirs = rng.normal(size=(50, 1)) * 100  # what both share cancels out
+    assert aggregate.ahead(theirs + gap, theirs, aggregate.mean) == pytest.approx(
+        stats.norm.cdf(1.5), abs=0.03
+    )
+
+
+def test_ahead_needs_more_than_one_run_of_the_same_on_both_sides():
+    assert np.isnan(aggregate.ahead([[2.0]], [[1.0]]))
+    assert np.isnan(aggregate.ahead([[2.0, np.nan]], [[1.0, 1.0]]))
+    assert aggregate.ahead([[2.0, 2.0]], [[1.0, 1.0]]) == 1.0  # one task, two seeds
+    assert aggregate.ahead([[2.0], [3.0, 3.0]], [[1.0], [1.0, 1.0]]) == 1.0
+    with pytest.raises(ValueError, match="the same tasks and seeds on both sides"):
+        aggregate.ahead([[2.0, 2.0]], [[1.0]])
 
 
 ROWS = st.lists(

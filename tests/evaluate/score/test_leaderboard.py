@@ -5,19 +5,23 @@ import pytest
 import synthetic
 
 from celo._errors import CeloError
-from celo.evaluate._records import Record, load_records, write_record
+from celo.evaluate._records import EqualTime, Record, load_records, write_record
 from celo.evaluate._score import aggregate, metrics
 from celo.evaluate._score.leaderboard import TAUS, leaderboard
-from celo.evaluate._settings import ContestantFacts, Protocol, Provenance, Settings, TaskSettings
+from celo.evaluate._settings import ContestantFacts, Kind, Protocol, Provenance, Settings, TaskSettings
 
 
-def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, **protocol):
-    """A record of known losses [S, E], evaluated every step."""
+def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, in_time=None, **protocol):
+    """A record of known losses [S, E], evaluated every step; those in the time of Adam's end at `in_time`."""
     train_loss = np.array(train_loss, np.float32)
     none = np.zeros(0)
     protocol = Protocol(**{"seeds": tuple(range(len(train_loss))), **protocol})
     facts = ContestantFacts(weights_sha256="0") if rate is None else ContestantFacts(optimizer=contestant)
     last = train_loss.shape[1] - 1
+    runs = None
+    if in_time is not None:
+        ends = np.array(in_time, np.float32)[:, None]
+        runs = EqualTime(np.array([0, 1]), np.concatenate([train_loss[:, :1], ends], axis=1), ends)
     return Record(
         task=task,
         contestant=contestant,
@@ -33,19 +37,23 @@ def made(task, contestant, train_loss, *, seconds=1.0, rate=1e-3, **protocol):
         adam_seconds_per_step=1.0,
         settings=Settings(TaskSettings(task, last, 1), protocol, facts, None),
         provenance=Provenance(),
+        equal_time=runs,
     )
 
 
 @pytest.fixture
 def known():
-    """Without smoothing: `twice` ends at half of Adam's loss, reaches Adam's in half the steps, costs 4."""
+    """Without smoothing: `twice` ends at half of Adam's loss, reaches Adam's in half the steps, costs 4.
+
+    In the time of Adam's run `twice` ends at 6 and 12, beside Adam's 4 and 8; `lost` is lost once more.
+    """
     adam = [[8.0, 6.0, 5.0, 4.5, 4.0], [16.0, 12.0, 10.0, 9.0, 8.0]]
     twice = [[8.0, 6.0, 4.0, 3.0, 2.0], [16.0, 12.0, 8.0, 6.0, 4.0]]
     lost = [[8.0, np.nan, np.nan, np.nan, np.nan], [16.0, 16.0, 16.0, 16.0, 16.0]]
     return [
         *(made(task, "adam", adam) for task in ("one", "two")),
-        *(made(task, "twice", twice, seconds=4.0, rate=None) for task in ("one", "two")),
-        *(made(task, "lost", lost) for task in ("one", "two")),
+        *(made(task, "twice", twice, seconds=4.0, rate=None, in_time=[6.0, 12.0]) for task in ("one", "two")),
+        *(made(task, "lost", lost, in_time=[np.nan, 16.0]) for task in ("one", "two")),
     ]
 
 
@@ -65,7 +73,11 @@ def test_known_answers(known):
     wanted["adam"] |= {"algoperf": 2 / 3, "algoperf_clock": 1}
     # Half the steps at four times the cost.
     wanted["twice"] |= {"algoperf": 1, "algoperf_clock": 2 / 3}
-    # Adam's four steps are the time of one: losses of 6 and 12, beside Adam's 4 and 8.
+    # Halfway down on a log scale is 5.66 and 11.31: Adam is there after 1.34 steps, `twice` after 1.17.
+    wanted["adam"] |= {"early_iqm": 1}
+    halfway = 8 * np.sqrt(0.5)
+    wanted["twice"] |= {"early_iqm": (1 + 6 - halfway) / (1 + (6 - halfway) / 2)}
+    wanted["lost"] |= {"early_iqm": 0}
     wanted["twice"] |= {"ratio_clock_iqm": 2 / 3, "ratio_gap_clock": 1 / 3, "improvement_clock": 0.25}
     wanted["twice"] |= {"rank_clock": 2}
     wanted["adam"] |= {"ratio_clock_iqm": 1, "improvement_clock": 0.5, "rank_clock": 1}
@@ -128,12 +140,12 @@ def test_a_task_of_which_smoothing_shows_the_start_is_set_aside(known):
     records = [made("steep", "adam", steep), made("level", "adam", level)]
     board = leaderboard(records, smoothing=0.8)
     assert board.counted == ("level",)
-    assert board.early == ("steep",)
+    assert board.too_short == ("steep",)
     assert board.set_aside["steep"].startswith("100% of adam's smoothed final loss is the loss at the start")
     assert leaderboard(records, smoothing=0.8, common=False).standings[0].counted == ("level",)
     assert leaderboard(records, smoothing=0.0).counted == ("level", "steep")
     alone = leaderboard(records[:1], smoothing=0.8)  # better than nothing
-    assert (alone.counted, alone.early) == (("steep",), ("steep",))
+    assert (alone.counted, alone.too_short) == (("steep",), ("steep",))
 
 
 def test_adams_own_step_costs_what_it_costs(known):
@@ -155,16 +167,94 @@ def test_another_reference(known):
     assert next(one for one in board.standings if one.contestant == "adam").cost == 0.25
 
 
+def without(records, name, **changes):
+    """The records, those of one contestant changed."""
+    return [dataclasses.replace(one, **changes) if one.contestant == name else one for one in records]
+
+
 def test_unknown_step_times_spoil_no_other_score(known):
-    blind = [
-        dataclasses.replace(record, seconds_per_step=np.nan) if record.contestant == "lost" else record
-        for record in known
-    ]
-    board = leaderboard(blind, smoothing=0.0)
-    for key in ("clock_iqm", "ratio_clock_iqm", "improvement_clock", "rank_clock"):
+    board = leaderboard(without(known, "lost", seconds_per_step=np.nan), smoothing=0.0)
+    for key in ("clock_iqm", "algoperf_clock"):
         assert np.isnan(scores(board, "lost", key)), key
+    assert np.isnan(standing(board, "lost").profiles["target_clock"].value).all()
     assert scores(board, "lost", "ratio_iqm") == pytest.approx(0.25)
     assert scores(board, "adam", "algoperf_clock") == 1.0
+
+
+def test_who_did_not_run_in_the_time_of_adams_has_no_score_at_equal_time(known):
+    """As in older archives: unknown, and not that of a run cut off half-way through its schedule."""
+    board = leaderboard(without(known, "lost", equal_time=None), smoothing=0.0)
+    for key in ("ratio_clock_iqm", "ratio_gap_clock", "improvement_clock", "rank_clock"):
+        assert np.isnan(scores(board, "lost", key)), key
+    assert np.isnan(standing(board, "lost").profiles["ratio_clock"].value).all()
+    assert scores(board, "twice", "ratio_clock_iqm") == pytest.approx(2 / 3)
+    assert scores(board, "twice", "rank_clock") == 2
+    assert scores(board, "lost", "clock_iqm") == 0
+
+
+def test_at_equal_time_another_reference_has_the_time_of_adams_too(known):
+    board = leaderboard(known, reference="twice", smoothing=0.0)
+    assert scores(board, "adam", "ratio_clock_iqm") == pytest.approx(3 / 2)
+    assert scores(board, "twice", "ratio_clock_iqm") == 1
+    unknown = leaderboard(without(known, "twice", equal_time=None), reference="twice", smoothing=0.0)
+    assert np.isnan(scores(unknown, "adam", "ratio_clock_iqm"))
+
+
+def test_equal_time_is_scored_by_the_loss_that_is_compared(known):
+    """`made` has the same validation loss at the end of those runs, and no other."""
+    board = leaderboard(known, smoothing=0.0, loss="valid")
+    assert scores(board, "twice", "ratio_clock_iqm") == pytest.approx(2 / 3)
+
+
+# Kinds, and who is ahead
+
+
+def standing(board, name):
+    return next(one for one in board.standings if one.contestant == name)
+
+
+def fixed(record, rate):
+    """The record of a contestant at one learning rate."""
+    facts = ContestantFacts(optimizer="optax.adam", rate=rate)
+    settings = dataclasses.replace(record.settings, contestant=facts)
+    return dataclasses.replace(record, contestant="fixed", rate=rate, settings=settings)
+
+
+def test_what_a_contestant_was_given(known):
+    adam = known[:2]
+    board = leaderboard([*known, *(fixed(record, 0.1) for record in adam)])
+    kinds = {one.contestant: one.kind for one in board.standings}
+    assert kinds == {"adam": Kind.TUNED, "twice": Kind.LEARNED, "lost": Kind.TUNED, "fixed": Kind.ONE_SETTING}
+    assert [one.contestant for one in board.standings if one.learned] == ["twice"]
+
+
+def test_what_was_not_the_same_on_all_tasks_is_as_good_as_tuned(known):
+    mixed = [fixed(record, rate) for record, rate in zip(known[:2], (0.1, 0.2), strict=True)]
+    assert standing(leaderboard([*known, *mixed]), "fixed").kind == Kind.TUNED
+    other = dataclasses.replace(known[3].settings, contestant=ContestantFacts(weights_sha256="1"))
+    several = [dataclasses.replace(one, settings=other) if one is known[3] else one for one in known]
+    assert standing(leaderboard(several), "twice").kind == Kind.TUNED
+
+
+def test_each_is_told_how_surely_it_is_ahead_of_the_next(known):
+    board = leaderboard(known, smoothing=0.0)
+    pairs = zip(board.standings, board.standings[1:], strict=False)
+    for one, other in pairs:
+        rows = [[side.entries[task].ratio for task in board.counted] for side in (one, other)]
+        assert one.ahead == aggregate.ahead(*rows)
+    assert board.standings[0].ahead == 1.0  # 2 on every run, beside 1
+    assert np.isnan(board.standings[-1].ahead)
+
+
+def test_the_headline_score_has_an_interval_over_tasks(known):
+    better = [
+        dataclasses.replace(one, train_loss=one.train_loss / 2)
+        if (one.task, one.contestant) == ("two", "twice")
+        else one
+        for one in known
+    ]
+    found = standing(leaderboard(better, smoothing=0.0), "twice").over_tasks
+    assert (found.value, found.low, found.high) == (3.0, 2.0, 4.0)
 
 
 @pytest.mark.parametrize(

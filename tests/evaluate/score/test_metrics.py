@@ -67,14 +67,52 @@ def test_speedup(curve, reference, score):
     np.testing.assert_equal(metrics.speedup(STEPS, curve, reference), score)
 
 
+REFERENCE = [4.0, 3.0, 2.0, 1.5, 1.0]  # halfway down on a log scale is 2, at step 20
+
+
 @pytest.mark.parametrize(
-    ("cost", "loss"), [(1.0, 0.5), (0.5, 0.5), (1.3, 1.0), (2.0, 2.0), (3.9, 3.0), (9.0, 4.0)]
+    ("curve", "score"),
+    [
+        (REFERENCE, 1.0),
+        ([4.0, 2.0, 2.0, 2.0, 2.0], 2.0),
+        ([4.0, 1.0, 9.0, 9.0, 9.0], 3.0),  # two thirds of the way to step 10; the first hit counts
+        ([4.0, 4.0, 4.0, 3.0, 1.0], 20 / 35),
+        ([4.0, 3.0, 3.0, 3.0, 2.5], 0.0),
+        ([4.0, 1.0, 1.0, 1.0, np.nan], 0.0),
+        ([4.0, np.inf, 1.0, 1.0, 1.0], 0.0),
+        ([2.0, 1.0, 1.0, 1.0, 1.0], 0.5),  # there from the start, which is worth as much as the end
+    ],
 )
-def test_the_loss_when_the_references_time_is_up(cost, loss):
-    curve = [4.0, 3.0, 2.0, 1.0, 0.5]
-    assert metrics.loss_in_time(STEPS, curve, cost) == loss
-    assert metrics.loss_in_time(STEPS, [curve, curve], cost).tolist() == [loss, loss]
-    assert np.isnan(metrics.loss_in_time(STEPS, curve, np.nan))
+def test_early_speedup(curve, score):
+    assert metrics.early_speedup(STEPS, curve, REFERENCE, 0.0) == pytest.approx(score)
+    many = metrics.early_speedup(STEPS, [curve, REFERENCE], [REFERENCE] * 2, 0.0)
+    np.testing.assert_allclose(many, [score, 1.0])
+
+
+def test_early_speedup_beside_a_reference_that_diverged_or_never_fell():
+    assert np.isnan(metrics.early_speedup(STEPS, REFERENCE, [4.0, 3.0, np.nan, 1.0, 1.0]))
+    level = [4.0] * 5
+    assert metrics.early_speedup(STEPS, level, level) == 1.0
+    assert metrics.early_speedup(STEPS, REFERENCE, [*REFERENCE[:4], 0.0], 0.0) == 0.0  # the target is 0
+    assert metrics.early_speedup(STEPS, [*REFERENCE[:4], 0.0], [*REFERENCE[:4], 0.0], 0.0) == 1.0
+
+
+def test_early_speedup_tells_apart_what_a_moving_average_would_not():
+    """Both are below the target by the first evaluations, of which the average is made of the start."""
+    steps = np.arange(101)
+    fast, slow = (4.0 * np.exp(-steps / scale) + 0.01 for scale in (1.0, 3.0))
+    target = np.sqrt(4.01 * metrics.smooth(slow)[-1])
+    blurred = [metrics.steps_to_target(steps, metrics.smooth(curve), target) for curve in (slow, fast)]
+    assert metrics.early_speedup(steps, fast, slow) > 2.5
+    assert blurred[0] / blurred[1] < 1.2
+
+
+@given(st.integers(-10, 10))
+def test_early_speedup_does_not_depend_on_the_unit_of_the_loss(power):
+    curves = 2.0**power * np.random.default_rng(0).uniform(1, 2, (3, 5))
+    curves[:, 0] *= 4
+    expected = metrics.early_speedup(STEPS, curves / 2.0**power, curves[::-1] / 2.0**power)
+    np.testing.assert_allclose(metrics.early_speedup(STEPS, curves, curves[::-1]), expected)
 
 
 def test_scores_do_not_depend_on_the_unit_of_the_loss():

@@ -40,3 +40,8 @@ def test_typical_times_are_medians_and_need_most_seeds():
     np.testing.assert_array_equal(targets.typical_times(rows), [2.0, 2.0, np.inf, np.inf])
     many = [np.stack([row, row]) for row in rows]
     assert targets.typical_times(many).shape == (2, 4)
+
+
+def test_a_time_that_is_not_known_has_no_share():
+    ratio = targets.ratios([[1.0, np.nan], [2.0, 3.0]])
+    np.testing.assert_array_equal(targets.profile(ratio, [1.0, 4.0]), [[np.nan, np.nan], [0.5, 1.0]])

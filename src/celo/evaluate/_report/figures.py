@@ -15,13 +15,15 @@ from celo.evaluate._score.leaderboard import Leaderboard
 
 SCORE_TITLES = {
     "ratio": "loss ratio",
-    "ratio_clock": "loss ratio in time",
+    "ratio_clock": "loss ratio at equal time",
+    "early": "early speedup",
     "speedup": "speedup",
     "clock": "speedup in time",
 }
 PROFILE_TITLES = {
     "ratio": "runs with a loss ratio of at least …",
-    "ratio_clock": "runs with a loss ratio in time of at least …",
+    "ratio_clock": "runs with a loss ratio at equal time of at least …",
+    "early": "runs with an early speedup of at least …",
     "speedup": "runs with a speedup of at least …",
     "clock": "runs with a speedup in time of at least …",
     "target": "tasks solved within … of the fewest steps",

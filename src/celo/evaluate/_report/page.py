@@ -14,6 +14,7 @@ from celo._plotting import DARK, LIGHT, OTHERS, Look, Slot, rate_text
 from celo.evaluate._report import figures, rows, tables
 from celo.evaluate._report.figures import Frame
 from celo.evaluate._score.leaderboard import LOSSES, SCORES, TAUS, Leaderboard, Standing, TaskScores
+from celo.evaluate._settings import Kind
 
 _FONT = "system-ui, sans-serif"
 # The charts' colours are the page's variables, so that light and dark are matters of style alone.
@@ -174,16 +175,16 @@ def _charts(board: Leaderboard) -> dict[str, Any]:
 # What is behind a number
 
 _FACTS = ["learning rate", "seeds", "final training loss", "final validation loss"]
-_FACTS += [*tables.SCORE_COLUMNS, "time of a step", "Adam's, beside it"]
+_FACTS += [*tables.SCORE_COLUMNS, "time of a step", "Adam's, beside it", "steps in Adam's time"]
 _SUMS = {
     **{
         f"{kind}_{name}": f"{figures.SCORE_TITLES[kind]}, {name if name != 'iqm' else 'IQM'}"
         for kind in SCORES
         for name in ("iqm", "median", "mean")
     },
-    **{"ratio_gap": "loss ratio, gap to 1", "ratio_gap_clock": "loss ratio in time, gap to 1"},
-    **{"improvement": "P(better)", "improvement_clock": "P(better) in time"},
-    **{"rank": "mean rank", "rank_clock": "mean rank in time"},
+    **{"ratio_gap": "loss ratio, gap to 1", "ratio_gap_clock": "loss ratio at equal time, gap to 1"},
+    **{"improvement": "P(better)", "improvement_clock": "P(better) at equal time"},
+    **{"rank": "mean rank", "rank_clock": "mean rank at equal time"},
     **{"algoperf": "target score", "algoperf_clock": "target score in time"},
 }
 
@@ -195,6 +196,8 @@ def _record(entry: TaskScores, settings: dict[str, int]) -> dict[str, Any]:
     facts = ["–" if record.rate is None else rate_text(record.rate), ", ".join(map(str, entry.seeds))]
     facts += [_listed(values) for values in (*losses, *(getattr(entry, kind) for kind in SCORES))]
     facts += [tables.duration(seconds) for seconds in (record.seconds_per_step, record.adam_seconds_per_step)]
+    runs = record.in_adams_time
+    facts.append("–" if runs is None else f"{int(runs.steps[-1]):,}")
     texts = [_json(pair) for pair in _settings(entry).items()]
     return {"facts": facts, "config": [settings.setdefault(text, len(settings)) for text in texts]}
 
@@ -210,7 +213,10 @@ def _listed(values: np.ndarray) -> str:
 
 def _sums(one: Standing) -> list[list[str]]:
     """Titles and texts of all scores of a contestant."""
-    facts = [[title, tables.cell(one.scores[name])] for name, title in _SUMS.items()]
+    facts = [["kind", one.kind]]
+    facts += [[title, tables.cell(one.scores[name])] for name, title in _SUMS.items()]
+    facts.append(["loss ratio, interval over tasks", tables.over_tasks_text(one)])
+    facts.append(["ahead of the next below", tables.ahead_text(one)])
     return [*facts, ["tasks", ", ".join(one.counted)]]
 
 
@@ -256,7 +262,7 @@ def _standings_table(board: Leaderboard) -> str:
             kind = f"c{i + (i > 1)} {rare.get(title, 'rare')}"
             value = values[place].get(title)
             shows = "" if value is None else html.escape(str(value))
-            inner = _who(one.contestant) if title == "contestant" else _small(text)
+            inner = _who(one.contestant) + _kind(one) if title == "contestant" else _small(text)
             row.append(f'<td class="{kind}" data-value="{shows}">{inner}</td>')
             if i == 1 and place == 0:
                 row.append(
@@ -285,6 +291,8 @@ def _values(board: Leaderboard, place: int, one: Standing) -> dict[str, Any]:
     found |= {
         "#": place,
         "contestant": one.contestant,
+        "P(ahead)": rows.plain(one.ahead),
+        "over tasks": rows.plain(one.over_tasks.low),
         "step cost": rows.plain(one.cost),
         "diverged": one.diverged,
     }
@@ -298,6 +306,11 @@ def _values(board: Leaderboard, place: int, one: Standing) -> dict[str, Any]:
 def _who(name: str) -> str:
     text = html.escape(name)
     return f'<button type="button" class="who" data-toggle="{text}"><i></i><span>{text}</span></button>'
+
+
+def _kind(one: Standing) -> str:
+    """What it was given, in small; nothing for the many that are tuned."""
+    return "" if one.kind == Kind.TUNED else f" <small>{one.kind}</small>"
 
 
 def _small(text: str) -> str:

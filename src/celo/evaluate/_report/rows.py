@@ -75,7 +75,7 @@ def curve_range(curves: list[dict[str, Any]]) -> tuple[float, float]:
 def rate_rows(board: Leaderboard, task: str) -> list[dict[str, Any]]:
     """Training loss by learning rate: "early" for every rate, "final" for the best few, the "chosen" one.
 
-    "lost" are rates that diverged; "level" is the final loss of a contestant without a rate to tune. "early"
+    "lost" are rates that diverged; "level" is the final loss of a contestant that was not tuned. "early"
     is at `tried_rates`, the others have an "x" of their own.
     """
     found = []
@@ -97,13 +97,9 @@ def rate_rows(board: Leaderboard, task: str) -> list[dict[str, Any]]:
                     }
                 )
 
-        if record.rate is None:
-            add(
-                "level",
-                np.ones(1),
-                metrics.smooth(record.train_loss, board.smoothing)[:, -1].mean(keepdims=True),
-            )
         if not len(record.rates):
+            final = metrics.smooth(record.train_loss, board.smoothing)[:, -1].mean(keepdims=True)
+            add("level", np.ones(1), final)
             continue
         early, final = record.rung_losses[0], record.rung_losses[-1]
         if record.rates.tolist() == everything and (early > 0).all():

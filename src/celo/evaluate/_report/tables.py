@@ -10,6 +10,7 @@ from celo._plotting import Slot, rate_text, slots
 from celo.evaluate._score import metrics
 from celo.evaluate._score.aggregate import RESAMPLES, SEED, Interval
 from celo.evaluate._score.leaderboard import LOSSES, SCORES, Leaderboard, Standing
+from celo.evaluate._settings import ADAM, Kind
 
 
 def colours(board: Leaderboard) -> dict[str, Slot]:
@@ -26,9 +27,11 @@ def headline(board: Leaderboard) -> str:
     if best.contestant == board.reference:
         return f"{where}, nobody's {loss} ends below {board.reference}'s"
     ratio = best.scores["ratio_iqm"]
+    ends = [_range(ratio, "{} to {} over seeds"), _range(best.over_tasks, "{} to {} over tasks")]
+    told = ", ".join(filter(None, ends))
     return (
         f"{where}, {best.contestant}'s {loss} ends {ratio.value:.2f}× below "
-        f"{board.reference}'s{_range(ratio, ' (95% interval {} to {})')}"
+        f"{board.reference}'s{f' (95% interval {told})' if told else ''}"
     )
 
 
@@ -48,29 +51,38 @@ def caption(board: Leaderboard) -> str:
     parts = [
         f"{over}, {_some(steps)} steps, {_some(seeds)} {'seed' if seeds == [1] else 'seeds'}"
         f"{f'; set aside: {aside}' if aside else ''}.",
-        f"Learning rates were tuned on training losses; compared are {LOSSES[board.loss]} losses, smoothed "
+        _kinds(board),
+        f"Compared are {LOSSES[board.loss]} losses, smoothed "
         f"(moving average over the evaluations, decay {board.smoothing:g}).",
     ]
-    if set(board.early) & set(board.counted):
+    if set(board.too_short) & set(board.counted):
         parts.append(
             f"Runs are short for this smoothing: more than half of {ref}'s smoothed final loss is its loss "
-            f"at the start on {', '.join(board.early)}."
+            f"at the start on {', '.join(board.too_short)}."
         )
     parts += [
         f"Loss ratio: {ref}'s final loss with the same seed / a contestant's.",
-        f"Speedup: all steps / steps until {ref}'s final loss, 0 if never.",
-        f"In time: the same with each step charged what it takes, the loss being that when {ref} is done.",
-        f"All four are interquartile means over {'tasks and ' if several else ''}seeds; a diverged run "
+        f"Equal-time ratio: the same of runs of the steps that fit into the time of {ADAM}'s run, with a "
+        "schedule made for them; – where there were none.",
+        f"Early speedup: {ref}'s steps / steps to halfway down from {ref}'s first loss to its final one, on "
+        "a log scale, the curves not smoothed.",
+        f"Speedup: all steps / steps until {ref}'s final loss; in time: divided by what a step costs. Either "
+        "speedup is 0 if that loss is never reached.",
+        f"All five are interquartile means over {'tasks and ' if several else ''}seeds; a diverged run "
         "counts 0.",
+        "P(ahead): probability that a contestant's loss ratio stays above that of the next one below, by a "
+        f"paired bootstrap over {'tasks and ' if several else ''}seeds.",
     ]
     if several:
         parts += [
+            "Over tasks: 95% interval of the loss ratio if tasks were drawn again, and not seeds.",
             f"P(better): probability that a run ends below one of {ref}'s.",
             f"Target score: AlgoPerf's, with {ref}'s final loss as target.",
         ]
     parts.append(
-        f"Intervals are 95% stratified bootstrap ({RESAMPLES:,} resamples, seed {SEED}): they tell of seeds, "
-        "not of other tasks, nor of how exactly steps were timed."
+        f"{'All other intervals' if several else 'Intervals'} are 95% stratified bootstrap ({RESAMPLES:,} "
+        f"resamples, seed {SEED}): they tell of seeds, not of other tasks, nor of how exactly steps were "
+        "timed."
     )
     return " ".join(parts)
 
@@ -79,14 +91,15 @@ def cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of the table, as text; with one task it tells its losses in place of ranks."""
     header = ["#", "contestant"]
     if len(board.tasks) > 1:
-        header += [*SCORE_COLUMNS, "P(better)", "rank", "target score"]
+        header += [*SCORE_COLUMNS, "P(ahead)", "over tasks", "P(better)", "rank", "target score"]
     else:
-        header += ["rate", *finals(board, board.standings[0]), *SCORE_COLUMNS]
+        header += ["rate", *finals(board, board.standings[0]), *SCORE_COLUMNS, "P(ahead)"]
     header += ["step cost", "diverged"]
     return header, [_row(board, place, one) for place, one in enumerate(board.standings, 1)]
 
 
-SCORE_COLUMNS = ("loss ratio", "ratio in time", "speedup", "speedup in time")  # of `SCORES`, in this order
+# Of `SCORES`, in this order.
+SCORE_COLUMNS = ("loss ratio", "equal-time ratio", "early speedup", "speedup", "speedup in time")
 
 
 def result_cells(board: Leaderboard, task: str) -> tuple[list[str], list[list[str]]]:
@@ -165,20 +178,24 @@ def scores_csv(board: Leaderboard) -> str:
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow(
-        ["contestant", "task", "seed", "final_loss", "loss_ratio", "ratio_in_time", "speedup", "step_cost"]
+        [
+            *("contestant", "task", "seed", "final_loss", "loss_ratio", "equal_time_ratio"),
+            *("early_speedup", "speedup", "step_cost"),
+        ]
     )
     for one in board.standings:
         for task, entry in one.entries.items():
-            columns = (entry.smoothed[:, -1], entry.ratio, entry.ratio_clock, entry.speedup)
+            columns = (entry.smoothed[:, -1], entry.ratio, entry.ratio_clock, entry.early, entry.speedup)
             for seed, *scores in zip(entry.seeds, *columns, strict=True):
                 lines.writerow([one.contestant, task, seed, *(f"{x:.6g}" for x in (*scores, entry.cost))])
     return text.getvalue()
 
 
 def _row(board: Leaderboard, place: int, one: Standing) -> list[str]:
-    scores = [cell(one.scores[f"{kind}_iqm"]) for kind in SCORES]
+    scores = [*(cell(one.scores[f"{kind}_iqm"]) for kind in SCORES), ahead_text(one)]
     if len(board.tasks) > 1:
-        row = [*scores, *(cell(one.scores[name]) for name in ("improvement", "rank", "algoperf"))]
+        others = (cell(one.scores[name]) for name in ("improvement", "rank", "algoperf"))
+        row = [*scores, over_tasks_text(one), *others]
     else:
         [entry] = one.entries.values()
         row = [_rate(entry.record.rate), *map(loss_text, finals(board, one).values()), *scores]
@@ -204,6 +221,28 @@ def cell(found: Interval) -> str:
     if not math.isfinite(found.value):
         return "∞" if found.value > 0 else "–"
     return f"{found.value:.2f}{_range(found, ' [{}, {}]')}"
+
+
+def ahead_text(one: Standing) -> str:
+    """How surely it is ahead of the next one below; a dash for the last."""
+    return "–" if math.isnan(one.ahead) else f"{one.ahead:.2f}"
+
+
+def over_tasks_text(one: Standing) -> str:
+    """The interval of its loss ratio over tasks."""
+    return _range(one.over_tasks, "{} to {}") or "–"
+
+
+def _kinds(board: Leaderboard) -> str:
+    """Who was given what."""
+    named = {kind: [one.contestant for one in board.standings if one.kind == kind] for kind in Kind}
+    learned, fixed = (", ".join(named[kind]) for kind in (Kind.LEARNED, Kind.ONE_SETTING))
+    told = [f"Learned, with nothing to tune: {learned}."] if learned else []
+    told += [f"At one learning rate on all tasks, the one behind an @: {fixed}."] if fixed else []
+    if named[Kind.TUNED]:
+        others = "Learning rates of all others" if told else "Learning rates"
+        told.append(f"{others} were tuned on each task, on training losses.")
+    return " ".join(told)
 
 
 def _range(found: Interval, text: str) -> str:

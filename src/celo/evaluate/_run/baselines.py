@@ -35,6 +35,7 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "lars": optax.lars,
     "lion": optax.lion,
     "muon": contrib.muon,
+    "muon_moonlight": partial(contrib.muon, consistent_rms=0.2),  # arXiv 2502.16982
     "prodigy": contrib.prodigy,
     "radam": optax.radam,
     "schedule_free_adamw": contrib.schedule_free_adamw,
@@ -74,7 +75,7 @@ BASELINES: dict[str, MakeBaseline] = {
 """Hand-made optimizers by name: (learning_rate, num_steps) -> an optax transformation."""
 
 
-def definition(name: str) -> dict[str, str]:
+def definition(name: str) -> dict[str, Any]:
     """What a baseline is, for the record: the function, all its settings, the schedule."""
     make = _OPTIMIZERS[name.removesuffix(_SUFFIX)]
     given = make.keywords if isinstance(make, partial) else {}

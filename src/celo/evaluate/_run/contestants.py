@@ -1,6 +1,7 @@
-"""Contestants: hand-made optimizers, tuned over learning rates, and learned ones, run as they are."""
+"""Contestants: hand-made optimizers, tuned or at one learning rate, and learned ones, run as they are."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -28,9 +29,9 @@ class Contestant:
     Attributes:
       name: what tables call it.
       facts: what it is, for the record.
-      optimizer: of one that is tuned, which of `BASELINES`, or "package.module:attribute" of your own; of a
+      optimizer: of a hand-made one, which of `BASELINES`, or "package.module:attribute" of your own; of a
         learned one its architecture, of `celo.optimizers.OPTIMIZERS`.
-      theta: weights of a learned optimizer, NumPy arrays; None for one whose learning rate is tuned.
+      theta: weights of a learned optimizer, NumPy arrays; None for a hand-made one.
     """
 
     name: str
@@ -41,20 +42,20 @@ class Contestant:
     @property
     def tuned(self) -> bool:
         """Whether it has a learning rate to be tuned."""
-        return self.theta is None
+        return self.facts.tuned
 
     @property
     def answer(self) -> Answer | None:
         """As `CurveProgram` takes it."""
-        return ANSWERS.get(self.optimizer) if self.tuned else None
+        return ANSWERS.get(self.optimizer) if self.theta is None else None
 
     def transform(self, num_steps: int, kernel: str) -> Callable[[Any], optax.GradientTransformation]:
         """Learning rate -> transformation for `num_steps` steps; a learned one's updates are multiplied."""
-        if self.tuned:
-            make_tuned = BASELINES.get(self.optimizer) or own_optimizer(self.optimizer)
-            return lambda rate: make_tuned(rate, num_steps)
-        make = OPTIMIZERS[self.optimizer].transform
-        return lambda rate: make(num_steps, weights=self.theta, learning_rate=rate, kernel=kernel)
+        if self.theta is None:
+            make = BASELINES.get(self.optimizer) or own_optimizer(self.optimizer)
+            return lambda rate: make(rate, num_steps)
+        bound = OPTIMIZERS[self.optimizer].transform
+        return lambda rate: bound(num_steps, weights=self.theta, learning_rate=rate, kernel=kernel)
 
 
 def own_optimizer(place: str) -> MakeBaseline:
@@ -89,10 +90,14 @@ def own_optimizer(place: str) -> MakeBaseline:
 def resolve_contestant(text: str) -> Contestant:
     """A contestant by name: [NAME=] a baseline, bundled weights, a weights file or a place.
 
+    A baseline or a place with "@RATE" behind it has that learning rate on every task.
+
     Raises:
-      CeloError: if there is no such baseline, weights or place, or the weights do not fit.
+      CeloError: if there is no such baseline, weights or place, the weights do not fit, or the rate is none.
     """
     name, given, path = text.rpartition("=")
+    if "@" in path and not path.endswith(".safetensors"):
+        return _at_one_rate(text)
     own = ":" in path and not path.endswith(".safetensors")
     named = path in BASELINES or path in weights.bundled()
     if not own and not named and "/" not in path and not path.endswith(".safetensors"):
@@ -113,6 +118,27 @@ def resolve_contestant(text: str) -> Contestant:
     theta = bind(found.theta, OPTIMIZERS[architecture].optimizer(kernel="xla")).theta
     plain = jax.tree.map(np.asarray, theta)  # other processes and machines are sent it
     return Contestant(name, ContestantFacts(weights_sha256=found.sha256), architecture, plain)
+
+
+def _at_one_rate(text: str) -> Contestant:
+    """That of [NAME=]OPTIMIZER@RATE, called OPTIMIZER@RATE where it has no name."""
+    named, _, number = text.rpartition("@")
+    try:
+        rate = float(number)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise CeloError(f"contestant {text!r}: {number!r} is no learning rate; write one, as in adam@0.001")
+    name, given, optimizer = named.rpartition("=")
+    one = resolve_contestant(optimizer)
+    if not one.tuned:
+        raise CeloError(
+            f"contestant {text!r}: {optimizer} has no learning rate to be fixed; leave @{number} out"
+        )
+    if (given and not name) or name in BASELINES or "/" in name:
+        raise CeloError(f"contestant {text!r}: {name!r} cannot be its name; write NAME={optimizer}@{number}")
+    facts = dataclasses.replace(one.facts, rate=rate)
+    return dataclasses.replace(one, name=name or f"{one.name}@{rate:g}", facts=facts)
 
 
 def resolve_contestants(names: Sequence[str | Contestant]) -> list[Contestant]:

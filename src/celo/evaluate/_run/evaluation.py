@@ -28,6 +28,7 @@ def evaluate(
     num_evaluations: int | None = None,
     protocol: Protocol | None = None,
     resume: bool = False,
+    equal_time: bool = True,
     imports: Sequence[str] = (),
     scheduler: Any = None,
     workers: int | None = None,
@@ -46,6 +47,8 @@ def evaluate(
       num_evaluations: how often each curve is evaluated after step 0, about; None: as the tasks have it.
       protocol: rates, seeds and how rates are chosen; None: `Protocol()`.
       resume: add to an archive that is there.
+      equal_time: whether everyone runs once more in the time of Adam's, for the steps that fit into it; a
+        record that lacks only this is completed.
       imports: modules that register optimizers or tasks of your own; imported here and by every worker.
       scheduler: address of a Dask scheduler, or a cluster of `distributed` or `dask_jobqueue`; None: this
         machine.
@@ -74,7 +77,8 @@ def evaluate(
         raise CeloError(f"{out} is a file: out must be a folder")
     if out.exists() and any(out.iterdir()) and not resume:
         raise CeloError(f"{out} already holds results; add to them with resume=True, or choose another out")
-    jobs = [Job(task, one, protocol or Protocol(), kernel, tuple(imports)) for task in chosen for one in who]
+    protocol = protocol or Protocol()
+    jobs = [Job(task, one, protocol, kernel, tuple(imports), equal_time) for task in chosen for one in who]
     make_folder(out)
     pools = executors.local(workers) if scheduler is None else executors.dask(scheduler)
     with held(out, "wait for it, or choose another out"), pools as pool:

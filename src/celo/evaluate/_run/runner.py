@@ -3,6 +3,7 @@
 The pool is any `concurrent.futures.Executor`: processes on this machine, or Dask's client for a cluster.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,7 +28,7 @@ def run_jobs(
     width: Callable[[], int],
     progress: Progress | None = None,
 ) -> list[str]:
-    """Run what has no record in `out` yet; every record and, until it is there, every trial is kept.
+    """Run what no record in `out` has yet; every record and, until it is there, every trial is kept.
 
     Args:
       jobs: what to evaluate.
@@ -44,7 +45,7 @@ def run_jobs(
         settings, or the pool's processes died.
     """
     _check_comparable(jobs, out)
-    waiting = [job for job in jobs if not _has_record(job, out)]
+    waiting = [left for job in jobs if (left := _left(job, out)) is not None]
     make_folder(out / TRIALS)
     failures: list[str] = []
     outcomes: dict[int, list[Outcome]] = {}
@@ -127,17 +128,18 @@ def _check_comparable(jobs: list[Job], out: Path) -> None:
                 )
 
 
-def _has_record(job: Job, out: Path) -> bool:
-    """Whether the archive has the job's record; CeloError if what it has was made with other settings."""
+def _left(job: Job, out: Path) -> Job | None:
+    """What the archive has no record of yet; CeloError if the record it has was made with other settings."""
     path = path_of(out, job.task.name, job.contestant.name)
     if not path.exists():
-        return False
-    for name, theirs, ours in same_run(read_record(path).settings, job.settings()):
+        return job
+    record = read_record(path)
+    for name, theirs, ours in same_run(record.settings, job.settings()):
         raise CeloError(
             f"{path} was made with the {name} {theirs}, asked for is {ours}: delete it, give the contestant "
             "another name (NAME= in front of it), or choose another out"
         )
-    return True
+    return dataclasses.replace(job, kept=record) if job.lacks(record) else None
 
 
 def _doing(running: dict[Future[Outcome], tuple[int, Trial]]) -> str:

@@ -71,9 +71,13 @@ def improvement(scores: Scores, others: Scores) -> Any:
 
 
 def profile(scores: Scores, taus: ArrayLike) -> Any:
-    """Performance profile: the fraction of all scores at or above each of `taus` [K]; returns [..., K]."""
-    ordered = np.asarray(taus, np.float64)
-    return (_pooled(scores)[..., None, :] >= ordered[:, None]).mean(axis=-1)
+    """Performance profile: the fraction of all scores at or above each of `taus` [K]; returns [..., K].
+
+    NaN where a score is.
+    """
+    pooled, taus = _pooled(scores), np.asarray(taus, np.float64)
+    share = (pooled[..., None, :] >= taus[:, None]).mean(axis=-1)
+    return np.where(np.isnan(pooled).any(axis=-1, keepdims=True), np.nan, share)
 
 
 def ranks(scores: ArrayLike) -> np.ndarray:
@@ -109,14 +113,94 @@ def interval(
     value = np.asarray(statistic(*samples), np.float64)
     rows = [_rows(sample) for sample in samples]
     if max(row.shape[-1] for sample in rows for row in sample) == 1:
-        unknown = np.full(value.shape, np.nan)
-        return Interval(value[()], unknown[()], unknown[()])
+        return _without_ends(value)
     rng = np.random.default_rng(seed)
     drawn = [[_resample(row, resamples, rng) for row in sample] for sample in rows]
+    return _between(value, statistic(*drawn), level)
+
+
+def interval_over_tasks(
+    statistic: Statistic,
+    scores: Scores,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = SEED,
+) -> Interval:
+    """A statistic with a percentile bootstrap interval that says what other tasks would have given.
+
+    Tasks are resampled, each with its seeds as they are; the arguments are those of `interval`.
+    """
+    value, rows = np.asarray(statistic(scores), np.float64), _rows(scores)
+    if len(rows) == 1:
+        return _without_ends(value)
+    drawn = [_of_tasks(rows, ids) for ids in _resampled_tasks(rows, resamples, np.random.default_rng(seed))]
+    return _between(value, statistic(drawn), level)
+
+
+def ahead(
+    scores: Scores,
+    others: Scores,
+    statistic: Statistic = iqm,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> float:
+    """Probability that a statistic of one is above that of the other, ties half, by a paired bootstrap.
+
+    Tasks are resampled, and seeds within each; both sides get the same ones, so that what they share, an easy
+    task or a lucky start, cancels out. NaN where a score is, or where there is one run alone.
+
+    Args:
+      scores: rows [S], one a task.
+      others: the other's on the same tasks with the same seeds.
+      statistic: of this module or like them.
+      resamples: how many.
+      seed: of NumPy's generator.
+
+    Raises:
+      ValueError: if the two differ in their tasks or seeds.
+    """
+    mine, theirs = _rows(scores), _rows(others)
+    if [row.shape for row in mine] != [row.shape for row in theirs]:
+        raise ValueError("a paired bootstrap needs the same tasks and seeds on both sides")
+    if sum(row.size for row in mine) == 1 or any(np.isnan(row).any() for row in (*mine, *theirs)):
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    drawn: list[list[np.ndarray]] = [[], []]
+    for ids in _resampled_tasks(mine, resamples, rng):
+        count = mine[ids[0]].shape[-1]
+        seeds = rng.integers(count, size=(resamples, count))
+        for rows, found in zip((mine, theirs), drawn, strict=True):
+            found.append(np.take_along_axis(_of_tasks(rows, ids), seeds, axis=-1))
+    first, second = (np.asarray(statistic(rows)) for rows in drawn)
+    return float(np.mean((first > second) + 0.5 * (first == second)))
+
+
+def _without_ends(value: np.ndarray) -> Interval:
+    unknown = np.full(value.shape, np.nan)
+    return Interval(value[()], unknown[()], unknown[()])
+
+
+def _between(value: np.ndarray, resampled: Any, level: float) -> Interval:
     # An order statistic, not an interpolation between two, which infinite scores do not allow.
     tails = ((1 - level) / 2, (1 + level) / 2)
-    low, high = np.quantile(statistic(*drawn), tails, axis=0, method="closest_observation")
+    low, high = np.quantile(resampled, tails, axis=0, method="closest_observation")
     return Interval(value[()], low[()], high[()])
+
+
+def _resampled_tasks(rows: list[np.ndarray], resamples: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Numbers [resamples] of tasks, drawn in the place of each; only from those with as many seeds."""
+    counts = np.array([row.shape[-1] for row in rows])
+    alike = (np.flatnonzero(counts == count) for count in counts)
+    return [rng.choice(numbers, size=resamples) for numbers in alike]
+
+
+def _of_tasks(rows: list[np.ndarray], ids: np.ndarray) -> np.ndarray:
+    """[resamples, S] the scores of the tasks that were drawn; the others may have other numbers of seeds."""
+    count = rows[ids[0]].shape[-1]
+    table = np.stack([row if row.shape[-1] == count else np.full(count, np.nan) for row in rows])
+    return table[ids]
 
 
 def _resample(row: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

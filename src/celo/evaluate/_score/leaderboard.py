@@ -1,7 +1,8 @@
 """From records to a leaderboard: every contestant's scores beside one of them, the reference."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -10,20 +11,20 @@ from celo.evaluate._records import Record
 from celo.evaluate._score import aggregate, metrics
 from celo.evaluate._score import time_to_target as targets
 from celo.evaluate._score.aggregate import Interval, interval
-from celo.evaluate._settings import differences
+from celo.evaluate._settings import ADAM, Kind, differences
 
-ADAM = "adam"  # the optimizer whose step is timed beside everyone's
 REFERENCE = ADAM
 LOSSES = {"train": "training", "valid": "validation"}  # what may be compared, and what it is called
 MOSTLY = 0.5  # share of a smoothed final loss
 
 # What a performance profile is drawn over: scores, and for targets multiples of the shortest time. What ends
-# in "clock" charges each step what it takes.
+# in "clock" is about time: everyone has that of Adam's run, or each step is charged what it takes.
 _RATIOS, _SPEEDUPS = np.linspace(0, 2, 81), np.linspace(0, 4, 81)
 _TIMES = np.linspace(1, targets.TOO_SLOW, 61)
 TAUS: dict[str, np.ndarray] = {
     "ratio": _RATIOS,
     "ratio_clock": _RATIOS,
+    "early": _SPEEDUPS,
     "speedup": _SPEEDUPS,
     "clock": _SPEEDUPS,
     "target": _TIMES,
@@ -39,10 +40,10 @@ class TaskScores:
       record: what was measured.
       smoothed: [S, E] the loss that is compared, float64.
       final: [S] the smoothed loss at the end, inf for a run that has diverged by then.
-      final_clock: [S] the same when the reference's time is up, `metrics.loss_in_time`; NaN where a step's
-        cost was not measured.
+      final_clock: [S] the same of the runs that had the time of Adam's; NaN where there are none.
       ratio: [S] `metrics.final_loss_ratio`.
-      ratio_clock: [S] the same of `final_clock`.
+      ratio_clock: [S] the same of `final_clock`, beside that of the reference.
+      early: [S] `metrics.early_speedup`.
       speedup: [S] `metrics.speedup`.
       cost: what a step costs, in steps of the reference; NaN if it was not measured.
       times: [S] steps until the reference's final loss, inf if never.
@@ -54,6 +55,7 @@ class TaskScores:
     final_clock: np.ndarray
     ratio: np.ndarray
     ratio_clock: np.ndarray
+    early: np.ndarray
     speedup: np.ndarray
     cost: float
     times: np.ndarray
@@ -75,21 +77,31 @@ class Standing:
 
     Attributes:
       contestant: its name.
-      learned: nothing about it was tuned, on any task.
+      kind: what it was given; one that was not the same on all tasks is as good as tuned.
       entries: task -> TaskScores, wherever it has a record; aggregates may be over fewer tasks.
       counted: the tasks that its aggregates are over.
-      scores: name -> interval over tasks and seeds: {ratio, ratio_clock, speedup, clock}_{iqm, median, mean};
-        ratio_gap, improvement (the probability of a lower loss than the reference), rank and algoperf, and
-        each of them with _clock.
+      scores: name -> score over tasks and seeds, and its interval over seeds: each of `SCORES` with _iqm,
+        _median and _mean; ratio_gap, improvement (the probability of a lower loss than the reference), rank
+        and algoperf, and each of them with _clock.
+      over_tasks: ratio_iqm with its interval over tasks.
       profiles: name of `TAUS` -> interval of arrays.
+      ahead: probability that its ratio_iqm stays above that of the next one below, `aggregate.ahead` on the
+        tasks that both count; NaN for the last.
     """
 
     contestant: str
-    learned: bool
+    kind: Kind
     entries: Mapping[str, TaskScores]
     counted: tuple[str, ...]
     scores: Mapping[str, Interval]
+    over_tasks: Interval
     profiles: Mapping[str, Interval]
+    ahead: float = float("nan")
+
+    @property
+    def learned(self) -> bool:
+        """Whether nothing about it was tuned, on any task."""
+        return self.kind == Kind.LEARNED
 
     @property
     def cost(self) -> float:
@@ -116,8 +128,9 @@ class Leaderboard:
       tasks: every task with a record of the reference.
       counted: those that all contestants are compared on.
       set_aside: task -> why it is not among those.
-      early: tasks of which `smoothing` shows the start and not the end: more than `MOSTLY` of the reference's
-        smoothed final loss is still its loss at step 0. They are set aside, unless that leaves none.
+      too_short: tasks of which `smoothing` shows the start and not the end: more than `MOSTLY` of the
+        reference's smoothed final loss is still its loss at step 0. They are set aside, unless that leaves
+        none.
       standings: by the IQM of the final-loss ratio.
       common: whether aggregates are over `counted` alone, or each over all tasks that a contestant has.
       smoothing: decay of the curves' moving average.
@@ -128,7 +141,7 @@ class Leaderboard:
     tasks: tuple[str, ...]
     counted: tuple[str, ...]
     set_aside: Mapping[str, str]
-    early: tuple[str, ...]
+    too_short: tuple[str, ...]
     standings: tuple[Standing, ...]
     common: bool
     smoothing: float
@@ -184,7 +197,7 @@ def leaderboard(
         for name in shown
     }
     set_aside = dict.fromkeys(elsewhere, f"no record of {reference}")
-    useless, early = _useless(reference, entries[reference], smoothing)
+    useless, too_short = _useless(reference, entries[reference], smoothing)
     set_aside |= useless
     for task in here:
         missing = [name for name in shown if task not in entries[name]]
@@ -199,8 +212,19 @@ def leaderboard(
         for name, mine in entries.items()
     }
     standings = _standings(entries, reference, own, counted)
+    order = _ordered(standings)
+    return Leaderboard(reference, here, counted, set_aside, too_short, order, common, smoothing, loss)
+
+
+def _ordered(standings: list[Standing]) -> tuple[Standing, ...]:
+    """The best first, each told how surely it is ahead of the next."""
     order = sorted(standings, key=lambda one: -one.scores["ratio_iqm"].value)
-    return Leaderboard(reference, here, counted, set_aside, early, tuple(order), common, smoothing, loss)
+    told = []
+    for one, other in itertools.pairwise(order):
+        shared = [task for task in one.counted if task in other.counted]
+        mine, theirs = ([side.entries[task].ratio for task in shared] for side in (one, other))
+        told.append(dataclasses.replace(one, ahead=aggregate.ahead(mine, theirs)))
+    return (*told, order[-1])
 
 
 def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> TaskScores:
@@ -224,26 +248,36 @@ def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> T
     losses, against = getattr(record, f"{loss}_loss"), getattr(reference, f"{loss}_loss")
     smoothed = metrics.smooth(losses, smoothing)
     target = metrics.smooth(against, smoothing)[:, -1]
-    if (smoothed[:, -1] < 0).any() or (target < 0).any():
+    if (smoothed[:, [0, -1]] < 0).any() or (target < 0).any():
         raise CeloError(
             f"{record.task} has losses below 0, whose ratios mean nothing: add a constant to its loss, or "
             "leave it out"
         )
     cost = float(metrics.relative_cost(_adams(record), _adams(reference)))
-    final = _or_lost(smoothed[:, -1])
-    final_clock = _or_lost(metrics.loss_in_time(record.steps, smoothed, cost))
-    unknown = np.full(len(final), np.nan)
+    final, final_clock = _or_lost(smoothed[:, -1]), _in_adams_time(record, smoothing, loss)
+    target_clock = _in_adams_time(reference, smoothing, loss)
+    unknown = np.isnan(final_clock) | np.isnan(target_clock)
+    ratio_clock = np.where(unknown, np.nan, metrics.final_loss_ratio(final_clock, target_clock))
     return TaskScores(
         record=record,
         smoothed=smoothed,
         final=final,
-        final_clock=unknown if np.isnan(cost) else final_clock,
+        final_clock=final_clock,
         ratio=np.asarray(metrics.final_loss_ratio(final, target)),
-        ratio_clock=unknown if np.isnan(cost) else np.asarray(metrics.final_loss_ratio(final_clock, target)),
+        ratio_clock=ratio_clock,
+        early=np.asarray(metrics.early_speedup(record.steps, losses, against, smoothing)),
         speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
         cost=cost,
         times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
     )
+
+
+def _in_adams_time(record: Record, smoothing: float, loss: str) -> np.ndarray:
+    """[S] the smoothed loss at the end of the runs that had the time of Adam's; NaN if there were none."""
+    runs = record.in_adams_time
+    if runs is None:
+        return np.full(len(record.seeds), np.nan)
+    return _or_lost(metrics.smooth(getattr(runs, f"{loss}_loss"), smoothing)[:, -1])
 
 
 def _or_lost(losses: np.ndarray) -> np.ndarray:
@@ -263,7 +297,7 @@ def _adams(record: Record) -> float:
 def _useless(
     name: str, entries: Mapping[str, TaskScores], smoothing: float
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """({task: why nobody can be compared on it}, `Leaderboard.early`), of the reference."""
+    """({task: why nobody can be compared on it}, `Leaderboard.too_short`), of the reference."""
     why, share = {}, {}
     for task, entry in entries.items():
         first, last = entry.smoothed[:, 0], entry.smoothed[:, -1]
@@ -271,14 +305,14 @@ def _useless(
             why[task] = f"{name} diverged"
         elif last.all():
             share[task] = float((smoothing ** (entry.smoothed.shape[1] - 1) * first / last).mean())
-    early = [task for task, part in share.items() if part > MOSTLY]
-    if len(early) + len(why) < len(entries):
-        for task in early:
+    too_short = [task for task, part in share.items() if part > MOSTLY]
+    if len(too_short) + len(why) < len(entries):
+        for task in too_short:
             why[task] = (
                 f"{share[task]:.0%} of {name}'s smoothed final loss is the loss at the start; compared with "
                 "smoothing 0"
             )
-    return why, tuple(early)
+    return why, tuple(too_short)
 
 
 def _table(records: Sequence[Record]) -> dict[tuple[str, str], Record]:
@@ -319,12 +353,19 @@ def _standings(
         for label, many in together.items():
             one = Interval(*(part[i] for part in many))
             (profiles if label in TAUS else scores)[label] = one
-        learned = all(entry.record.rate is None for entry in mine.values())
-        standings.append(Standing(name, learned, mine, tasks, scores, profiles))
+        over_tasks = aggregate.interval_over_tasks(aggregate.iqm, rows["ratio"])
+        standings.append(Standing(name, _kind(mine.values()), mine, tasks, scores, over_tasks, profiles))
     return standings
 
 
-SCORES = ("ratio", "ratio_clock", "speedup", "clock")  # of `TaskScores`, aggregated over tasks and seeds
+def _kind(entries: Iterable[TaskScores]) -> Kind:
+    """What one contestant was given: whatever differs from task to task was chosen by somebody."""
+    facts = {entry.record.settings.contestant for entry in entries}
+    return next(iter(facts)).kind if len(facts) == 1 else Kind.TUNED
+
+
+# Of `TaskScores`, aggregated over tasks and seeds.
+SCORES = ("ratio", "ratio_clock", "early", "speedup", "clock")
 _AGGREGATES: dict[str, Callable] = {
     "iqm": aggregate.iqm,
     "median": aggregate.median,

@@ -95,6 +95,41 @@ def speedup(steps: ArrayLike, smoothed: ArrayLike, reference: ArrayLike) -> Any:
     return np.asarray(steps, np.float64)[-1] / steps_to_target(steps, smoothed, reference)
 
 
+def early_speedup(steps: ArrayLike, losses: ArrayLike, reference: ArrayLike, decay: float = SMOOTHING) -> Any:
+    """The reference's steps to a loose target / a curve's own, float64 [...].
+
+    The target lies halfway down, on a log scale, from the reference's first loss to its last smoothed one.
+    Steps to it are read off the curves as they are, with straight lines between evaluations: so early, moving
+    averages are made of the first value and all alike. 0 for a curve that never gets there or has diverged,
+    NaN where the reference has; if the target is no lower than the start, it is reached at the end.
+
+    Args:
+      steps: the evaluation points [E], rising; the last is T.
+      losses: [..., E], not smoothed.
+      reference: those of tuned Adam, of the same shape.
+      decay: of `smooth`, for the reference's last loss.
+    """
+    losses, reference = np.asarray(losses, np.float64), np.asarray(reference, np.float64)
+    last = smooth(reference, decay)[..., -1]
+    last = np.where(np.isfinite(last), last, np.nan)
+    target = np.sqrt(reference[..., 0]) * np.sqrt(last)
+    return _crossing(steps, reference, target) / _crossing(steps, losses, target)
+
+
+def _crossing(steps: ArrayLike, losses: np.ndarray, target: np.ndarray) -> Any:
+    """Steps [...], a fraction among them, until a curve [..., E] is at or below `target`; else as above."""
+    steps = np.asarray(steps, np.float64)
+    hit = losses <= target[..., None]
+    first = np.argmax(hit, axis=-1)
+    before = np.maximum(first - 1, 0)
+    high, low = (np.take_along_axis(losses, i[..., None], axis=-1)[..., 0] for i in (before, first))
+    inside = (first > 0) & np.isfinite(losses).all(axis=-1)
+    part = np.where(inside, high - target, 0.0) / np.where(inside, high - low, 1.0)
+    found = np.where(first == 0, steps[-1], steps[before] + part * (steps[first] - steps[before]))
+    reached = hit.any(axis=-1) & np.isfinite(losses).all(axis=-1)
+    return np.where(np.isfinite(target), np.where(reached, found, np.inf), np.nan)
+
+
 def relative_cost(seconds: ArrayLike, reference_seconds: ArrayLike) -> Any:
     """How many steps of the reference one step takes the time of, float64; NaN where a time is not known.
 
@@ -108,23 +143,6 @@ def relative_cost(seconds: ArrayLike, reference_seconds: ArrayLike) -> Any:
     seconds, reference_seconds = np.asarray(seconds, np.float64), np.asarray(reference_seconds, np.float64)
     known = (seconds > 0) & (reference_seconds > 0)
     return np.where(known, seconds / np.where(known, reference_seconds, 1.0), np.nan)[()]
-
-
-def loss_in_time(steps: ArrayLike, smoothed: ArrayLike, cost: float) -> Any:
-    """The smoothed loss when the reference's time is up, float64 [...]: the last one by step T / cost.
-
-    At T where a step costs less than the reference's: a run has no more steps than it has. A schedule made
-    for T steps has not come to its end by then. NaN where the cost is not known.
-
-    Args:
-      steps: the evaluation points [E], rising; the last is T.
-      smoothed: smoothed losses [..., E].
-      cost: `relative_cost` of a step.
-    """
-    steps, smoothed = np.asarray(steps, np.float64), np.asarray(smoothed, np.float64)
-    if np.isnan(cost):
-        return np.full(smoothed.shape[:-1], np.nan)[()]
-    return smoothed[..., np.searchsorted(steps, steps[-1] / max(cost, 1.0), side="right") - 1]
 
 
 def envelope(curves: ArrayLike) -> np.ndarray:

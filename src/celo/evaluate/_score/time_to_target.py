@@ -30,9 +30,13 @@ def ratios(times: ArrayLike, too_slow: float = TOO_SLOW) -> np.ndarray:
 
 
 def profile(ratio: ArrayLike, taus: ArrayLike) -> np.ndarray:
-    """Fraction of tasks within each of `taus` [K] of the fastest: [..., tasks] -> [..., K]."""
-    taus = np.asarray(taus, np.float64)
-    return (np.asarray(ratio, np.float64)[..., None, :] <= taus[:, None]).mean(axis=-1)
+    """Fraction of tasks within each of `taus` [K] of the fastest: [..., tasks] -> [..., K].
+
+    NaN where a ratio is.
+    """
+    ratio, taus = np.asarray(ratio, np.float64), np.asarray(taus, np.float64)
+    share = (ratio[..., None, :] <= taus[:, None]).mean(axis=-1)
+    return np.where(np.isnan(ratio).any(axis=-1, keepdims=True), np.nan, share)
 
 
 def score(ratio: ArrayLike, too_slow: float = TOO_SLOW) -> np.ndarray:
