@@ -245,6 +245,8 @@ def test_commands_parse(page, words, monkeypatch):
             assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
     elif words[:2] == ["python", "-m"] and words[2].startswith("benchmarks."):
         parse_benchmark(words[2], words[3:], monkeypatch)
+    elif words[:3] == [".venv/bin/python", "-m", "pytest"]:
+        assert (ROOT / words[-1]).is_file(), words[-1]
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
     else:

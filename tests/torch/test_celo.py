@@ -278,4 +278,4 @@ def test_digits_are_learned():
         optimizer.step(loss=loss)
         losses.append(loss.item())
     assert 2.2 < losses[0] < 2.5
-    assert np.mean(losses[-28:]) < 0.1  # over all images once
+    assert np.mean(losses[-28:]) < 0.15  # over all images once

@@ -150,7 +150,10 @@ COL = {  # without the second largest
     "bias": P(),
     "scale": P(),
 }
-RULE = RuleState(momenta=(WHOLE,) * 3, second_moment=WHOLE, row=(ROW,) * 3, col=(COL,) * 3)
+NOT_SPLIT = dict.fromkeys(PARAMS, P())
+RULE = RuleState(
+    momenta=(WHOLE,) * 3, second_moment=WHOLE, row=(ROW,) * 3, col=(COL,) * 3, first_size=NOT_SPLIT
+)
 
 
 def is_rule(node):

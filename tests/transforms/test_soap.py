@@ -474,7 +474,7 @@ def test_wrong_arguments(settings, said):
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.complex64])
 def test_parameters_that_are_not_real(dtype):
-    with pytest.raises(CeloError, match=rf"real floating-point arrays, got {jnp.dtype(dtype)}\[2\]"):
+    with pytest.raises(CeloError, match=rf"must be real.* is {jnp.dtype(dtype)}\[2\]"):
         soap(0.1).init({"w": jnp.ones(2, dtype)})
 
 

@@ -121,7 +121,7 @@ class Velo(LearnedOptimizer):
     theta_groups: ClassVar[tuple[str, ...]] = (BANK, CONTROLLER)
 
     def __post_init__(self):
-        if not 0 < self.mixture_scale < math.inf:
+        if isinstance(self.mixture_scale, int | float) and not 0 < self.mixture_scale < math.inf:
             raise CeloError(
                 f"mixture_scale must be positive and finite, got {self.mixture_scale!r}; it is 100 for the "
                 "weights that VeLO's authors released, and 1 for others"
