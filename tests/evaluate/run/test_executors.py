@@ -147,7 +147,7 @@ def test_a_cluster_whose_workers_come_late(tmp_path, whole):
 def table(folder):
     """All of the leaderboard but what depends on the time of a step."""
     header, rows = cells(leaderboard(load_records(folder)))
-    timed = [header.index(name) for name in ("ratio in time", "speedup in time", "step cost")]
+    timed = [header.index(name) for name in ("equal-time ratio", "speedup in time", "step cost")]
     return [[cell for i, cell in enumerate(row) if i not in timed] for row in rows]
 
 
