@@ -133,6 +133,7 @@ def relu(x):
     return jnp.maximum(x, 0)
 
 
+PAIR = {"w": jnp.ones(2)}
 ARRAYS = {"w": jnp.ones((3, 2)), "layers": [{"b": jnp.ones(2)}]}
 GRADS = {"w": 0.1 * jnp.ones((3, 2)), "layers": [{"b": -jnp.ones(2)}], "activation": None}
 MODEL = {**ARRAYS, "activation": relu}  # as an Equinox model is: functions among the leaves
@@ -255,6 +256,12 @@ def test_the_remedy_for_what_is_not_trained_works():
     guarded = celo.guard_nonfinite(tx, "repair")
     _, state = guarded.update(grads, guarded.init(params), params, value=loss)
     assert int(state.bad_gradients) == 0
+
+
+def test_gradients_of_integers_are_named_by_the_optimizer_too():
+    for tx in (celo.celo(100), adam()):
+        with pytest.raises(CeloError, match=r"gradient of params\['w'\] must be real numbers"):
+            tx.update({"w": np.zeros(2, jax.dtypes.float0)}, tx.init(PAIR), PAIR, value=1.0)
 
 
 def test_a_gradient_of_no_real_numbers_is_named():

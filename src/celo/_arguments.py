@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from celo._errors import CeloError
@@ -121,8 +122,16 @@ def _is_none(node: Any) -> bool:
 
 
 def as_arrays(tree: Any) -> Any:
-    """Numbers and NumPy's arrays among the leaves as JAX's; they may be of narrower dtypes."""
-    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree)
+    """Numbers and NumPy's arrays among the leaves as JAX's; they may be of narrower dtypes.
+
+    Shapes, functions and gradients of integers (float0) stay: they are used or refused by name elsewhere.
+    """
+
+    def array(leaf: Any) -> Any:
+        numbers = isinstance(leaf, bool | int | float | complex | np.ndarray | np.generic)
+        return jnp.asarray(leaf) if numbers and getattr(leaf, "dtype", None) != jax.dtypes.float0 else leaf
+
+    return jax.tree.map(array, tree)
 
 
 def check_shapes(params: Params, others: Params, what: str) -> None:

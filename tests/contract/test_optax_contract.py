@@ -425,6 +425,20 @@ def test_inject_hyperparams(row, row_theta, tx):
     assert types(after.inner_state)[1] == types(expected_state)[1]
 
 
+def test_a_whole_model_is_stepped_as_its_arrays_are(tx):
+    """Functions among the parameters, as an Equinox model has; None in the gradients and in `init`."""
+    state = tx.init({**PARAMS, "activation": None})
+    updates, _ = tx.update({**GRADS, "activation": None}, state, {**PARAMS, "activation": len}, value=2.0)
+    assert updates.pop("activation") is None
+    equal(updates, tx.update(GRADS, tx.init(PARAMS), PARAMS, value=2.0)[0])
+
+
+def test_numbers_and_arrays_of_numpy_are_leaves(tx):
+    numbers, arrays = {"a": 0.5, "b": np.ones(3, np.float32)}, {"a": jnp.float32(0.5), "b": jnp.ones(3)}
+    updates, _ = tx.update(numbers, tx.init(numbers), numbers, value=2.0)
+    equal(updates, tx.update(arrays, tx.init(arrays), arrays, value=2.0)[0])
+
+
 def test_apply_if_finite(tx):
     guarded = optax.apply_if_finite(tx, max_consecutive_errors=3)
     updates, state = guarded.update(GRADS, guarded.init(PARAMS), PARAMS, value=2.0)

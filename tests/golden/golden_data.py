@@ -84,17 +84,25 @@ def to_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]
         }
     return of_rule | {
         "scheduler": {
-            "mix_w": net["linear_1/w"],
-            "mix_b": net["linear_1/b"],
-            "skip_w": net["linear_2/w"],
-            "skip_b": net["linear_2/b"],
-            "lstm_w": net["rnn/linear/w"],
-            "lstm_b": net["rnn/linear/b"],
+            **_lstm(official),
             "out_w": net["step_size/w"][:, 0],
             "out_b": net["step_size/b"][0],
-            "h0": official["lstm_init_state/hidden"][0],
-            "c0": official["lstm_init_state/cell"][0],
         },
+    }
+
+
+def _lstm(official: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What feeds the LSTM of Celo's scheduler and of VeLO's controller, its weights and its first state."""
+    net = below(official, "rnn_params")
+    return {
+        "mix_w": net["linear_1/w"],
+        "mix_b": net["linear_1/b"],
+        "skip_w": net["linear_2/w"],
+        "skip_b": net["linear_2/b"],
+        "lstm_w": net["rnn/linear/w"],
+        "lstm_b": net["rnn/linear/b"],
+        "h0": official["lstm_init_state/hidden"][0],
+        "c0": official["lstm_init_state/cell"][0],
     }
 
 
@@ -108,18 +116,11 @@ def to_velo_theta(official: dict[str, np.ndarray]) -> dict[str, dict[str, np.nda
             **{name: bank[name][..., :2] for name in ("w2", "b2")},
         },
         "controller": {
-            "mix_w": net["linear_1/w"],
-            "mix_b": net["linear_1/b"],
-            "skip_w": net["linear_2/w"],
-            "skip_b": net["linear_2/b"],
-            "lstm_w": net["rnn/linear/w"],
-            "lstm_b": net["rnn/linear/b"],
+            **_lstm(official),
             "control_w": net["rnn_to_controls/w"],
             "control_b": net["rnn_to_controls/b"],
             "step_w": net["step_size/w"][:, 0],
             "step_b": net["step_size/b"][0],
-            "h0": official["lstm_init_state/hidden"][0],
-            "c0": official["lstm_init_state/cell"][0],
         },
     }
 

@@ -4,22 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_model import PARAMS, normal
 
 from celo._errors import CeloError
 from celo.optimizers import RNNMLP, rnn_mlp
 from celo.optimizers._rnn_mlp import LossAverages, observe
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-SHAPES = {"w": (3, 4), "b": (4,), "scale": (), "none": (0, 2)}
-
-
-def normal(seed, shapes=SHAPES, size=1.0):
-    keys = jax.random.split(jax.random.key(seed), len(shapes))
-    return {name: size * jax.random.normal(k, shapes[name]) for k, name in zip(keys, shapes, strict=True)}
-
-
-PARAMS = normal(0)
 
 
 @pytest.fixture(scope="module")

@@ -34,13 +34,11 @@ from celo._definitions import (
 from celo._kernels import native, rule_network
 from celo._kernels.stacking import PerLayer, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, unclipped_gradient, update_stats
-from celo._layout import placed_with
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, read
 from celo.optimizers._rule_steps import RuleState, checked_tensors, computed_together, init_state, pack
-from celo.optimizers._update_rule import scale_by_rule
 
 GROUP = "adafac_mlp"
 HIDDEN = 4
@@ -109,7 +107,7 @@ class AdafacMLP(LearnedOptimizer):
         del theta, num_steps
         check_parameters(params)
         statistics = init_state(params, leading_axes(self.per_layer, params))
-        return placed_with(params, AdafacMLPState(statistics, jnp.zeros((), jnp.int32)))
+        return AdafacMLPState(statistics, jnp.zeros((), jnp.int32))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -216,7 +214,7 @@ def adafac_mlp(
     units = np.shape(found.theta.get(GROUP, {}).get("b0", ()))
     bound = found.bind(AdafacMLP(kernel, hidden=units[0] if len(units) == 1 else HIDDEN))
     return chain(
-        scale_by_rule(AdafacMLP(kernel, per_layer), bound, state_dtype),
+        with_weights(AdafacMLP(kernel, per_layer), bound, state_dtype=state_dtype),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

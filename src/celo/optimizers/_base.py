@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import check_num_steps, require_params, require_value, where_given
+from celo._arguments import as_arrays, check_num_steps, require_params, require_value, where_given
 from celo._definitions import RULE_STEP
 from celo._layout import placed_with
-from celo._limits import check_rate
+from celo._limits import TrainedRange, check_rate
 from celo._types import Array, Key, OptState, Params, Theta, Updates
+from celo.optimizers._bind import BoundWeights
+from celo.transforms._low_precision_state import check_state_dtype, in_bfloat16
 from celo.transforms._nonfinite import guard_nonfinite
 
 
@@ -83,10 +85,40 @@ def as_optax(
     Raises:
       CeloError: if `num_steps` is not a positive whole number.
     """
+    weights = BoundWeights(theta, TrainedRange("θ"))
+    return with_weights(optimizer, weights, num_steps=num_steps, reads_loss=True)
+
+
+def with_weights(
+    optimizer: LearnedOptimizer,
+    weights: BoundWeights,
+    *,
+    num_steps: Any = 1,
+    reads_loss: bool = False,
+    state_dtype: Any = "float32",
+    field: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """The one bridge to optax, by which every learned optimizer takes the leaves that optax's take.
+
+    Args:
+      optimizer: any.
+      weights: its own.
+      num_steps: the horizon; of no consequence to an optimizer that has none.
+      reads_loss: whether `update` must be given one; else the optimizer is handed 0.
+      state_dtype: "bfloat16" for a state of half the size.
+      field: that of the state which is kept in bfloat16; None: all of it.
+
+    Raises:
+      CeloError: if `num_steps` is not a positive whole number, or for another dtype.
+    """
+    narrow = check_state_dtype(state_dtype) == "bfloat16"
     horizon = check_num_steps(num_steps)
 
     def init_fn(params: Params) -> OptState:
-        return placed_with(params, optimizer.init(theta, params, jnp.asarray(horizon, jnp.int32)))
+        params = as_arrays(params)
+        state = optimizer.init(weights.theta, params, jnp.asarray(horizon, jnp.int32))
+        weights.check_size(params)  # after `init`, which refuses what has no size
+        return placed_with(params, state)
 
     def update_fn(
         updates: Updates,
@@ -97,9 +129,12 @@ def as_optax(
         **extra_args: Any,
     ) -> tuple[Updates, OptState]:
         del extra_args
-        return optimizer.update(theta, updates, state, require_params(params), value=require_value(value))
+        loss = require_value(value) if reads_loss else jnp.zeros(())
+        params = as_arrays(where_given(updates, require_params(params)))
+        return optimizer.update(weights.theta, as_arrays(updates), state, params, value=loss)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return in_bfloat16(tx, field) if narrow else tx
 
 
 def chain(

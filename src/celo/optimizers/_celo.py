@@ -15,10 +15,10 @@ from celo._kernels import native
 from celo._kernels.stacking import PerLayer
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers import _schedule
-from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._schedule import ScheduleState, scale_by_schedule
-from celo.optimizers._update_rule import Orthogonalize, RuleState, UpdateRule, scale_by_rule
+from celo.optimizers._update_rule import Orthogonalize, RuleState, UpdateRule
 
 
 class CeloState(NamedTuple):
@@ -141,7 +141,7 @@ def celo(
     rule = UpdateRule(kernel, min_rms, per_layer, orthogonalize)
     read = bind(weights, Celo(kernel))
     return chain(
-        scale_by_rule(rule, read, state_dtype),
+        with_weights(rule, read, state_dtype=state_dtype),
         scale_by_schedule(num_steps, read, plateau),
         learning_rate=learning_rate,
         weight_decay=weight_decay,

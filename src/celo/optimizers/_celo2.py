@@ -32,7 +32,7 @@ from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
 from celo._kernels.statistics import unclipped_gradient
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._adam import AdamState, init_moments, update_moments
-from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._rule_steps import (
     GROUP,
@@ -41,7 +41,7 @@ from celo.optimizers._rule_steps import (
     init_weights,
     take_steps,
 )
-from celo.optimizers._update_rule import Orthogonalize, scale_by_rule
+from celo.optimizers._update_rule import Orthogonalize
 from celo.transforms._param_labels import label_params
 
 AdamMask = Any | Callable[[Params], Any] | None  # pytree prefix of bools, or a function giving one
@@ -227,7 +227,7 @@ def scale_by_celo2(
       CeloError: as `celo2`.
     """
     rule = Celo2(kernel, False, orthogonalize, per_layer, step_size=1.0)
-    return scale_by_rule(rule, bind(weights, rule), state_dtype)
+    return with_weights(rule, bind(weights, rule), state_dtype=state_dtype)
 
 
 def celo2(
@@ -286,7 +286,7 @@ def celo2(
     """
     rule = Celo2(kernel, adam_mask, orthogonalize, per_layer, 1.0, adam_multiplier)
     return chain(
-        scale_by_rule(rule, bind(weights, rule), state_dtype),
+        with_weights(rule, bind(weights, rule), state_dtype=state_dtype),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

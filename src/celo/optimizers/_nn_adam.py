@@ -30,12 +30,11 @@ from celo._kernels.stacking import (
     stackable,
 )
 from celo._kernels.statistics import finite_gradient, log_size, mean_and_variance
-from celo._layout import placed_with, zeros_beside
+from celo._layout import zeros_beside
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
-from celo.optimizers._update_rule import scale_by_rule
 from celo.transforms._low_precision_state import CompactState
 
 GROUP = "nn_adam"
@@ -115,7 +114,7 @@ class NNAdam(LearnedOptimizer):
         own = theta[GROUP]
         first, second = (jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in range(2))
         tiled = (jnp.tile(own[name], (rows, 1)) for name in ("hyperparameters", "h0", "c0"))
-        return placed_with(params, NNAdamState(Moments(first, second), *tiled))
+        return NNAdamState(Moments(first, second), *tiled)
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -230,7 +229,7 @@ def nn_adam(
     optimizer = NNAdam(kernel, per_layer)
     bound = bind(weights, optimizer)
     return chain(
-        scale_by_rule(optimizer, bound, state_dtype, "moments"),
+        with_weights(optimizer, bound, state_dtype=state_dtype, field="moments"),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

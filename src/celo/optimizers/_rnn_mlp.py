@@ -27,8 +27,6 @@ from celo._arguments import (
     check_rows,
     check_shapes,
     check_state,
-    require_params,
-    require_value,
 )
 from celo._definitions import INPUT_FLOOR, LARGEST_GRADIENT, MAGNITUDE_SCALE, STEP_SCALE, TIME_SCALES
 from celo._kernels import native
@@ -42,12 +40,12 @@ from celo._kernels.stacking import (
     stackable,
 )
 from celo._kernels.statistics import ema, finite_gradient, log_size, mean_and_variance
-from celo._layout import placed_with, zeros_beside
+from celo._layout import zeros_beside
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
-from celo.transforms._low_precision_state import CompactState, check_state_dtype, in_bfloat16
+from celo.transforms._low_precision_state import CompactState
 
 GROUP = "rnn_mlp"
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)  # of momenta and of second moments
@@ -178,8 +176,7 @@ class RNNMLP(LearnedOptimizer):
             seen=jnp.zeros((), jnp.int32),
         )
         losses = LossAverages(scalar(0.0), scalar(0.0), jnp.zeros((), jnp.int32))
-        state = RNNMLPState(Moments(zeros(), zeros()), memory, losses, jnp.zeros((), jnp.int32))
-        return placed_with(params, state)
+        return RNNMLPState(Moments(zeros(), zeros()), memory, losses, jnp.zeros((), jnp.int32))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -394,27 +391,8 @@ def rnn_mlp(
     """
     optimizer = RNNMLP(kernel, per_layer)
     bound = bind(weights, optimizer)
-    narrow = check_state_dtype(state_dtype) == "bfloat16"
-
-    def init_fn(params: Params) -> RNNMLPState:
-        bound.check_size(params)
-        return optimizer.init(bound.theta, params, jnp.ones((), jnp.int32))
-
-    def update_fn(
-        updates: Updates,
-        state: OptState,
-        params: Params | None = None,
-        *,
-        value: Any = None,
-        **extra_args: Any,
-    ) -> tuple[Updates, OptState]:
-        del extra_args
-        loss = require_value(value)
-        return optimizer.update(bound.theta, updates, state, require_params(params), value=loss)
-
-    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return chain(
-        in_bfloat16(tx, "moments") if narrow else tx,
+        with_weights(optimizer, bound, reads_loss=True, state_dtype=state_dtype, field="moments"),
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         mask=mask,

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from celo._arguments import as_arrays, check_parameters, check_state, filled, require_params, where_given
+from celo._arguments import check_parameters, check_state, filled, where_given
 from celo._definitions import CELO
 from celo._errors import CeloError
 from celo._kernels import native
 from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers._base import LearnedOptimizer, chain
-from celo.optimizers._bind import BoundWeights, WeightsLike, bind
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
+from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._matrix_steps import init_first_size, matrix_steps
 from celo.optimizers._rule_steps import (
     GROUP,
@@ -32,7 +32,6 @@ from celo.optimizers._rule_steps import (
     init_weights,
     take_steps,
 )
-from celo.transforms._low_precision_state import check_state_dtype, in_bfloat16
 
 # Weights that θ may have.
 MIN_RMS, MATRIX_GAIN, START_POWER = (
@@ -106,7 +105,6 @@ class UpdateRule(LearnedOptimizer):
         del value
         check_state(state, RuleState)
         before, state = state, each_tree(partial(where_given, grads), state)
-        params, grads = as_arrays(where_given(grads, params)), as_arrays(grads)
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
         least = self._least_rms(theta)
@@ -202,31 +200,7 @@ def scale_by_celo_rule(
         out of range; in `init`, if `per_layer` does not fit the parameters.
     """
     rule = UpdateRule(kernel, min_rms, per_layer, orthogonalize)
-    return scale_by_rule(rule, bind(weights, rule), state_dtype)
-
-
-def scale_by_rule(
-    rule: LearnedOptimizer, weights: BoundWeights, state_dtype: Any, field: str | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """`scale_by_celo_rule` of weights that have been read, or another optimizer without horizon and loss.
-
-    `field` is that of the state which can be kept in bfloat16; None: all of it.
-    """
-    narrow = check_state_dtype(state_dtype) == "bfloat16"
-
-    def init_fn(params: Params) -> OptState:
-        state = rule.init(weights.theta, params, jnp.ones((), jnp.int32))
-        weights.check_size(params)
-        return state
-
-    def update_fn(
-        updates: Updates, state: OptState, params: Params | None = None, **extra_args: Any
-    ) -> tuple[Updates, OptState]:
-        del extra_args
-        return rule.update(weights.theta, updates, state, require_params(params), value=jnp.zeros(()))
-
-    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    return in_bfloat16(tx, field) if narrow else tx
+    return with_weights(rule, bind(weights, rule), state_dtype=state_dtype)
 
 
 def celo_rule(

@@ -28,8 +28,6 @@ from celo._arguments import (
     check_parameters,
     check_rows,
     check_state,
-    require_params,
-    require_value,
 )
 from celo._definitions import (
     CELO,
@@ -45,10 +43,9 @@ from celo._errors import CeloError
 from celo._kernels import native
 from celo._kernels.stacking import PerLayer, as_rows, count_tensors, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, log_size, mean_and_variance
-from celo._layout import placed_with
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
-from celo.optimizers._base import LearnedOptimizer, chain
+from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, read
 from celo.optimizers._rule_steps import (
     RuleState,
@@ -67,7 +64,7 @@ from celo.optimizers._schedule import (
     published_averaging,
     time_features,
 )
-from celo.transforms._low_precision_state import CompactState, check_state_dtype, in_bfloat16
+from celo.transforms._low_precision_state import CompactState
 
 BANK, CONTROLLER = "rule_bank", "controller"
 MIXTURE_SCALES = {"velo_s": 1.0, "velo": 1.0, "velo_4000": 100.0}  # by architecture
@@ -177,7 +174,7 @@ class Velo(LearnedOptimizer):
             hidden=for_each(theta[CONTROLLER]["h0"]),
             cell=for_each(theta[CONTROLLER]["c0"]),
         )
-        return placed_with(params, VeloState(rule, controller))
+        return VeloState(rule, controller)
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
@@ -335,28 +332,11 @@ def velo(
     units, banks = _sizes(found.theta)
     optimizer = Velo(kernel, units, banks, mixture_scale, per_layer)
     bound = found.bind(optimizer)
-    narrow = check_state_dtype(state_dtype) == "bfloat16"
     horizon = check_num_steps(num_steps)
     bound.check_horizon(horizon)
-
-    def init_fn(params: Params) -> OptState:
-        bound.check_size(params)
-        return optimizer.init(bound.theta, params, jnp.asarray(horizon, jnp.int32))
-
-    def update_fn(
-        updates: Updates,
-        state: OptState,
-        params: Params | None = None,
-        *,
-        value: Any = None,
-        **extra_args: Any,
-    ) -> tuple[Updates, OptState]:
-        del extra_args
-        params, loss = require_params(params), require_value(value)
-        return optimizer.update(bound.theta, updates, state, params, value=loss)
-
-    tx = optax.GradientTransformationExtraArgs(init_fn, update_fn)
-    tx = in_bfloat16(tx, "rule") if narrow else tx
+    tx = with_weights(
+        optimizer, bound, num_steps=horizon, reads_loss=True, state_dtype=state_dtype, field="rule"
+    )
     return chain(
         tx if plateau is None else hold_plateau(tx, plateau),
         learning_rate=learning_rate,
