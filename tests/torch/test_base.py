@@ -18,9 +18,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 import celo
 from celo import weights
+from celo._definitions import POLICIES
 from celo._errors import CeloError
 from celo.torch import Celo, CeloAdam, CeloRule
-from celo.torch._base import POLICIES
 
 pytestmark = [
     pytest.mark.usefixtures("quick_compilation"),

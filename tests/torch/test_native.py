@@ -5,10 +5,11 @@ import torch
 
 import celo.torch
 from celo import _compile
+from celo._definitions import CELO
 from celo._errors import CeloError
 from celo.torch import _native, _rule
 from celo.torch._orthogonal import polar_factor
-from celo.torch._weights import RULE, bind
+from celo.torch._weights import CELO_RULE, RULE, bind
 
 needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="there is no C++ compiler here")
 
@@ -32,15 +33,15 @@ def zero_statistics(shape, count):
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_both_kernels_take_the_same_steps(shape, count):
-    theta = bind("celo", (RULE,)).theta[RULE]
+    network = _rule.pack(bind("celo", (CELO_RULE,)).theta[RULE], 0.01)
     draw = torch.Generator().manual_seed(0)
     params = torch.randn(count, *shape, generator=draw)
     eager, native = (zero_statistics(shape, count) for _ in range(2))
     for _ in range(3):
         grads = torch.randn(count, *shape, generator=draw)
         grads[0].view(-1)[0] = torch.nan
-        expected = _rule.steps(theta, eager, _rule.finite_gradient(grads), params, 0.01)
-        found = _native.rule_steps(_native.pack(theta, 0.01), native, grads, params)
+        expected = _rule.steps(CELO, network, eager, _rule.finite_gradient(grads), params)
+        found = _native.rule_steps(CELO, network, native, grads, params)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     for one, other in zip(native, eager, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -57,14 +58,14 @@ def test_matrices_of_many_shapes_become_their_polar_factors_in_one_call():
 
 @needs_compiler
 def test_threads_change_the_steps_by_rounding_alone():
-    theta = _native.pack(bind("celo", (RULE,)).theta[RULE], 0.0)
+    network = _rule.pack(bind("celo", (CELO_RULE,)).theta[RULE])
     draw = torch.Generator().manual_seed(0)
     grads, params = (torch.randn(1, 700, 600, generator=draw) for _ in range(2))
     threads, steps = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            steps.append(_native.rule_steps(theta, zero_statistics((700, 600), 1), grads, params))
+            steps.append(_native.rule_steps(CELO, network, zero_statistics((700, 600), 1), grads, params))
     finally:
         torch.set_num_threads(threads)
     for step in steps[1:]:
