@@ -23,6 +23,7 @@ from celo._definitions import (
     FIRST_ROW,
     GRADIENT_LIMIT,
     INPUTS,
+    LARGEST_GRADIENT,
     MAGNITUDE_SCALE,
     MOMENTUM_DECAYS,
     RMS_FLOOR,
@@ -86,6 +87,12 @@ def slice_size(device: torch.device) -> int:
 def finite_gradient(grad: Tensor) -> Tensor:
     """The gradient as float32, clipped to ±1000, NaN taken as zero."""
     return grad.float().nan_to_num(nan=0.0).clamp_(-GRADIENT_LIMIT, GRADIENT_LIMIT)
+
+
+def unclipped_gradient(grad: Tensor) -> Tensor:
+    """As `finite_gradient` where a rule clips no gradient: what is finite stays, up to 1e15."""
+    known = torch.where(torch.isfinite(grad), grad.float(), finite_gradient(grad))
+    return known.clamp_(-LARGEST_GRADIENT, LARGEST_GRADIENT)
 
 
 def pack(theta: Theta, min_rms: float | Tensor = 0.0) -> Tensor:
