@@ -249,14 +249,19 @@ def _check_plateau(optimizer: LearnedOptimizer, state: Any) -> None:
         )
 
 
-def _one_count(optimizer: LearnedOptimizer, without_any: Any) -> np.ndarray:
+def _one_count(optimizer: LearnedOptimizer, theirs: Any) -> np.ndarray:
+    """How many gradients Adam has had; where it takes no tensor, what JAX's state says, of no consequence."""
+    import jax
+
     counts = {float(_sharded.whole(s["step"])) for s in optimizer.state.values() if "step" in s}
     if len(counts) > 1:
         raise CeloError(
             f"parameters have had from {min(counts):.0f} to {max(counts):.0f} gradients, and JAX has one "
             "count for all that Adam takes; leave out the parameters that are not always trained"
         )
-    return np.asarray(counts.pop()) if counts else _array(without_any)
+    if not counts:
+        return np.asarray(0) if isinstance(theirs, jax.ShapeDtypeStruct) else _array(theirs)
+    return np.asarray(counts.pop())
 
 
 # ---------------------------------------------------------------------- pytrees and arrays
