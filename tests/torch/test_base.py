@@ -53,7 +53,7 @@ OPTIMIZERS = {
     "CeloAdam": functools.partial(CeloAdam, num_steps=HORIZON, weights={"scheduler": THETA["scheduler"]}),
     "Celo2": functools.partial(Celo2, weights=CELO2_THETA),
     "Celo2Base": functools.partial(Celo2Base, weights=CELO2_THETA),
-    "VeLO": functools.partial(VeLO, num_steps=HORIZON, weights=VELO_THETA),
+    "VeLO": functools.partial(VeLO, num_steps=HORIZON, weights=VELO_THETA, mixture_scale=2.0),
 }
 
 
@@ -474,7 +474,7 @@ def test_bad_steps_are_treated_as_in_jax(optimizer, policy, number):
     in_jax = {
         "Celo": lambda: celo.celo(HORIZON, **options),
         "CeloAdam": lambda: celo.celo_adam(HORIZON, weights={"scheduler": THETA["scheduler"]}, **options),
-        "VeLO": lambda: celo.velo(HORIZON, weights=VELO_THETA, **options),
+        "VeLO": lambda: celo.velo(HORIZON, weights=VELO_THETA, mixture_scale=2.0, **options),
     }[optimizer]()
     theirs, state = side_by_side.in_jax(in_jax, *problem)
     ours, made = side_by_side.in_torch(functools.partial(OPTIMIZERS[optimizer], **options), *problem)

@@ -272,6 +272,8 @@ def test_options_out_of_range_are_refused(theta):
         Celo2(params, weights=theta, adam="yes")
     with pytest.raises(CeloError, match=r"adam_multiplier must be finite and at least 0, got -1"):
         Celo2(params, weights=theta, adam_multiplier=-1)
+    with pytest.raises(CeloError, match=r"Celo2Base has no Adam: leave adam= out.*or use Celo2"):
+        Celo2Base([{"params": params, "adam": True}], weights=theta)
     with pytest.raises(CeloError, match=r"update_rule/w0.*Use weights trained for it"):
         Celo2(params, weights="celo")
     with pytest.raises(TypeError):

@@ -1,8 +1,7 @@
 """What every learned optimizer in PyTorch shares: losses, the schedule, groups, state, saving and restoring.
 
-All that changes is in tensors: what belongs to a parameter in `state[parameter]`, what belongs to the
-optimizer (the schedule, counters) in `param_groups`, where all groups hold the same tensors. So it is saved,
-restored, moved and sharded as any optimizer's state is. A step never waits for the device.
+All that changes is in tensors: what belongs to a parameter in `state[parameter]`, the schedule and counters in
+`param_groups`, the same in all groups. So they are saved and moved as any optimizer's. No step waits for a device.
 """
 
 import math
@@ -22,13 +21,13 @@ from celo.torch._weights import BoundWeights
 RULES = ("learned", "adamw")
 
 _SCHEDULE = "schedule_"  # entries of param_groups that are the schedule's state begin so
+_PARTICULAR = ("adam", "adam_multiplier", "min_rms", "orthogonalize")  # options that not all have
 
 
 class LearnedOptimizer(Optimizer):
     """The base of all optimizers here; it says what is common to them.
 
-    A subclass gives `_state_shapes` and `_steps`, `_advance` if it has a learned schedule, and hands in its
-    options.
+    A subclass gives `_state_shapes`, `_steps`, and `_advance` if it has a schedule, and hands in its options.
 
     A parameter that is sharded (a DTensor, of `fully_shard` or tensor parallelism) is stepped whole: each
     process gathers one tensor at a time with its gradient and state, computes the same step, and keeps its
@@ -98,8 +97,8 @@ class LearnedOptimizer(Optimizer):
         """(what all learned steps are multiplied by, the schedule's new state); asked where there is one.
 
         Args:
-          schedule: its state.
-          loss: a scalar on its device.
+          schedule: the state.
+          loss: a scalar.
           work: all parameters that take learned steps now, before they do.
           moves: 0 where all is to stay as it is.
         """
@@ -128,7 +127,7 @@ class LearnedOptimizer(Optimizer):
                 returned = closure()
         value = self._loss(loss, returned)
         work = [self._work(group) for group in self.param_groups]
-        grads = [item.param.grad for of_group in work for item in of_group]
+        grads = [item.grad for of_group in work for item in of_group]
         if not grads:
             return returned
         self._bring_shared_to(grads[0].device)
@@ -373,8 +372,10 @@ class LearnedOptimizer(Optimizer):
     def _restore(self, loaded: dict[str, Any]) -> None:
         """The loaded state as it was saved: PyTorch casts it to the parameters' dtypes."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            theirs = {n for n in saved if n == "rule" or n in _nonfinite.COUNTERS or n.startswith(_SCHEDULE)}
-            if odd := sorted(theirs ^ {"rule", *self._shared}):
+            telling = ("rule", *_nonfinite.COUNTERS, *_PARTICULAR)
+            theirs = {name for name in saved if name in telling or name.startswith(_SCHEDULE)}
+            ours = {"rule", *self._shared, *(name for name in _PARTICULAR if name in self.defaults)}
+            if odd := sorted(theirs ^ ours):
                 raise CeloError(
                     f"the state has {'' if odd[0] in theirs else 'no '}{odd[0]!r}: it was saved by another "
                     f"optimizer than {type(self).__name__}, or with other options; make the same one"

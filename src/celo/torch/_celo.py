@@ -50,21 +50,19 @@ def _orthogonalized(
     """The steps, those of matrices orthogonalised; where the native kernel does that, all in one call."""
     done, matrices, gains = [], [], []
     for batch, steps in batches:
-        matrix = _wants_matrix(theta, group, tuple(steps.shape[1:]))
-        gain = (
-            torch.cat([_matrix_gains(theta, item, matrix, least, taken) for item in batch])
-            if matrix
-            else None
-        )
-        if not _native.usable(group["kernel"], steps.device):
-            if matrix:
-                steps = polar_factor(steps.view(-1, *matrix)).mul_(gain.view(-1, 1, 1)).view(steps.shape)
+        native = _native.usable(group["kernel"], steps.device)
+        if matrix := _wants_matrix(theta, group, tuple(steps.shape[1:])):
+            stack = steps.view(-1, *matrix)
+            gain = torch.cat([_matrix_gains(theta, item, matrix, least, taken) for item in batch])
+            if native:
+                matrices.append(stack)
+                gains.append(gain)
+            else:
+                steps = polar_factor(stack).mul_(gain.view(-1, 1, 1)).view(steps.shape)
+        if native:
+            done.append((batch, steps))
+        else:
             yield batch, steps
-            continue
-        done.append((batch, steps))
-        if matrix:
-            matrices.append(steps.view(-1, *matrix))
-            gains.append(gain)
     if matrices:
         _native.orthogonalize(matrices, torch.cat(gains))
     yield from done

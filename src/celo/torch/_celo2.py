@@ -35,6 +35,8 @@ class _Celo2Optimizer(LearnedOptimizer):
 
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         shapes = _rule_steps.state_shapes(group, param)
+        if "adam" in group and "adam" not in self.defaults:
+            raise CeloError(f"{type(self).__name__} has no Adam: leave adam= out of its groups, or use Celo2")
         return _adam.state_shapes(param) if _is_adams(group, param) else shapes
 
     def _steps(

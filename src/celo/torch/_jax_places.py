@@ -21,7 +21,7 @@ class Place(NamedTuple):
     number: int  # in `state_dict()`
     param: Tensor
     node: Any  # the part of JAX's state that has it
-    index: int  # among that part's leaves
+    leaf: int  # among that part's leaves
     layout: Layout
 
 
@@ -54,7 +54,7 @@ def matched(optimizer: LearnedOptimizer, state: Any, params_axes: ParamsAxes, pa
             for path, place in zip(paths, places, strict=True):
                 if place.node is node:
                     for tree in trees:
-                        _check_shape(path, name, tuple(leaves_of(tree)[place.index].shape), place.layout)
+                        _check_shape(path, name, tuple(leaves_of(tree)[place.leaf].shape), place.layout)
     return places
 
 
@@ -145,11 +145,11 @@ def statistics(optimizer: LearnedOptimizer, state: Any) -> list[Any]:
     others = nodes_of(state, lambda n: type(n).__module__.startswith(module) and not isinstance(n, ours))
     required = (*kinds, ControllerState) if isinstance(optimizer, VeLO) else kinds
     found = {kind: nodes_of(state, kind) for kind in required}
-    if others or (missing := [kind for kind in required if len(found[kind]) != 1]):
-        if others:
-            what = type(others[0]).__name__
-        else:
-            what = f"{len(found[missing[0]])} of {missing[0].__name__} in it"
+    wrong = [
+        f"{len(of_kind)} of {kind.__name__} in it" for kind, of_kind in found.items() if len(of_kind) != 1
+    ]
+    if others or wrong:
+        what = type(others[0]).__name__ if others else wrong[0]
         raise CeloError(
             f"{type(optimizer).__name__} corresponds to one state of {remedy}, got a {type(state).__name__} "
             f"with {what}; hand in the optax state of that optimizer. (A state that was restored without a "

@@ -64,7 +64,7 @@ def load_jax_state(
         for name in parts:
             if name == "col" and place.layout.is_line:
                 continue
-            leaves = [leaves_of(tree)[place.index] for tree in parts[place.layout.there(name)]]
+            leaves = [leaves_of(tree)[place.leaf] for tree in parts[place.layout.there(name)]]
             arrays = [place.layout.to_torch(_array(leaf)) for leaf in leaves]
             fresh[name] = _tensor(np.stack(arrays) if name in BY_DECAY else arrays[0])
         if "step" in fresh:

@@ -147,8 +147,9 @@ def steps(
     over = (2, 3) if apart else tuple(range(2, 2 + len(shape)))  # of [n, inputs, *S]
     kept = [1 if axis in over else size for axis, size in enumerate(shape, start=2)]
     squares = grads.new_zeros(count, sum(INPUTS[name] for name in names), *kept)
-    for part in slices:
-        inputs = _inputs(rule, names, stats, grads, params, axes, part)
+    first = _inputs(rule, names, stats, grads, params, axes, slices[0])
+    for number, part in enumerate(slices):
+        inputs = _inputs(rule, names, stats, grads, params, axes, part) if number else first
         part.of(squares).add_(inputs.square().sum(dim=over, keepdim=True))
     scale = torch.rsqrt(rule.input_floor + squares / (math.prod(shape) // math.prod(kept)))
     first_layer = torch.cat([_rows(theta, name) for name in names], dim=-2)  # [inputs, hidden] or [n, …]
@@ -164,8 +165,7 @@ def steps(
         length = (STEP_SCALE * torch.maximum(sizes(params), least)).view(count, *(1,) * len(shape))
     result = torch.empty_like(params)
     for part in slices:
-        if len(slices) > 1:
-            inputs = _inputs(rule, names, stats, grads, params, axes, part)
+        inputs = _inputs(rule, names, stats, grads, params, axes, part) if len(slices) > 1 else first
         if apart:
             inputs *= part.of(scale)
         target = part.of(result)

@@ -136,10 +136,10 @@ class VeLO(LearnedOptimizer):
         inputs = torch.cat([shared.expand(len(own), -1), own], dim=1)
         loudest = (inputs @ theta["mix_w"] + theta["mix_b"]).relu_().amax(dim=0)
         x = inputs @ theta["skip_w"] + theta["skip_b"] + loudest
-        before = [_rows([item.state[name] for item in work], device) for name in ("hidden", "cell")]
-        after = _schedule.lstm_step(x, *before, theta["lstm_w"], theta["lstm_b"])
+        before = tuple(_rows([item.state[name] for item in work], device) for name in ("hidden", "cell"))
+        after = _schedule.lstm_step(x, before[0], before[1], theta["lstm_w"], theta["lstm_b"])
         if isinstance(moves, Tensor):
-            after = [torch.where(moves > 0, now, then) for now, then in zip(after, before, strict=True)]
+            after = tuple(torch.where(moves > 0, *pair) for pair in zip(after, before, strict=True))
         for name, rows in zip(("hidden", "cell"), after, strict=True):
             states = [item.state[name] for item in work]
             counts = [math.prod(state.shape[:-1]) for state in states]
