@@ -1,7 +1,7 @@
 """What every learned optimizer in PyTorch shares: losses, the schedule, groups, state, saving and restoring.
 
-All that changes is in tensors: what belongs to a parameter in `state[parameter]`, the schedule and counters in
-`param_groups`, the same in all groups. So they are saved and moved as any optimizer's. No step waits for a device.
+All that changes is in tensors: a parameter's in `state[parameter]`, schedule and counters in `param_groups`,
+the same in all groups, so that they are saved and moved as any optimizer's. No step waits for the device.
 """
 
 import math
