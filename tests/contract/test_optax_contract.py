@@ -140,7 +140,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def settings(quick_compilation):
+def settings():
     """The users' promotion, as optax itself (MultiSteps) does not pass the strict one."""
     with jax.numpy_dtype_promotion("standard"):
         yield

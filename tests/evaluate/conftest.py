@@ -1,5 +1,3 @@
-import sys
-
 import jax
 import pytest
 
@@ -32,5 +30,4 @@ def own_module(tmp_path, monkeypatch):
     )
     (tmp_path / "own_optimizers.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "own_optimizers"
-    sys.modules.pop("own_optimizers", None)
+    return "own_optimizers"

@@ -14,8 +14,6 @@ from celo._kernels.statistics import (
     update_stats,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DECAYS = {"momentum_decays": (0.9, 0.5), "second_moment_decay": 0.8, "factored_decays": (0.7,)}
 
 
