@@ -22,10 +22,7 @@ from celo._errors import CeloError
 from celo.torch import Celo, CeloAdam, CeloRule
 from celo.torch._base import POLICIES
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.filterwarnings("ignore:lr is 60:celo.OutOfRangeWarning"),  # so that steps are seen
-]
+pytestmark = pytest.mark.filterwarnings("ignore:lr is 60:celo.OutOfRangeWarning")  # so that steps are seen
 
 THETA = {group: dict(arrays) for group, arrays in weights.load("celo").theta.items()}
 HORIZON = 60

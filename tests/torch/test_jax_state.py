@@ -17,8 +17,6 @@ from celo.optimizers import CeloAdam as CeloAdamInJax
 from celo.optimizers import Velo
 from celo.torch import Celo, CeloAdam, CeloRule, as_jax_state, load_jax_state
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HORIZON, HALF, STEPS = 40, 10, 20
 TOLERANCE = 1e-4  # of a tensor's movement, as between whole runs
 BUNDLED = {

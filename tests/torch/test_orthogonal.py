@@ -9,8 +9,6 @@ import torch
 from celo._kernels import orthogonal
 from celo.torch._orthogonal import polar_factor
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(6, 6), (5, 12), (3, 7, 4), (2, 3, 4, 9)]
 
 
