@@ -9,7 +9,7 @@ demo: $(VENV)/.demo
 	$(BIN)/celo race --out race
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m "slow or network"

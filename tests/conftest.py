@@ -2,11 +2,14 @@
 
 import functools
 import os
+import sys
 from pathlib import Path
 
-# Most of the tests' time is compilation: kept from run to run. Read by the processes that tests start, too.
+# Most of the tests' time is compilation: of thousands of programs, that run once and are kept from run to
+# run, and without most optimizations, in half the time. Read by the processes that tests start, too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import jax
 import pytest
@@ -23,11 +26,24 @@ def key():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-    """For tests that compile much and run little: without most optimizations compiling takes a third less."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def users_compilation():
+    """Programs optimized as users have them."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(autouse=True)
+def own_modules_are_forgotten(request):
+    """Modules that a test imports from its `tmp_path`: another test's of the same name must be its own."""
+    before = set(sys.modules)
+    yield
+    folder = request.node.funcargs.get("tmp_path")
+    if folder is not None:
+        for name in set(sys.modules) - before:
+            if (getattr(sys.modules[name], "__file__", None) or "").startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -72,7 +72,7 @@ def test_few_blocks_are_not_run():
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON)
-def test_python_of_a_page_runs(page, quick_compilation, tmp_path, monkeypatch):
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     """All blocks of a page, one after another, as a reader would run them."""
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "docs"}
@@ -317,7 +317,7 @@ DOCTESTS = examples()
 
 
 @pytest.mark.parametrize("name", DOCTESTS)
-def test_examples_of_docstrings_run(name, quick_compilation):
+def test_examples_of_docstrings_run(name):
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     with jax.numpy_dtype_promotion("standard"):
         failed, attempted = runner.run(DOCTESTS[name])

@@ -23,6 +23,13 @@ def test_an_attribute_is_found(mine):
     import_modules(["mine"])
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_tests_that_name_their_modules_alike_see_their_own(number, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(f"number = {number}\n")
+    assert attribute_at("mine:number", "task") == number
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [

@@ -104,7 +104,6 @@ def test_modules_of_ones_own_are_found_in_the_current_folder(tmp_path, monkeypat
     assert sys.path.count(os.getcwd()) == 1
     with pytest.raises(CeloError, match="there is no module 'no_such_module'"):
         import_own(["no_such_module"])
-    del sys.modules["registers_something"]
 
 
 def test_nothing_to_import_is_an_empty_list(parser):

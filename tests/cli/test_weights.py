@@ -134,7 +134,6 @@ def test_explanations_need_matplotlib_and_make_no_folder_without_it(tmp_path, mo
 
 
 @needs_matplotlib
-@pytest.mark.usefixtures("quick_compilation")
 def test_an_explanation_is_drawn_of_the_task_of_ours(tmp_path, monkeypatch, capsys):
     explain = celo.explain
     monkeypatch.setattr(

@@ -10,8 +10,6 @@ from task_contract import check_task_family
 
 from celo.tasks import SPLITS, TASKS, Quadratic, Quadratics, TaskFamily, make_task
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Their last layer starts at zero, so that no gradient reaches the layers below in the first step.
 ZERO_HEAD = ("vit_wideshallow", "vit_skinnydeep")
 

@@ -1,5 +1,3 @@
-import sys
-
 import jax
 import pytest
 
@@ -32,5 +30,13 @@ def own_module(tmp_path, monkeypatch):
     )
     (tmp_path / "own_optimizers.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    yield "own_optimizers"
-    sys.modules.pop("own_optimizers", None)
+    return "own_optimizers"
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Charts take seconds: an empty one stands for all of them, and the page is its words."""
+    from celo.evaluate._report import files, write
+
+    monkeypatch.setattr(files, "draw_all", lambda board: {"curves.svg": b"<svg/>"})
+    monkeypatch.setattr(write, "page", lambda board, headline, caption: f"{headline}\n{caption}")

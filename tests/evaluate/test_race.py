@@ -33,7 +33,7 @@ def test_the_report_is_that_of_an_evaluation(raced):
     assert "celo race --tasks quadratic --steps 20" in (raced / "leaderboard.md").read_text()
 
 
-def test_another_contestant_is_added_and_the_others_are_not_run_again(raced, capsys):
+def test_another_contestant_is_added_and_the_others_are_not_run_again(raced, undrawn, capsys):
     before = (raced / "records" / "quadratic" / "celo.npz").stat().st_mtime_ns
     assert cli.main(["race", "sgd", *SHORT, "--out", str(raced)]) == 0
     printed = capsys.readouterr().out

@@ -139,7 +139,7 @@ def test_only_comparable_records_of_the_package_are_added():
     assert with_bundled([alike], "no_such_suite") == [alike]
 
 
-def test_the_report_of_a_packed_archive_is_that_of_its_folder(tmp_path):
+def test_the_report_of_a_packed_archive_is_that_of_its_folder(tmp_path, undrawn):
     pytest.importorskip("altair", reason="needs celo[plots]")
     folder = synthetic.write(tmp_path / "folder")
     pack_records(folder, tmp_path / "one.zip")

@@ -12,8 +12,6 @@ import celo
 from celo._errors import CeloError
 from celo._kernels.statistics import rms
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 9
 
 

@@ -11,8 +11,6 @@ from celo._explain.rule_map import AXIS, rule_map
 from celo._kernels.rule_network import tensor_update
 from celo._kernels.statistics import init_stats, rms
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(params=[(7, 5), (6,), ()], ids=str)
 def tensor(request):

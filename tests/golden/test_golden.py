@@ -14,6 +14,8 @@ from celo._published import layout
 from celo.optimizers import Celo, CeloAdam, UpdateRule, as_optax, celo, celo_adam, scale_by_celo_rule
 from celo.optimizers import _schedule as scheduler
 
+pytestmark = pytest.mark.usefixtures("users_compilation")
+
 TOLERANCE = 1e-3  # of a tensor's total movement
 STILL = 1e-7  # absolute, for a tensor that does not move
 

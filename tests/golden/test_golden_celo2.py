@@ -13,8 +13,6 @@ from celo import _compile, convert
 from celo._published import layout
 from celo.optimizers import Celo2, as_optax, celo2, celo2_base, scale_by_celo2
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TOLERANCE = 1e-3  # of a tensor's total movement
 STILL = 3e-7  # of a tensor's largest number: what rounding does to one that hardly moves
 RATE = 1e-3

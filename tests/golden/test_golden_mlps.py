@@ -17,6 +17,8 @@ import pytest
 
 from celo.optimizers import RNNMLP, AdafacMLP, NNAdam, adafac_mlp, as_optax, nn_adam, rnn_mlp
 
+pytestmark = pytest.mark.usefixtures("users_compilation")
+
 TOLERANCE = 1e-3  # of a tensor's total movement
 ROUNDING = 5e-7  # of parameters of about 1, over 30 steps
 

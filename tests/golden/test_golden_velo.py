@@ -13,6 +13,8 @@ import velo_reading
 from celo import _compile
 from celo.optimizers import Velo, as_optax, velo
 
+pytestmark = pytest.mark.usefixtures("users_compilation")
+
 TOLERANCE = 1e-3  # of a tensor's total movement
 STILL = 1e-7  # absolute, for a tensor that does not move
 

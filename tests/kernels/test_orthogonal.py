@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from celo import _compile
-from celo._definitions import POLYNOMIALS, SMALLEST
+from celo._definitions import MUON, POLAR, POLYNOMIALS, SMALLEST
 from celo._kernels import native, orthogonal
 from celo._kernels.orthogonal import orthogonalized
 
@@ -82,6 +82,12 @@ def test_a_matrix_of_nothing_stays_as_it_is(size, kernel):
     result, length = factor(x, kernel)
     np.testing.assert_array_equal(result, x)
     assert length == 1
+
+
+@pytest.mark.parametrize("iteration", [POLAR, MUON], ids=["polar", "muon"])
+def test_a_matrix_of_nothing_has_the_derivatives_of_one_that_stays(iteration):
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(orthogonal.polar_factor(x, iteration)[0])))
+    np.testing.assert_array_equal(slope(jnp.zeros((3, 2))), np.ones((3, 2)))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

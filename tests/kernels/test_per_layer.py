@@ -10,8 +10,6 @@ from celo import _compile
 from celo._errors import CeloError
 from celo.optimizers import UpdateRule, scale_by_celo_rule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
 LAYERS = 3
 SHAPES = {"kernel": (4, 5), "bias": (5,), "gain": (), "conv": (2, 2, 3, 2)}

@@ -10,11 +10,10 @@ from celo._kernels.statistics import (
     finite_gradient,
     init_stats,
     inverse_factors,
+    inverse_root,
     rms,
     update_stats,
 )
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 DECAYS = {"momentum_decays": (0.9, 0.5), "second_moment_decay": 0.8, "factored_decays": (0.7,)}
 
@@ -70,6 +69,19 @@ def test_inverse_factors_recover_a_second_moment_of_rank_one():
 def test_inverse_factors_need_two_axes():
     with pytest.raises(AssertionError, match=r"shape \(3,\)"):
         inverse_factors(jnp.ones(3), jnp.ones(()), (3,))
+
+
+def test_inverse_root_has_finite_derivatives_where_gradients_were_zero():
+    """There 1 / sqrt has the slope -5e44, and the square of a gradient of zero changes by zero."""
+
+    def inverse(grad):
+        return inverse_root(jnp.square(grad) + FACTORED_FLOOR)
+
+    grad = jnp.asarray([0.0, 1.0, -2.0])
+    expected = [0.0, -1.0, 0.25]
+    np.testing.assert_allclose(inverse(grad), [1e15, 1.0, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(inverse, (grad,), (jnp.ones(3),))[1], expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda x: jnp.sum(inverse(x)))(grad), expected, rtol=1e-6)
 
 
 def test_finite_gradient():

@@ -1,7 +1,4 @@
-"""Whole runs: optax's own promotion of dtypes, which is not strict, and compilation that is quick.
-
-And inner problems whose meta-gradient back-propagation knows.
-"""
+"""optax's own promotion of dtypes, which is not strict, and problems whose meta-gradient is known."""
 
 import dataclasses
 
@@ -19,13 +16,6 @@ from celo.tasks import Quadratics
 def users_dtype_promotion():
     with jax.numpy_dtype_promotion("standard"):
         yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,6 @@ from celo._errors import CeloError
 from celo.optimizers import AdafacMLP, adafac_mlp
 from celo.optimizers._adafac_mlp import time_inputs
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def weights(noisy_theta):

@@ -11,8 +11,6 @@ from celo._errors import CeloError
 from celo.convert import convert
 from celo.optimizers import Celo, UpdateRule, as_optax, celo, scale_by_celo_rule, scale_by_celo_schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"w": jnp.asarray([[1.0, -2.0, 0.5], [0.3, 0.7, -1.0]]), "b": jnp.asarray([0.1, 0.2, -0.4])}
 GRADS = {"w": jnp.asarray([[0.5, 0.1, -0.2], [-1.0, 2.0, 0.01]]), "b": jnp.asarray([-0.3, 0.02, 0.7])}
 

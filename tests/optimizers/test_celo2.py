@@ -12,8 +12,6 @@ from celo import weights as weights_file
 from celo._errors import CeloError
 from celo.optimizers import Celo2, celo2, celo2_base, scale_by_celo2
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RATE = 1e-3
 PARAMS = {
     "embed": jnp.full((6, 4), 0.5),

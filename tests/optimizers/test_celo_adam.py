@@ -9,8 +9,6 @@ import pytest
 from celo._errors import CeloError
 from celo.optimizers import CeloAdam, as_optax, celo_adam, scale_by_celo_schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = {"w": (3, 2), "b": (2,), "scale": (), "none": (0, 4)}
 STEPS = 6
 

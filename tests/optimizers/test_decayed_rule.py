@@ -9,8 +9,6 @@ from celo._errors import CeloError
 from celo.optimizers import DecayedRule, UpdateRule
 from celo.optimizers._decayed_rule import horizon_scale, linear_decay
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"w": jnp.ones((4, 3)), "b": jnp.asarray([0.5, -0.25], jnp.bfloat16)}
 GRADS = {"w": jnp.linspace(-1, 1, 12).reshape(4, 3), "b": jnp.asarray([0.1, 0.2], jnp.bfloat16)}
 

@@ -11,8 +11,6 @@ from celo.optimizers import _schedule as scheduler
 from celo.optimizers import celo, celo_rule, cool_down, scale_by_celo_schedule, with_horizon
 from celo.transforms import accumulate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"w": jnp.asarray([1.0, -2.0, 0.5])}
 ONES = jax.tree.map(jnp.ones_like, PARAMS)
 

@@ -30,8 +30,9 @@ def test_matrices_remember_how_large_they_began(kernel, power):
 
     def second_step(theta):
         tx = celo.scale_by_celo_rule(theta, kernel=kernel, per_layer=layers, min_rms=0.01)
-        first, state = tx.update(grads, tx.init(params), params)
-        return first, tx.update(grads, state, larger)[0]
+        update = jax.jit(tx.update)
+        first, state = update(grads, tx.init(params), params)
+        return first, update(grads, state, larger)[0]
 
     (first, plain), (same, found) = second_step(theta), second_step(remembering)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), first, same)
@@ -49,8 +50,9 @@ def test_a_matrix_that_begins_at_zero_counts_as_one_of_usual_initial_weights():
         tx = celo.scale_by_celo_rule(
             {"update_rule": {**rule, "start_power": jnp.float32(power)}}, min_rms=least
         )
-        _, state = tx.update(grads, tx.init(params), params)
-        return tx.update(grads, state, jnp.full((5, 8), size))[0]
+        update = jax.jit(tx.update)
+        _, state = update(grads, tx.init(params), params)
+        return update(grads, state, jnp.full((5, 8), size))[0]
 
     for least in (0.0, 0.01):
         np.testing.assert_allclose(step(1.0, least, 2.0), step(0.0, least, 2.0) * 8**-0.5 / 2.0, rtol=1e-5)

@@ -9,8 +9,6 @@ from small_model import PARAMS, normal
 from celo._errors import CeloError
 from celo.optimizers import NNAdam, nn_adam
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def weights(noisy_theta):

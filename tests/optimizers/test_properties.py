@@ -11,8 +11,6 @@ from celo._kernels import native
 from celo.optimizers import celo, scale_by_celo_rule
 from celo.transforms import _nonfinite as nonfinite
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNEL = native.resolve("auto")
 SHAPES = [(), (1,), (4,), (3, 2), (2, 1, 3), (0,)]
 DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]

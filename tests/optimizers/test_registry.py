@@ -11,8 +11,6 @@ from celo.convert import LAYOUTS, read_official, to_official
 from celo.meta import Recipe
 from celo.optimizers import OPTIMIZERS, LearnedOptimizer, as_optax
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.asarray([0.5, -0.5])}
 
 

@@ -10,8 +10,6 @@ from celo._errors import CeloError
 from celo.optimizers import RNNMLP, rnn_mlp
 from celo.optimizers._rnn_mlp import LossAverages, observe
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def weights(noisy_theta):

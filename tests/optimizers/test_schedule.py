@@ -7,8 +7,6 @@ import pytest
 
 from celo.optimizers import _schedule as scheduler
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 BAD = [np.nan, np.inf, -np.inf]
 
 

@@ -10,8 +10,6 @@ from celo._kernels import rule_network
 from celo.optimizers import UpdateRule, scale_by_celo_rule
 from celo.optimizers._update_rule import GROUP, mirrored
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DECAYS = (0.9, 0.99, 0.999)
 TENSORS = {
     "scalar": (),

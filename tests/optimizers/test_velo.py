@@ -14,8 +14,6 @@ from celo import weights as weights_files
 from celo._errors import CeloError
 from celo.optimizers import OPTIMIZERS, Velo, as_optax, cool_down, velo, with_horizon
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
 SMALL = Velo("xla", units=8, banks=4)
 SHAPES = {

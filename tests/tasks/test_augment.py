@@ -11,7 +11,6 @@ from celo.tasks._augment import LEVELS, Reparametrised
 from celo.tasks._base import value_and_grad
 
 value_and_grad = jax.jit(value_and_grad)
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SHAPES = {"w": (3, 2), "b": (2,), "gain": ()}
 

@@ -12,8 +12,6 @@ from celo.tasks._augment import Reparametrised
 from celo.tasks._models.convnets import ConvNet
 from celo.tasks._models.layers import Perceptron
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def images(count, seed=0):
     rng = np.random.default_rng(seed)

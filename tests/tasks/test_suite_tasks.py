@@ -14,8 +14,6 @@ import pytest
 from celo.evaluate._run.suites import SUITES
 from celo.tasks import make_task, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 NAMES = [task.name for task in SUITES["laptop"]]
 STEPS, RATE = 40, 3e-3
 SEEDS = (0, 1)

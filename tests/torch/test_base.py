@@ -23,10 +23,7 @@ from celo._definitions import POLICIES
 from celo._errors import CeloError
 from celo.torch import Celo, Celo2, Celo2Base, CeloAdam, CeloRule, VeLO
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.filterwarnings("ignore:lr is 60:celo.OutOfRangeWarning"),  # so that steps are seen
-]
+pytestmark = pytest.mark.filterwarnings("ignore:lr is 60:celo.OutOfRangeWarning")  # so that steps are seen
 
 CELO2_THETA = golden_data.to_celo2_theta(
     golden_data.below(golden_data.load(golden_data.CELO2), "theta/celo2__noisy")

@@ -15,8 +15,6 @@ from celo import weights
 from celo._errors import CeloError
 from celo.torch import Celo, CeloRule, _rule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HORIZON = 60  # ten more than the steps that are compared
 BUNDLED = {
     group: {name: np.asarray(array) for name, array in arrays.items()}

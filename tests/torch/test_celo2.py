@@ -18,8 +18,6 @@ from celo._errors import CeloError
 from celo.optimizers import Celo2 as Celo2InJax
 from celo.torch import Celo2, Celo2Base, celo2_param_groups
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RATE, DECAY = 0.03, 0.1  # so that rounding counts for little beside the steps
 # Three axes are a convolution along a line. JAX has matrices in the last two axes, PyTorch in the first two.
 SHAPES = side_by_side.SHAPES | {"kernel/wide": (9, 8, 3, 2), "line/wide": (6, 7, 2)}

@@ -15,10 +15,7 @@ from celo.optimizers import CeloAdam as CeloAdamInJax
 from celo.torch import CeloAdam
 
 # Large rates, so that rounding counts for little beside the steps.
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.filterwarnings("ignore:learning_rate is|lr is:celo.OutOfRangeWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:learning_rate is|lr is:celo.OutOfRangeWarning")
 
 HORIZON = 60
 GOLDEN = golden_data.load()

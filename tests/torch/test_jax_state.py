@@ -27,8 +27,6 @@ from celo.torch import (
     load_jax_state,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HORIZON, HALF, STEPS, RATE = 40, 10, 20, 0.01
 TOLERANCE = 1e-4  # of a tensor's movement, as between whole runs
 BUNDLED = {

@@ -10,8 +10,6 @@ from celo._definitions import MUON
 from celo._kernels import orthogonal
 from celo.torch._orthogonal import muon_factor, polar_factor
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(6, 6), (5, 12), (3, 7, 4), (2, 3, 4, 9)]
 
 

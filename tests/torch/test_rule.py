@@ -13,8 +13,6 @@ from celo._kernels import rule_network
 from celo._kernels.statistics import init_stats
 from celo.torch import _rule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SHAPES = [(1,), (37,), (1, 1), (6, 6), (3, 40), (40, 3), (4, 5, 6), (2, 3, 3, 5)]
 
 

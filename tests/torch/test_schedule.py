@@ -10,8 +10,6 @@ from celo.optimizers import _schedule as in_jax
 from celo.optimizers import cool_down, scale_by_celo_schedule, with_horizon
 from celo.torch import _schedule
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SPIKES = {0: np.nan, 5: np.inf, 9: -np.inf, 14: 1e6, 20: np.nan}  # the first one is not finite, either
 
 

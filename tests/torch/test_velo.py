@@ -16,8 +16,6 @@ from celo import _compile, weights
 from celo._errors import CeloError
 from celo.torch import VeLO
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 HORIZON = 60
 PROBLEM = golden_data.below(golden_data.load(), "problem")
 GOLDEN = golden_data.load(golden_data.VELO)

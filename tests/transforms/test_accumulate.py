@@ -11,8 +11,6 @@ from celo._kernels import native
 from celo.optimizers import celo, celo_rule
 from celo.transforms import accumulate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNEL = native.resolve("auto")
 PARAMS = {"w": jnp.asarray([[1.0, -2.0, 0.5], [0.3, 0.7, -1.0]]), "b": jnp.asarray([0.1, 0.2, -0.4])}
 EVERY, CALLS = 3, 7

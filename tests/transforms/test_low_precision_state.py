@@ -10,8 +10,6 @@ from celo._errors import CeloError
 from celo.optimizers import celo, scale_by_celo_rule
 from celo.transforms._low_precision_state import round_at_random
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 48).reshape(8, 6), "b": jnp.linspace(0.1, 0.5, 6), "s": jnp.float32(1)}
 

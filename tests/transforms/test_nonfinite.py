@@ -11,8 +11,6 @@ from celo._errors import CeloError
 from celo.optimizers import celo, celo_rule
 from celo.transforms import guard_nonfinite
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
 FAST = KERNELS[-1]
 PARAMS = {"w": jnp.asarray([[1.0, -2.0, 0.5], [0.3, 0.7, -1.0]]), "b": jnp.asarray([0.1, 0.2, -0.4])}

@@ -12,7 +12,6 @@ from celo._errors import CeloError
 from celo.transforms import guard_nonfinite, scale_by_soap, soap
 from celo.transforms._soap import PerAxis, SoapState
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 OPTAX = jax.numpy_dtype_promotion("standard")  # some of its own do not pass the strict one
 
 B1, B2, BETA, EPS = 0.9, 0.8, 0.7, 1e-8

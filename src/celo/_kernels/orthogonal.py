@@ -102,15 +102,15 @@ def polar_factor(x: Array, iteration: PolarIteration = POLAR) -> tuple[Array, Ar
     """(factor [..., rows, columns], length [...]): the factor times the length is as long as `x`."""
     largest = jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
     usable = (largest >= SMALLEST) & (largest <= LARGEST)
-    scaled = x / jnp.where(usable, largest, 1.0)
+    # Ones in the place of what stays as it is: the root of zero has no derivative.
+    scaled = jnp.where(usable, x / jnp.where(usable, largest, 1.0), 1.0)
     tall = x.shape[-2] >= x.shape[-1]
     transposed = jnp.swapaxes(scaled, -2, -1)
     gram = _product(transposed, scaled) if tall else _product(scaled, transposed)
     inverse_root = _inverse_root(gram, iteration)
     factor = _product(scaled, inverse_root) if tall else _product(inverse_root, scaled)
-    factor = jnp.where(usable, factor, x)
-    length = _norm(scaled) / jnp.where(usable, _norm(factor), 1.0) * largest
-    return factor, jnp.where(usable, length, 1.0)[..., 0, 0]
+    length = _norm(scaled) / _norm(factor) * largest
+    return jnp.where(usable, factor, x), jnp.where(usable, length, 1.0)[..., 0, 0]
 
 
 def _inverse_root(gram: Array, iteration: PolarIteration) -> Array:
@@ -121,7 +121,6 @@ def _inverse_root(gram: Array, iteration: PolarIteration) -> Array:
         bound = jnp.trace(gram, axis1=-2, axis2=-1)[..., None, None]
     else:
         bound = jnp.sqrt(_norm(square))
-    bound = jnp.where(bound > 0, bound, 1.0)  # of a matrix of zeros
     gram, square = gram / bound, square / bound**2
 
     def polynomial(coefficients: tuple[float, float, float]) -> Array:

@@ -32,7 +32,14 @@ from celo._definitions import (
     STEP_SCALE,
     RuleNetwork,
 )
-from celo._kernels.statistics import TensorStats, finite_gradient, inverse_factors, rms, update_stats
+from celo._kernels.statistics import (
+    TensorStats,
+    finite_gradient,
+    inverse_factors,
+    inverse_root,
+    rms,
+    update_stats,
+)
 from celo._types import Array
 
 # Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
@@ -170,7 +177,7 @@ def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Ar
         cols = rows
         factored_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
         floored = [x + rule.vector_floor for x in rows]
-        factored_momentum = [m * jax.lax.rsqrt(x) for m, x in zip(momenta, floored, strict=True)]
+        factored_momentum = [m * inverse_root(x) for m, x in zip(momenta, floored, strict=True)]
     else:
         cols = stats.col
         factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]

@@ -91,6 +91,23 @@ def rms(x: Array, floor: float) -> Array:
     return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
 
 
+@jax.custom_jvp
+def inverse_root(x: Array) -> Array:
+    """1 / sqrt(x) of second moments that have no floor but `FACTORED_FLOOR`, with slopes that are finite.
+
+    Where all gradients were zero the slope is beyond float32, and infinity times the zero by which such a
+    second moment changes would be NaN: below 1e-24 it counts as zero.
+    """
+    return jax.lax.rsqrt(x)
+
+
+@inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    slope = jnp.where(x > 1e-24, -0.5 * jax.lax.rsqrt(jnp.maximum(x, 1e-24)) ** 3, 0.0)
+    return inverse_root(x), slope * tangent
+
+
 def finite_gradient(grad: Array, limit: float | Array = GRADIENT_LIMIT) -> Array:
     """The gradient as float32, clipped to ±limit, with NaN taken as zero so that it cannot enter a state."""
     grad = grad.astype(jnp.float32)

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import synthetic
 
@@ -15,6 +17,19 @@ def board(small):
     from celo.evaluate._score.leaderboard import leaderboard
 
     return leaderboard(small)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_bundle():
+    """The JavaScript of charts, which is the same in every page, is put together once."""
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            import vl_convert
+        except ImportError:
+            pass
+        else:
+            patch.setattr(vl_convert, "javascript_bundle", functools.cache(vl_convert.javascript_bundle))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,11 @@ def page_of(board):
     return page(board, headline(board), caption(board))
 
 
+@pytest.fixture(scope="module")
+def text(board):
+    return page_of(board)
+
+
 def data_of(text):
     [found] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     return json.loads(found)
@@ -34,8 +39,7 @@ def renamed(records, names):
     return [dataclasses.replace(one, contestant=names.get(one.contestant, one.contestant)) for one in records]
 
 
-def test_the_page_needs_no_other_file(board):
-    text = page_of(board)
+def test_the_page_needs_no_other_file(text):
     assert "@@" not in text
     own = re.sub(
         r"(?s)<script>.*?</script>", "", text
@@ -45,8 +49,8 @@ def test_the_page_needs_no_other_file(board):
     assert "default-src 'none'" in text
 
 
-def test_the_page_shows_the_numbers_of_the_table(board):
-    text = html.unescape(re.sub(r"<(?!button)[^>]*>", " ", page_of(board)))
+def test_the_page_shows_the_numbers_of_the_table(board, text):
+    text = html.unescape(re.sub(r"<(?!button)[^>]*>", " ", text))
     header, rows = cells(board)
     for title in header:
         assert f">{title} " in text
@@ -55,8 +59,8 @@ def test_the_page_shows_the_numbers_of_the_table(board):
             assert " ".join(cell.split()) in " ".join(text.split())
 
 
-def test_every_record_and_its_settings_are_behind_the_numbers(board, small):
-    data = data_of(page_of(board))
+def test_every_record_and_its_settings_are_behind_the_numbers(board, small, text):
+    data = data_of(text)
     assert data == json.loads(json.dumps(as_json(board)))
     for record in small:
         found = data["records"][record.contestant][record.task]
@@ -99,8 +103,7 @@ def test_one_task_comes_with_its_curves_first(small):
     assert one == ["task", "leaderboard", "clock", "diverged", "method"]
 
 
-def test_diverged_runs_are_listed(board):
-    text = page_of(board)
+def test_diverged_runs_are_listed(text):
     lost = text[text.index('id="lost-runs"') :]
     assert "momentum" in lost[: lost.index("</table>")]
     assert "seed 0 by step" in lost[: lost.index("</table>")]

@@ -6,19 +6,12 @@ import pytest
 
 from celo import __version__
 from celo._errors import CeloError
-from celo.evaluate._report import files, write
+from celo.evaluate._report import write
 from celo.evaluate._report.tables import markdown
 from celo.evaluate._report.write import write_report
 
 pytest.importorskip("altair", reason="charts need Altair")
 pytest.importorskip("vl_convert", reason="charts need vl-convert")
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Charts take seconds: an empty one stands for all of them, and the page is its words."""
-    monkeypatch.setattr(files, "draw_all", lambda board: {"curves.svg": b"<svg/>"})
-    monkeypatch.setattr(write, "page", lambda board, headline, caption: f"{headline}\n{caption}")
 
 
 def test_a_report_is_tables_charts_and_a_page(tmp_path, small):

@@ -12,8 +12,6 @@ from celo.optimizers import AdafacMLP
 from celo.tasks import ImageMLP
 from celo.tasks._base import value_and_grad
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STEPS = 4
 KEY = jax.random.key(0)
 

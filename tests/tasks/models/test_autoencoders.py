@@ -11,8 +11,6 @@ from scipy.special import expit
 from celo.tasks._models.autoencoders import Autoencoder, VariationalAutoencoder, autoencoder, variational
 from celo.tasks._module import NOISE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.asarray(jax.random.uniform(jax.random.key(1), (3, 4, 4, 1)))
 
 

@@ -9,8 +9,6 @@ import pytest
 
 from celo.tasks._models.convnets import ConvNet, ResNet, convnet, resnet
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 X = np.asarray(jax.random.normal(jax.random.key(1), (2, 8, 8, 3)))
 
 

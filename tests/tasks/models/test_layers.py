@@ -9,8 +9,6 @@ import pytest
 from celo.tasks._models.layers import Blocks, Conv, Perceptron
 from celo.tasks._module import NOISE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def started(module, x):
     """Parameters without zeros: those of the module, shaken."""

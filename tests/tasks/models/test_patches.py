@@ -7,8 +7,6 @@ import pytest
 
 from celo.tasks import convolve, split_patches
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("size", [(5, 6), (8, 8)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])

@@ -20,8 +20,6 @@ from celo.tasks import (
     value_and_grad,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # Made-up sets: a pixel's value says which set and which split its image is of, the label says it again.
 SETS = {
     "dark": {"train": (0, 40), "valid": (50, 11), "test": (60, 12)},  # (lowest pixel, examples)

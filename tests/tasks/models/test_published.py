@@ -13,8 +13,6 @@ from celo.evaluate._run.training import train_curve
 from celo.tasks import make_task
 from celo.tasks._models.published import LanguageLSTM, LanguageTransformer, TokenTransformer
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # name: (shape of a batch's inputs, dropout, number of parameters). The numbers are those of the architectures
 # published in google/learned_optimization, learned_optimization/tasks/fixed, summed up by hand: weights and,
 # where nothing else is said, biases.

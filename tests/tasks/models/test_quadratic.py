@@ -10,8 +10,6 @@ from celo.tasks import Quadratics
 from celo.tasks._base import SPLITS, value_and_grad
 from celo.tasks._models.quadratic import Quadratic
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def test_loss_and_gradient(key):
     task = Quadratic(curvature=jnp.asarray([1.0, 4.0]), centre=jnp.asarray([2.0, -1.0]))

@@ -10,8 +10,6 @@ import stand_ins
 
 from celo.tasks._models.recurrent import LanguageRNN, language_model
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 TOKENS = np.asarray([[1, 4, 0, 3], [2, 2, 3, 1]])
 
 

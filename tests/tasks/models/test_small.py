@@ -8,9 +8,6 @@ import stand_ins
 
 from celo.tasks import TASKS, Augmented, Reparametrisation, make_task, value_and_grad
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 OTHER_DATA = {"small_coordinates": ["cifar10_0", "cifar10_1"], "small_language": ["state_of_the_union"]}
 
 

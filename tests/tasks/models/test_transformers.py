@@ -18,8 +18,6 @@ from celo.tasks._models.transformers import (
 )
 from celo.tasks._module import NOISE
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.asarray(jax.random.normal(jax.random.key(1), (2, 4, 6, 3)))
 TOKENS = np.asarray([[1, 4, 0, 3, 2], [2, 2, 3, 1, 0]])
 
