@@ -41,7 +41,11 @@ NEIGHBOURS = {
     ("optimizers", "transforms"),
     ("__main__", "cli"),
     # It translates their states, and imports them where it is called with one.
-    *(("torch._jax_state", room) for room in ("optimizers", "transforms")),
+    *(
+        (f"torch.{name}", room)
+        for name in ("_jax_state", "_jax_places")
+        for room in ("optimizers", "transforms")
+    ),
 }
 
 # Inside a room: (these, never import those); a folder stands for all that is in it.
@@ -67,6 +71,7 @@ THIRD_PARTIES = {
     "_published": {"numpy", "msgpack", "safetensors"},
     "torch": {"numpy", "torch", *("axolotl", "timm", "transformers")},  # the last ones where they are adapted
     "torch._jax_layout": {"numpy", "jax"},  # where a state of JAX is at hand
+    "torch._jax_places": {"torch", "jax", "optax"},
     "torch._jax_state": {"numpy", "torch", "jax"},
     "data": {"numpy", "sklearn", "scipy", "PIL", "datasets"},
     "evaluate._score.metrics": {"numpy"},
@@ -92,6 +97,8 @@ PUBLIC = {
 UNMIRRORED = {
     "_types": "type aliases alone; pyright checks them",
     "optimizers._rule_steps": "test_update_rule and test_celo2 take its steps",
+    "torch._rule_steps": "test_celo, test_celo2 and test_velo take its steps",
+    "torch._jax_places": "test_jax_state carries states by them",
     "_kernels.rule_network": "test_update_rule holds it to its definition, test_native to the native form",
 }
 # Test files that mirror no module, and what they test together.

@@ -215,6 +215,7 @@ MOST_AXES = 4  # tensors of more axes that are longer than one have no place amo
 SMALLEST_SQUARE = 1e-9  # a tensor's mean square counts as at least this
 TENSOR_INPUTS = 1 + (MOST_AXES + 1) + 2 * len(MOMENTUM_DECAYS)  # of one tensor by itself
 VELO_INPUTS = SCHEDULE_INPUTS + TENSOR_INPUTS
+MIXTURE_SCALES = {"velo_s": 1.0, "velo": 1.0, "velo_4000": 100.0}  # by architecture
 
 # -------------------------------------------------------------------------------- Celo-Adam (appendix)
 

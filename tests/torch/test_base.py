@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import golden_data
 import jax
 import numpy as np
 import pytest
@@ -18,12 +19,18 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 import celo
 from celo import weights
+from celo._definitions import POLICIES
 from celo._errors import CeloError
-from celo.torch import Celo, CeloAdam, CeloRule
-from celo.torch._base import POLICIES
+from celo.torch import Celo, Celo2, Celo2Base, CeloAdam, CeloRule, VeLO
 
 pytestmark = pytest.mark.filterwarnings("ignore:lr is 60:celo.OutOfRangeWarning")  # so that steps are seen
 
+CELO2_THETA = golden_data.to_celo2_theta(
+    golden_data.below(golden_data.load(golden_data.CELO2), "theta/celo2__noisy")
+)
+VELO_THETA = golden_data.to_velo_theta(
+    golden_data.below(golden_data.load(golden_data.VELO), "theta/velo_s__noisy")
+)
 THETA = {group: dict(arrays) for group, arrays in weights.load("celo").theta.items()}
 HORIZON = 60
 SHAPES = {"w": (5, 6), "v": (5, 6), "b": (7,), "gain": ()}
@@ -41,6 +48,9 @@ OPTIMIZERS = {
     "Celo": functools.partial(Celo, num_steps=HORIZON),
     "CeloRule": CeloRule,
     "CeloAdam": functools.partial(CeloAdam, num_steps=HORIZON, weights={"scheduler": THETA["scheduler"]}),
+    "Celo2": functools.partial(Celo2, weights=CELO2_THETA),
+    "Celo2Base": functools.partial(Celo2Base, weights=CELO2_THETA),
+    "VeLO": functools.partial(VeLO, num_steps=HORIZON, weights=VELO_THETA, mixture_scale=2.0),
 }
 
 
@@ -326,7 +336,7 @@ def test_a_floor_out_of_range_is_refused(make):
 
 
 @pytest.mark.parametrize("plateau", [0, 1, -0.5, 2.0, float("nan")])
-@pytest.mark.parametrize("make", [OPTIMIZERS["Celo"], OPTIMIZERS["CeloAdam"]])
+@pytest.mark.parametrize("make", [OPTIMIZERS[name] for name in ("Celo", "CeloAdam", "VeLO")])
 def test_a_plateau_is_a_share(make, plateau):
     with pytest.raises(CeloError, match=rf"plateau must be a share.*between 0 and 1, got {plateau}"):
         make(leaves(), plateau=plateau)
@@ -409,7 +419,7 @@ def test_a_group_that_is_added_later_shares_the_schedule(make):
     take_steps(optimizer, 2)
     for name in optimizer._shared:
         assert first[name] is second[name]
-    if make is not OPTIMIZERS["CeloRule"]:
+    if optimizer._schedule_there:
         assert int(second["schedule_clock"]) == 4
     assert second["lr"] == 0.5
 
@@ -454,13 +464,14 @@ def spoiled(number, bad_steps=None):
 
 @pytest.mark.parametrize("number", [np.nan, -np.inf])
 @pytest.mark.parametrize("policy", [None, *POLICIES])
-@pytest.mark.parametrize("optimizer", ["Celo", "CeloAdam"])
+@pytest.mark.parametrize("optimizer", ["Celo", "CeloAdam", "VeLO"])
 def test_bad_steps_are_treated_as_in_jax(optimizer, policy, number):
     options = {"nonfinite": policy, "weight_decay": 0.02}
     problem = spoiled(number)
     in_jax = {
         "Celo": lambda: celo.celo(HORIZON, **options),
         "CeloAdam": lambda: celo.celo_adam(HORIZON, weights={"scheduler": THETA["scheduler"]}, **options),
+        "VeLO": lambda: celo.velo(HORIZON, weights=VELO_THETA, mixture_scale=2.0, **options),
     }[optimizer]()
     theirs, state = side_by_side.in_jax(in_jax, *problem)
     ours, made = side_by_side.in_torch(functools.partial(OPTIMIZERS[optimizer], **options), *problem)
@@ -475,8 +486,8 @@ def test_bad_steps_are_treated_as_in_jax(optimizer, policy, number):
     assert group["bad_in_a_row"].item() == int(state.in_a_row) == 1
     assert group["shrink"].item() == pytest.approx(float(state.scale))
     assert (group["shrink"].item() < 0.2) == (policy == "shrink")
-    schedule = jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "sized_for"))
-    (schedule,) = [s for s in schedule if hasattr(s, "sized_for")]
+    schedule = jax.tree.leaves(state, is_leaf=lambda s: hasattr(s, "keeps_time"))
+    (schedule,) = [s for s in schedule if hasattr(s, "keeps_time")]
     assert group["schedule_clock"].item() == int(schedule.step) == (25 if policy == "hold" else 30)
     assert group["schedule_losses_seen"].item() == int(schedule.losses.step)
 
@@ -491,7 +502,8 @@ def test_a_bad_first_step_leaves_parameters_and_statistics(policy):
         )
         for points in path.values():
             np.testing.assert_array_equal(points[0], points[1])
-        assert all(x.eq(0).all() for state in optimizer.state.values() for x in state.values())
+        for state in optimizer.state.values():
+            assert all(x.eq(0).all() for name, x in state.items() if name not in ("hidden", "cell"))
 
 
 def test_the_rule_counts_without_a_loss():

@@ -78,6 +78,18 @@ def test_vectors_do_not_decay():
     assert groups["embedding"]["weight_decay"] == groups["head"]["weight_decay"] == 0.1
 
 
+def test_celo2_takes_vectors_and_embeddings_by_its_adam():
+    groups = celo.torch.celo2_param_groups(Model())
+    assert labels(groups) == labels(celo.torch.param_groups(Model()))
+    assert {group["label"]: group["adam"] for group in groups} == {
+        "matrix": False,
+        "embedding": True,
+        "head": False,
+        "vector": True,
+    }
+    assert "embedding, adam: 2 tensors, 200 parameters" in celo.torch.plan(groups)
+
+
 def test_the_plan_of_an_optimizer_is_that_of_its_groups():
     model = Model()
     before = celo.torch.plan(celo.torch.param_groups(model, lr=3e-4))

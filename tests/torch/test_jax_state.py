@@ -2,6 +2,7 @@
 
 import functools
 
+import golden_data
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,15 +16,30 @@ from celo import weights
 from celo._errors import CeloError
 from celo.optimizers import CeloAdam as CeloAdamInJax
 from celo.optimizers import Velo
-from celo.torch import Celo, CeloAdam, CeloRule, as_jax_state, load_jax_state
+from celo.torch import (
+    Celo,
+    Celo2,
+    Celo2Base,
+    CeloAdam,
+    CeloRule,
+    VeLO,
+    as_jax_state,
+    load_jax_state,
+)
 
-HORIZON, HALF, STEPS = 40, 10, 20
+HORIZON, HALF, STEPS, RATE = 40, 10, 20, 0.01
 TOLERANCE = 1e-4  # of a tensor's movement, as between whole runs
 BUNDLED = {
     group: {name: np.asarray(array) for name, array in arrays.items()}
     for group, arrays in weights.load("celo-1").theta.items()
 }
 THETA = with_orthogonal_steps(BUNDLED)
+CELO2_THETA = golden_data.to_celo2_theta(
+    golden_data.below(golden_data.load(golden_data.CELO2), "theta/celo2__noisy")
+)
+VELO_THETA = golden_data.to_velo_theta(
+    golden_data.below(golden_data.load(golden_data.VELO), "theta/velo_s__noisy")
+)
 # In JAX's layout, with the permutations that make them PyTorch's. The kernel's largest axes are its last two
 # in JAX and its first two here. No square is transposed: the rule tells its axes apart by their order, so
 # that the frameworks take other steps (their states are compared below).
@@ -41,6 +57,8 @@ AXES = dict.fromkeys(SHAPES) | {
     "kernel": (3, 2, 0, 1),
     "zeros": (1, 0),
 }
+# Celo2 has its matrices in the last two axes in JAX and in the first two here.
+AXES_OF_CELO2 = AXES | {"line": (2, 1, 0)}
 STACKS = {"biases": (3, 5), "heads": (2, 4, 7), "squares": (3, 6, 6)}
 STACK_AXES = {"biases": None, "heads": (0, 2, 1), "squares": None}
 
@@ -102,6 +120,10 @@ def velo_theta():
     return Velo().init_theta(jax.random.key(4))
 
 
+def vectors(params):
+    return {name: jnp.ndim(p) < 2 for name, p in params.items()}
+
+
 @functools.cache
 def pair(kind):
     """(transformation, what makes its counterpart, axes, whether tensors are stacks)."""
@@ -114,6 +136,19 @@ def pair(kind):
             AXES,
             False,
         )
+    if kind == "celo2":
+        theta = CELO2_THETA
+        tx = celo.celo2(RATE, weights=theta, adam_mask=vectors, nonfinite="skip")
+        return tx, lambda p: Celo2(p, RATE, weights=theta, nonfinite="skip"), AXES_OF_CELO2, False
+    if kind == "celo2_base":
+        options = {"weights": CELO2_THETA, "per_layer": 1}
+        tx = celo.celo2_base(RATE, **options)
+        return tx, lambda p: Celo2Base(p, RATE, **options), STACK_AXES, True
+    if kind in ("velo", "velo_layers"):
+        options = {"weights": VELO_THETA, "per_layer": int(kind == "velo_layers"), "plateau": 0.3}
+        tx = celo.velo(HORIZON, **options)
+        axes = STACK_AXES if options["per_layer"] else AXES
+        return tx, lambda p: VeLO(p, HORIZON, **options), axes, axes is STACK_AXES
     if kind == "rule":
         return celo.celo_rule(0.7, weights=THETA), lambda p: CeloRule(p, 0.7, weights=THETA), AXES, False
     if kind == "per_layer":
@@ -132,7 +167,10 @@ def pair(kind):
     return tx, lambda p: Celo(p, HORIZON, **options), AXES, False
 
 
-KINDS = ("orthogonal", "published", "per_layer", "rule", "adam", "plateau", "guarded", "chain")
+KINDS = (
+    *("orthogonal", "published", "per_layer", "rule", "adam", "plateau", "guarded", "chain"),
+    *("celo2", "celo2_base", "velo", "velo_layers"),
+)
 
 
 @functools.cache
@@ -183,7 +221,12 @@ def test_there_and_back_gives_the_same_numbers(kind):
     for of_one in optimizer.state.values():
         for x in of_one.values():
             x.fill_(7.0)
-    schedule_moved = kind in ("rule", "chain")  # of these the state holds numbers that are not Celo's
+    schedule_moved = kind in (
+        "rule",
+        "chain",
+        "celo2",
+        "celo2_base",
+    )  # of these the state holds numbers that are not Celo's
     if not schedule_moved:
         jax.tree.map(np.testing.assert_array_equal, given, state)
 
@@ -275,6 +318,38 @@ def test_what_does_not_correspond_is_refused_and_nothing_changes(direction, chan
     with pytest.raises(CeloError, match=message):
         direction(optimizer, change.get("state", state), axes, params=where)
     assert torch.equal(optimizer.state_dict()["state"][0]["momenta"], before)
+
+
+def test_what_adam_takes_must_be_the_same_in_both():
+    params = [jnp.ones(3), jnp.ones((3, 4))]
+    tensors = [torch.ones(3, requires_grad=True), torch.ones(3, 4, requires_grad=True)]
+    theta = CELO2_THETA
+    state = celo.celo2(RATE, weights=theta, adam_mask=False).init(params)
+    with pytest.raises(CeloError, match=r"Adam takes 0 in PyTorch alone; make adam_mask there and adam="):
+        load_jax_state(Celo2(tensors, RATE, weights=theta), state)
+    state = celo.celo2(RATE, weights=theta, adam_mask=True).init(params)
+    with pytest.raises(CeloError, match=r"Adam takes 1 in JAX alone"):
+        load_jax_state(Celo2(tensors, RATE, weights=theta), state)
+
+
+def test_matrices_of_celo2_must_be_in_corresponding_axes():
+    tensors, theta = [torch.ones(3, 4, 5, requires_grad=True)], CELO2_THETA
+    state = celo.celo2_base(RATE, weights=theta).init([jnp.ones((3, 4, 5))])
+    optimizer = Celo2Base(tensors, RATE, weights=theta)
+    with pytest.raises(CeloError, match=r"0 \[3, 4, 5\] has its matrices in its last two axes in JAX"):
+        load_jax_state(optimizer, state)
+    state = celo.celo2_base(RATE, weights=theta, per_layer=1).init([jnp.ones((3, 4, 5))])
+    load_jax_state(Celo2Base(tensors, RATE, weights=theta, per_layer=1), state)
+
+
+def test_velo_of_another_size_is_refused():
+    theta = Velo(units=8, banks=4).init_theta(jax.random.key(0))
+    state = celo.velo(HORIZON, weights=theta).init([jnp.ones((3, 4))])
+    optimizer = VeLO([torch.ones(3, 4, requires_grad=True)], HORIZON, weights=VELO_THETA)
+    with pytest.raises(CeloError, match=r"hidden .* has shape \(1, 8\), expected \(1, 64\)"):
+        load_jax_state(optimizer, state)
+    with pytest.raises(CeloError, match=r"VeLO corresponds to one state of celo.velo.*0 of ControllerState"):
+        load_jax_state(optimizer, celo.celo(HORIZON).init([jnp.ones((3, 4))]))
 
 
 def test_groups_of_adamw_have_no_counterpart():

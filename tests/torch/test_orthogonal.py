@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from celo._definitions import MUON
 from celo._kernels import orthogonal
-from celo.torch._orthogonal import polar_factor
+from celo.torch._orthogonal import muon_factor, polar_factor
 
 SHAPES = [(6, 6), (5, 12), (3, 7, 4), (2, 3, 4, 9)]
 
@@ -29,6 +30,13 @@ def assert_it_is_what_jax_computes(compiled, x):
     np.testing.assert_allclose(
         polar_factor(torch.from_numpy(x)), expected, atol=1e-4 * np.abs(expected).max()
     )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_muons_factor_is_what_jax_computes(shape):
+    x = matrices(shape, 1e-3)
+    expected, _ = jax.jit(lambda x: orthogonal.polar_factor(x, MUON))(x)
+    np.testing.assert_allclose(muon_factor(torch.from_numpy(x)), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -38,7 +38,9 @@ def run(theta, params, grads, min_rms=0.0):
     """(the steps, the statistics) over all gradients."""
     stats = zero_statistics(params.shape[1:], len(params))
     value = torch.from_numpy(params)
-    return [_rule.steps(theta, stats, torch.from_numpy(grad), value, min_rms) for grad in grads], stats
+    return [
+        _rule.steps(CELO, _rule.pack(theta, min_rms), stats, torch.from_numpy(grad), value) for grad in grads
+    ], stats
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -103,9 +105,8 @@ def test_a_gradient_that_is_not_taken_in_leaves_statistics_as_they_were(as_tenso
     params, grads = tensors((4, 6), count=2)
     _, stats = run(as_tensors, params, grads)
     before = [x.clone() for x in stats]
-    _rule.steps(
-        as_tensors, stats, torch.ones(2, 4, 6), torch.from_numpy(params), 0.0, taken=torch.tensor(0.0)
-    )
+    network, value = _rule.pack(as_tensors), torch.from_numpy(params)
+    _rule.steps(CELO, network, stats, torch.ones(2, 4, 6), value, taken=torch.tensor(0.0))
     for now, then in zip(stats, before, strict=True):
         assert torch.equal(now, then)
 

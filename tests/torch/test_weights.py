@@ -6,9 +6,9 @@ import torch
 
 from celo import weights
 from celo._errors import CeloError
-from celo.torch._weights import RULE, SCHEDULE, bind
+from celo.torch._weights import CELO_RULE, CELO_SCHEDULE, RULE, SCHEDULE, bind
 
-BOTH = (RULE, SCHEDULE)
+BOTH = (CELO_RULE, CELO_SCHEDULE)
 
 
 def changed(theta, group, name, array):
@@ -47,8 +47,8 @@ def test_theta_may_be_of_jax_or_pytorch_and_is_copied(theta):
 
 
 def test_only_the_groups_asked_for_are_read(theta):
-    assert set(bind({RULE: theta[RULE]}, (RULE,)).theta) == {RULE}
-    assert set(bind("celo", (SCHEDULE,)).theta) == {SCHEDULE}
+    assert set(bind({RULE: theta[RULE]}, (CELO_RULE,)).theta) == {RULE}
+    assert set(bind("celo", (CELO_SCHEDULE,)).theta) == {SCHEDULE}
 
 
 @pytest.mark.parametrize(

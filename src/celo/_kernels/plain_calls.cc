@@ -51,18 +51,16 @@ class OwnPool : public Pool {
   int64_t wanted = 1, running = 0;
 };
 
-}  // namespace
-
-extern "C" {
-
 // One step of `count` tensors of one shape. Of each pointer the arrays of the tensors follow one another; statistics
-// with three decays are [3, count, ...]. They are updated in place.
-void celo_rule_steps(int64_t threads, const int64_t* dims, int64_t num_dims, bool row_along, int64_t count,
-                     const float* theta, const float* grad, const float* param, float* momenta, float* second_moment,
-                     float* row, float* col, float* update) {
+// with three decays are [3, count, ...]. They are updated in place. All tensors have one network, or each its own.
+template <typename Rule>
+void take_steps(int64_t threads, const int64_t* dims, int64_t num_dims, bool row_along, int64_t count,
+                bool own_networks, const float* theta, const float* grad, const float* param, float* momenta,
+                float* second_moment, float* row, float* col, float* update) {
   const Shape shape = Shape::of(dims, num_dims, row_along);
   const int64_t size = shape.size(), rows = shape.row(), cols = shape.col();
-  rule_steps<CeloRule>(OwnPool::with(threads), shape, count, [=](int64_t i) {
+  const int64_t stride = own_networks ? Network<Rule>::kWeights : 0;
+  rule_steps<Rule>(OwnPool::with(threads), shape, count, [=](int64_t i) {
     const auto at = [=](float* first, int64_t k, int64_t n) { return first + (k * count + i) * n; };
     static thread_local float unused;  // a tensor without factors has no column
     const auto column = [&](int64_t k) { return shape.factored ? at(col, k, cols) : &unused; };
@@ -70,17 +68,32 @@ void celo_rule_steps(int64_t threads, const int64_t* dims, int64_t num_dims, boo
     float* const r[3] = {at(row, 0, rows), at(row, 1, rows), at(row, 2, rows)};
     float* const c[3] = {column(0), column(1), column(2)};
     float* const v = second_moment + i * size;
-    return Tensor{theta, grad + i * size, param + i * size, {m[0], m[1], m[2]}, v, {r[0], r[1], r[2]},
-                  {c[0], c[1], c[2]}, update + i * size, {m[0], m[1], m[2]}, v, {r[0], r[1], r[2]},
-                  {c[0], c[1], c[2]}};
+    return Tensor{theta + i * stride, grad + i * size, param + i * size, {m[0], m[1], m[2]}, v,
+                  {r[0], r[1], r[2]}, {c[0], c[1], c[2]}, update + i * size, {m[0], m[1], m[2]}, v,
+                  {r[0], r[1], r[2]}, {c[0], c[1], c[2]}};
   });
 }
 
-// Polar factors, as long as their matrices, of `count` matrices, in place.
+}  // namespace
+
+extern "C" {
+
+#define CELO_DEFINE_STEPS(symbol, Rule)                                                                            \
+  void symbol(int64_t threads, const int64_t* dims, int64_t num_dims, bool row_along, int64_t count,              \
+              bool own_networks, const float* theta, const float* grad, const float* param, float* momenta,       \
+              float* second_moment, float* row, float* col, float* update) {                                      \
+    take_steps<Rule>(threads, dims, num_dims, row_along, count, own_networks, theta, grad, param, momenta,        \
+                     second_moment, row, col, update);                                                            \
+  }
+
+CELO_DEFINE_STEPS(celo_rule_steps, CeloRule)
+CELO_DEFINE_STEPS(celo2_rule_steps, Celo2Rule)
+
+// Polar factors of `count` matrices, in place, and what makes each as long as its matrix was.
 void celo_orthogonalize_matrices(int64_t threads, int64_t count, float* const* matrices, const int64_t* rows,
-                                 const int64_t* columns, float* lengths) {
+                                 const int64_t* columns, float* lengths, bool muon) {
   std::vector<Job> jobs;
   for (int64_t i = 0; i < count; i++) jobs.push_back({matrices[i], matrices[i], lengths + i, rows[i], columns[i]});
-  orthogonalize_all(OwnPool::with(threads), std::move(jobs));
+  orthogonalize_all(OwnPool::with(threads), std::move(jobs), muon);
 }
 }

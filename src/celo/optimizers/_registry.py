@@ -10,7 +10,7 @@ from functools import partial
 
 import optax
 
-from celo._definitions import CELO2_STEP
+from celo._definitions import CELO2_STEP, MIXTURE_SCALES
 from celo.optimizers._adafac_mlp import GROUP as ADAFAC_MLP
 from celo.optimizers._adafac_mlp import AdafacMLP, adafac_mlp
 from celo.optimizers._base import LearnedOptimizer
@@ -25,7 +25,7 @@ from celo.optimizers._rnn_mlp import RNNMLP, rnn_mlp
 from celo.optimizers._schedule import GROUP as SCHEDULER
 from celo.optimizers._update_rule import GROUP as RULE
 from celo.optimizers._update_rule import UpdateRule, celo_rule
-from celo.optimizers._velo import MIXTURE_SCALES, Velo, velo
+from celo.optimizers._velo import Velo, velo
 
 MakeOptimizer = Callable[..., LearnedOptimizer]  # takes kernel=
 MakeTransform = Callable[..., optax.GradientTransformationExtraArgs]

@@ -32,6 +32,7 @@ from celo._arguments import (
 from celo._definitions import (
     CELO,
     HIDDEN,
+    MIXTURE_SCALES,
     MOST_AXES,
     NUM_INPUTS,
     SMALLEST_SQUARE,
@@ -67,7 +68,6 @@ from celo.optimizers._schedule import (
 from celo.transforms._low_precision_state import CompactState
 
 BANK, CONTROLLER = "rule_bank", "controller"
-MIXTURE_SCALES = {"velo_s": 1.0, "velo": 1.0, "velo_4000": 100.0}  # by architecture
 
 
 class ControllerState(NamedTuple):

@@ -12,17 +12,23 @@ mathematics.
 from typing import Any
 
 from celo.torch._celo import Celo, CeloRule
+from celo.torch._celo2 import Celo2, Celo2Base
 from celo.torch._celo_adam import CeloAdam
-from celo.torch._groups import param_groups, plan
+from celo.torch._groups import celo2_param_groups, param_groups, plan
 from celo.torch._jax_state import as_jax_state, load_jax_state
 from celo.torch._trainers import attach, axolotl_plugin, register_timm
+from celo.torch._velo import VeLO
 
 __all__ = [
     "Celo",
+    "Celo2",
+    "Celo2Base",
     "CeloAdam",
     "CeloRule",
+    "VeLO",
     "as_jax_state",
     "attach",
+    "celo2_param_groups",
     "load_jax_state",
     "param_groups",
     "plan",

@@ -1,4 +1,4 @@
-"""Adam's direction in PyTorch: of Celo-Adam, and of groups that AdamW takes over."""
+"""Adam's moments and direction in PyTorch: of Celo-Adam, some tensors of Celo2, and groups of AdamW."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +15,16 @@ def state_shapes(param: Tensor) -> dict[str, tuple[int, ...]]:
     return {"step": (), "first": tuple(param.shape), "second": tuple(param.shape)}
 
 
+def update_moments(
+    state: dict[str, Tensor], grad: Tensor, taken: float | Tensor, decays: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """The two moments, not bias-corrected, after a gradient; the state is updated in place."""
+    first_decay, second_decay = decays
+    state["step"] += taken
+    first = state["first"].lerp_(grad, (1.0 - first_decay) * taken)
+    return first, state["second"].lerp_(grad.square(), (1.0 - second_decay) * taken)
+
+
 def direction(
     state: dict[str, Tensor],
     grad: Tensor,
@@ -25,10 +35,8 @@ def direction(
 ) -> Tensor:
     """The corrected first moment over the root of the second; the state is updated in place."""
     first_decay, second_decay = decays
-    state["step"] += taken
+    first, second = update_moments(state, grad, taken, decays)
     count = state["step"].clamp(min=1)  # of a first gradient that was not taken
-    first = state["first"].lerp_(grad, (1.0 - first_decay) * taken)
-    second = state["second"].lerp_(grad.square(), (1.0 - second_decay) * taken)
     root = (second / (1.0 - second_decay**count) + floor_in_root).sqrt_() + floor
     return first / (1.0 - first_decay**count) / root
 

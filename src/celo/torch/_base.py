@@ -1,8 +1,7 @@
 """What every learned optimizer in PyTorch shares: losses, the schedule, groups, state, saving and restoring.
 
-All that changes is in tensors: what belongs to a parameter in `state[parameter]`, what belongs to the
-optimizer (the schedule, counters) in `param_groups`, where all groups hold the same tensors. So it is saved,
-restored, moved and sharded as any optimizer's state is. A step never waits for the device.
+All that changes is in tensors: a parameter's in `state[parameter]`, schedule and counters in `param_groups`,
+the same in all groups, so that they are saved and moved as any optimizer's. No step waits for the device.
 """
 
 import math
@@ -10,27 +9,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from celo._definitions import DOUBLING_STEPS, POLICIES, SMALLEST_SCALE
 from celo._errors import CeloError, unknown_name
-from celo._limits import check_plateau, check_rate, check_steps
-from celo.torch import _adam, _native, _schedule, _sharded
+from celo._limits import check_rate, check_steps
+from celo.torch import _adam, _native, _nonfinite, _schedule, _sharded
 from celo.torch._sharded import Work, workloads
-from celo.torch._weights import SCHEDULE, BoundWeights
+from celo.torch._weights import BoundWeights
 
 RULES = ("learned", "adamw")
 
 _SCHEDULE = "schedule_"  # entries of param_groups that are the schedule's state begin so
-_COUNTERS = ("bad_gradients", "bad_losses", "bad_in_a_row", "shrink")
+_PARTICULAR = ("adam", "adam_multiplier", "min_rms", "orthogonalize")  # options that not all have
 
 
 class LearnedOptimizer(Optimizer):
-    """The base of `Celo`, `CeloRule` and `CeloAdam`; it says what is common to them.
+    """The base of all optimizers here; it says what is common to them.
 
-    A subclass gives `_state_shapes` and `_steps`, and hands in its options.
+    A subclass gives `_state_shapes`, `_steps`, and `_advance` if it has a schedule, and hands in its options.
 
     A parameter that is sharded (a DTensor, of `fully_shard` or tensor parallelism) is stepped whole: each
     process gathers one tensor at a time with its gradient and state, computes the same step, and keeps its
@@ -43,8 +40,7 @@ class LearnedOptimizer(Optimizer):
         weights: BoundWeights,
         options: dict[str, Any],
         *,
-        num_steps: int | None,
-        plateau: float | None,
+        schedule: _schedule.State | None,
         nonfinite: str | None,
         average_loss: bool,
         differentiable: bool,
@@ -54,25 +50,18 @@ class LearnedOptimizer(Optimizer):
             raise CeloError("differentiable=True: only celo.celo in JAX can be differentiated through")
         if fused:
             raise CeloError("fused=True: there is no fused form; leave it out")
-        if nonfinite is not None and nonfinite not in POLICIES:
-            raise unknown_name("policy for non-finite numbers", nonfinite, POLICIES)
-        if plateau is not None:
-            check_plateau(plateau)
         options = options | {"rule": "learned"}
-        _check_options(options)
+        self._check_options(options)
+        counters = _nonfinite.init(nonfinite)
         self._weights = weights
         self._theta_on: dict[torch.device, dict[str, dict[str, Tensor]]] = {}
         self._nonfinite = nonfinite
         self._average_loss = average_loss
         self._reported: list[Tensor] = []
-        shared: dict[str, Any] = {}
-        if num_steps is not None:
-            weights.trained.check_horizon(num_steps, "celo.torch.CeloRule with a scheduler of torch.optim")
-            schedule = _schedule.init(weights.theta[SCHEDULE], num_steps, plateau)
-            shared |= {_SCHEDULE + name: value for name, value in schedule.items()}
-        if nonfinite is not None:
-            shared |= {name: torch.zeros((), dtype=torch.int32, device="cpu") for name in _COUNTERS[:-1]}
-            shared["shrink"] = torch.ones((), dtype=torch.float32, device="cpu")
+        if schedule is not None:
+            remedy = "celo.torch.CeloRule with a scheduler of torch.optim"
+            weights.trained.check_horizon(int(schedule["num_steps"]), remedy)
+        shared = {_SCHEDULE + name: value for name, value in (schedule or {}).items()} | counters
         self._shared = tuple(shared)
         super().__init__(params, options | shared | {"differentiable": False})
         weights.trained.check_size(sum(p.numel() for group in self.param_groups for p in group["params"]))
@@ -80,10 +69,15 @@ class LearnedOptimizer(Optimizer):
     # ---------------------------------------------------------------------- what a subclass says
 
     _decay_unit: float  # what stands for AdamW's learning rate, in whose units decay is, at a step size of 1
+    _trained_rate: float | None = 1.0  # the learning rate of meta-training; None where it is to be tuned
 
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
-        """The tensors of a parameter's state, float32, zero before its first gradient."""
+        """The tensors of a parameter's state, float32."""
         raise NotImplementedError
+
+    def _first_values(self) -> dict[str, Tensor]:
+        """What of it is not zero before the first gradient, without axes that are a parameter's."""
+        return {}
 
     def _steps(
         self, group: dict[str, Any], work: list[Work], taken: float | Tensor
@@ -94,6 +88,19 @@ class LearnedOptimizer(Optimizer):
           group: their options.
           work: the parameters, none of them empty.
           taken: 1 where statistics take the gradients in, 0 where they stay as they are.
+        """
+        raise NotImplementedError
+
+    def _advance(
+        self, schedule: _schedule.State, loss: Tensor, work: list[Work], moves: float | Tensor
+    ) -> tuple[float | Tensor, _schedule.State]:
+        """(what all learned steps are multiplied by, the schedule's new state); asked where there is one.
+
+        Args:
+          schedule: the state.
+          loss: a scalar.
+          work: all parameters that take learned steps now, before they do.
+          moves: 0 where all is to stay as it is.
         """
         raise NotImplementedError
 
@@ -119,32 +126,42 @@ class LearnedOptimizer(Optimizer):
             with torch.enable_grad():
                 returned = closure()
         value = self._loss(loss, returned)
-        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        work = [self._work(group) for group in self.param_groups]
+        grads = [item.grad for of_group in work for item in of_group]
         if not grads:
             return returned
-        _check_gradients(grads)
-        device = grads[0].device
-        self._bring_shared_to(device)
-        good, guard = self._judge(grads, value)
+        self._bring_shared_to(grads[0].device)
+        good, guard = _nonfinite.judge(self._nonfinite, self.param_groups[0], grads, value)
         factor = guard
         if self._schedule_there:
-            factor = guard * self._advance_schedule(value, good, device)
-        for group in self.param_groups:
-            self._step_group(group, good, guard if group["rule"] == "adamw" else factor)
+            assert value is not None
+            factor = guard * self._advance_schedule(value.to(grads[0].device), good, work)
+        for group, of_group in zip(self.param_groups, work, strict=True):
+            self._step_group(group, of_group, good, guard if group["rule"] == "adamw" else factor)
         return returned
 
-    def _step_group(self, group: dict[str, Any], good: float | Tensor, factor: float | Tensor) -> None:
+    def _work(self, group: dict[str, Any]) -> list[Work]:
+        """What of a group has a gradient, its state beside it."""
+        found = []
+        for p in group["params"]:
+            if p.grad is not None:
+                _check_gradient(p.grad)
+                self._prepare(group, p)
+                found.append(Work(p, p, -p.grad if group["maximize"] else p.grad, self.state[p]))
+        return found
+
+    def _step_group(
+        self, group: dict[str, Any], work: list[Work], good: float | Tensor, factor: float | Tensor
+    ) -> None:
         steps = _adam.adamw_steps if group["rule"] == "adamw" else self._steps
         by_device: dict[torch.device, list[Work]] = {}
-        for p in group["params"]:
-            if p.grad is not None and p.numel():
-                self._prepare(group, p)
-                grad = -p.grad if group["maximize"] else p.grad
-                by_device.setdefault(p.device, []).append(Work(p, p, grad, self.state[p]))
-        for device, work in by_device.items():
+        for item in work:
+            if item.value.numel():
+                by_device.setdefault(item.value.device, []).append(item)
+        for device, of_device in by_device.items():
             taken, scale = _on(good, device), _on(factor, device) * _on(group["lr"], device)
             decay = group["weight_decay"] * scale * (1.0 if group["rule"] == "adamw" else self._decay_unit)
-            for load in workloads(work):
+            for load in workloads(of_device):
                 for item, step in steps(group, load, taken):
                     update = step.mul_(scale)
                     if isinstance(taken, Tensor):  # a step from statistics that are all zero may be NaN
@@ -182,11 +199,8 @@ class LearnedOptimizer(Optimizer):
                 "step(loss=loss), step(closure), or report_loss(loss) before step(). Where there is no loss, "
                 "use celo.torch.CeloRule with a scheduler of torch.optim.lr_scheduler"
             )
-        if self._average_loss and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            device = self.param_groups[0]["params"][0].device
-            value = value.to(device, copy=True)
-            dist.all_reduce(value)
-            value /= dist.get_world_size()
+        if self._average_loss:
+            value = _sharded.mean_over_processes(value, self.param_groups[0]["params"][0].device)
         return value
 
     # ---------------------------------------------------------------------- the schedule
@@ -201,14 +215,20 @@ class LearnedOptimizer(Optimizer):
             name.removeprefix(_SCHEDULE): group[name] for name in self._shared if name.startswith(_SCHEDULE)
         }
 
-    def _advance_schedule(self, loss: Tensor | None, good: float | Tensor, device: torch.device) -> Tensor:
-        assert loss is not None
+    def _advance_schedule(self, loss: Tensor, good: float | Tensor, work: list[list[Work]]) -> float | Tensor:
+        learned = [
+            item
+            for group, of_group in zip(self.param_groups, work, strict=True)
+            for item in of_group
+            if group["rule"] != "adamw" and item.value.numel()
+        ]
+        moves = good if self._nonfinite == "hold" else 1.0
         old = self._schedule_state()
-        eta, new = _schedule.advance(self._theta(device)[SCHEDULE], old, loss.to(device))
-        if self._nonfinite == "hold":
-            new = {name: torch.where(_on(good, device) > 0, new[name], old[name]) for name in old}
+        factor, new = self._advance(old, loss, learned, moves)
+        if isinstance(moves, Tensor):
+            new = {name: torch.where(moves > 0, new[name], old[name]) for name in old}
         self._keep_schedule(new)
-        return eta
+        return factor
 
     def _keep_schedule(self, new: dict[str, Tensor]) -> None:
         for name, tensor in self._schedule_state().items():
@@ -238,33 +258,6 @@ class LearnedOptimizer(Optimizer):
             raise CeloError(f"{type(self).__name__} has no learned schedule; lr alone scales its steps")
         self._keep_schedule(change(self._schedule_state()))
 
-    # ---------------------------------------------------------------------- numbers that are not finite
-
-    def _judge(self, grads: list[Tensor], loss: Tensor | None) -> tuple[float | Tensor, float | Tensor]:
-        """(1 for a good step and 0 for one taken back, what its length is multiplied by); counts bad ones."""
-        if self._nonfinite is None:
-            return 1.0, 1.0
-        group, device = self.param_groups[0], grads[0].device
-        flags = [torch.isfinite(_sharded.local(g)).all().to(device) for g in grads]
-        bad_gradient = ~torch.stack(flags).all()
-        if any(_sharded.is_sharded(g) for g in grads):
-            anywhere = bad_gradient.int()
-            dist.all_reduce(anywhere, dist.ReduceOp.MAX)
-            bad_gradient = anywhere.bool()
-        bad_loss = torch.zeros_like(bad_gradient) if loss is None else ~torch.isfinite(loss.to(device))
-        bad = bad_gradient | bad_loss
-        group["bad_gradients"].add_(bad_gradient)
-        group["bad_losses"].add_(bad_loss)
-        group["bad_in_a_row"].copy_(torch.where(bad, group["bad_in_a_row"] + 1, 0))
-        if self._nonfinite == "repair":
-            return 1.0, 1.0
-        good = (~bad).float()
-        scale = group["shrink"].clone()
-        if self._nonfinite == "shrink":
-            after = torch.where(bad, scale / 2, scale * 2 ** (1 / DOUBLING_STEPS))
-            group["shrink"].copy_(after.clamp(SMALLEST_SCALE, 1.0))
-        return good, good * scale
-
     # ---------------------------------------------------------------------- state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -278,7 +271,7 @@ class LearnedOptimizer(Optimizer):
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
-            _check_options(group)
+            self._check_options(group)
             for name, p in zip(
                 group.get("param_names", [None] * len(group["params"])), group["params"], strict=True
             ):
@@ -289,7 +282,7 @@ class LearnedOptimizer(Optimizer):
                         f"{p.dtype}{list(p.shape)}; keep complex ones as pairs of reals (torch.view_as_real)"
                     )
                 _sharded.check(p)
-                self.state[p] = self._zero_state(group, p)
+                self.state[p] = self._fresh_state(group, p)
         except Exception:
             for p in self.param_groups.pop()["params"]:
                 self.state.pop(p, None)
@@ -297,26 +290,45 @@ class LearnedOptimizer(Optimizer):
         for name in self._shared:
             group[name] = self.param_groups[0][name]
 
+    def _check_options(self, options: dict[str, Any]) -> None:
+        if options["rule"] not in RULES:
+            raise unknown_name("rule of a group", options["rule"], RULES)
+        if "kernel" in options:
+            _native.check_kernel(options["kernel"])
+        if options["rule"] != "adamw" and not isinstance(options["lr"], Tensor):
+            check_rate(options["lr"], "lr", self._trained_rate)
+        for name in ("lr", "weight_decay", "min_rms", "adam_multiplier"):
+            value = options.get(name)
+            if value is None or isinstance(value, Tensor):
+                continue
+            if not (math.isfinite(value) and value >= 0):
+                raise CeloError(f"{name} must be finite and at least 0, got {value!r}")
+
     def _shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         return _adam.state_shapes(param) if group["rule"] == "adamw" else self._state_shapes(group, param)
 
-    def _zero_state(self, group: dict[str, Any], param: Tensor) -> dict[str, Tensor]:
-        return {name: _sharded.zeros(shape, param) for name, shape in self._shapes(group, param).items()}
+    def _fresh_state(self, group: dict[str, Any], param: Tensor) -> dict[str, Tensor]:
+        state = {name: _sharded.zeros(shape, param) for name, shape in self._shapes(group, param).items()}
+        for name, value in self._first_values().items():
+            if name in state:
+                first = value.to(param.device).expand(state[name].shape)
+                state[name].copy_(_sharded.placed(first, state[name]))
+        return state
 
     def _prepare(self, group: dict[str, Any], param: Tensor) -> None:
         """State beside the parameter, wherever that is by now: models are often moved after all is made."""
         state = self.state[param]
         if not state:  # it took another's place: Accelerate shards what the optimizer was made with
-            state.update(self._zero_state(group, param))
+            state.update(self._fresh_state(group, param))
             mine = {id(p) for other in self.param_groups for p in other["params"]}
             for gone in [p for p in self.state if id(p) not in mine]:
                 del self.state[gone]
         _check_shapes(state, self._shapes(group, param), param)  # a kernel would read past their ends
+        if any(value.is_meta and not param.is_meta for value in state.values()):
+            state.update(self._fresh_state(group, param))
         for name, value in state.items():
             if value.device != param.device:
-                state[name] = (
-                    torch.zeros_like(value, device=param.device) if value.is_meta else value.to(param.device)
-                )
+                state[name] = value.to(param.device)
 
     def _bring_shared_to(self, device: torch.device) -> None:
         for name in self._shared:
@@ -360,8 +372,10 @@ class LearnedOptimizer(Optimizer):
     def _restore(self, loaded: dict[str, Any]) -> None:
         """The loaded state as it was saved: PyTorch casts it to the parameters' dtypes."""
         for group, saved in zip(self.param_groups, loaded["param_groups"], strict=True):
-            theirs = {n for n in saved if n == "rule" or n in _COUNTERS or n.startswith(_SCHEDULE)}
-            if odd := sorted(theirs ^ {"rule", *self._shared}):
+            telling = ("rule", *_nonfinite.COUNTERS, *_PARTICULAR)
+            theirs = {name for name in saved if name in telling or name.startswith(_SCHEDULE)}
+            ours = {"rule", *self._shared, *(name for name in _PARTICULAR if name in self.defaults)}
+            if odd := sorted(theirs ^ ours):
                 raise CeloError(
                     f"the state has {'' if odd[0] in theirs else 'no '}{odd[0]!r}: it was saved by another "
                     f"optimizer than {type(self).__name__}, or with other options; make the same one"
@@ -375,7 +389,7 @@ class LearnedOptimizer(Optimizer):
             self.defaults[name] = first[name]
 
     def _restore_one(self, group: dict[str, Any], param: Tensor, saved: dict[str, Any]) -> None:
-        fresh = self._zero_state(group, param)
+        fresh = self._fresh_state(group, param)
         if saved:
             _check_shapes(saved, self._shapes(group, param), param)
         self.state[param] = fresh
@@ -404,19 +418,6 @@ class LearnedOptimizer(Optimizer):
         return "\n".join([f"{type(self).__name__} (parameters by group: {groups}", *lines, ")"])
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    if options["rule"] not in RULES:
-        raise unknown_name("rule of a group", options["rule"], RULES)
-    if "kernel" in options:
-        _native.check_kernel(options["kernel"])
-    if options["rule"] != "adamw" and not isinstance(options["lr"], Tensor):
-        check_rate(options["lr"], "lr")
-    for name in ("lr", "weight_decay", "min_rms"):
-        value = options.get(name)
-        if value is not None and not isinstance(value, Tensor) and not (math.isfinite(value) and value >= 0):
-            raise CeloError(f"{name} must be finite and at least 0, got {value!r}")
-
-
 def _check_shapes(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ...]], param: Tensor) -> None:
     found = {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
     if found != expected:
@@ -426,13 +427,12 @@ def _check_shapes(state: Mapping[str, Any], expected: Mapping[str, tuple[int, ..
         )
 
 
-def _check_gradients(grads: list[Tensor]) -> None:
-    for grad in grads:
-        if grad.layout is not torch.strided:
-            raise CeloError(
-                f"the gradient of a parameter {list(grad.shape)} is sparse, and learned rules read every "
-                "element; use nn.Embedding(sparse=False)"
-            )
+def _check_gradient(grad: Tensor) -> None:
+    if grad.layout is not torch.strided:
+        raise CeloError(
+            f"the gradient of a parameter {list(grad.shape)} is sparse, and learned rules read every "
+            "element; use nn.Embedding(sparse=False)"
+        )
 
 
 def _scalar(loss: Any) -> Tensor:

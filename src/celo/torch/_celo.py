@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from celo._definitions import RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
-from celo._errors import CeloError
-from celo._limits import check_steps
-from celo.torch import _native, _rule
+from celo._definitions import CELO, RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
+from celo.torch import _native, _rule, _rule_steps, _schedule
 from celo.torch._base import LearnedOptimizer
 from celo.torch._orthogonal import polar_factor
 from celo.torch._sharded import Work
-from celo.torch._weights import RULE, SCHEDULE, WeightsLike, bind
+from celo.torch._weights import CELO_RULE, CELO_SCHEDULE, RULE, SCHEDULE, WeightsLike, bind
 
 
 class _RuleOptimizer(LearnedOptimizer):
@@ -23,17 +21,9 @@ class _RuleOptimizer(LearnedOptimizer):
     _decay_unit = RULE_STEP
 
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
-        layers = group["per_layer"]
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 0:
-            raise CeloError(f"per_layer must be a count of leading axes, 0 or more, got {layers!r}")
-        if param.dim() < layers:
-            raise CeloError(
-                f"per_layer={layers} needs tensors of {layers} axes at least, got one of shape "
-                f"{list(param.shape)}; put it into a group with per_layer=0"
-            )
-        shapes = dict(_rule.statistics_shapes(tuple(param.shape), layers))
+        shapes = _rule_steps.state_shapes(group, param)
         if "start_power" in self._weights.theta[RULE]:
-            shapes["first_size"] = tuple(param.shape[:layers])
+            shapes["first_size"] = tuple(param.shape[: group["per_layer"]])
         return shapes
 
     def _steps(
@@ -45,8 +35,37 @@ class _RuleOptimizer(LearnedOptimizer):
         least = group["min_rms"]
         if least is None:
             least = theta["log_min_rms"].exp() if "log_min_rms" in theta else 0.0
-        native = _native.usable(group["kernel"], work[0].value.device)
-        yield from (_native_steps if native else _eager_steps)(theta, group, work, least, taken)
+        batches = _rule_steps.take_steps(CELO, _rule.pack(theta, least), group, work, taken)
+        for batch, steps in _orthogonalized(theta, group, batches, least, taken):
+            yield from _rule_steps.divided(batch, steps, group)
+
+
+def _orthogonalized(
+    theta: _rule.Theta,
+    group: dict[str, Any],
+    batches: Iterator[_rule_steps.Batch],
+    least: float | Tensor,
+    taken: float | Tensor,
+) -> Iterator[_rule_steps.Batch]:
+    """The steps, those of matrices orthogonalised; where the native kernel does that, all in one call."""
+    done, matrices, gains = [], [], []
+    for batch, steps in batches:
+        native = _native.usable(group["kernel"], steps.device)
+        if matrix := _wants_matrix(theta, group, tuple(steps.shape[1:])):
+            stack = steps.view(-1, *matrix)
+            gain = torch.cat([_matrix_gains(theta, item, matrix, least, taken) for item in batch])
+            if native:
+                matrices.append(stack)
+                gains.append(gain)
+            else:
+                steps = polar_factor(stack).mul_(gain.view(-1, 1, 1)).view(steps.shape)
+        if native:
+            done.append((batch, steps))
+        else:
+            yield batch, steps
+    if matrices:
+        _native.orthogonalize(matrices, torch.cat(gains))
+    yield from done
 
 
 def _wants_matrix(
@@ -74,57 +93,6 @@ def _matrix_gains(
     before.copy_(torch.where(torch.as_tensor(taken, device=before.device).bool(), first, before))
     shrunk = first.clamp(min=least) / size.clamp(min=least)
     return gain * shrunk ** theta["start_power"]
-
-
-def _eager_steps(
-    theta: _rule.Theta, group: dict[str, Any], work: list[Work], least: float | Tensor, taken: float | Tensor
-) -> Iterator[tuple[Work, Tensor]]:
-    """(work, step), tensors of one shape computed together."""
-    for batch in _batches(work, group):
-        stats = _rule.Statistics(*(_joined(batch, name, group) for name in _rule.Statistics._fields))
-        shape = stats.second_moment.shape
-        gradient = torch.cat([_rule.finite_gradient(x.grad).reshape(-1, *shape[1:]) for x in batch])
-        value = torch.cat([x.value.float().reshape(-1, *shape[1:]) for x in batch])
-        steps = _rule.steps(theta, stats, gradient, value, least, taken)
-        if len(batch) > 1:
-            for name, joined in zip(_rule.Statistics._fields, stats, strict=True):
-                _take_apart(batch, name, joined)
-        matrix = _wants_matrix(theta, group, tuple(shape[1:]))
-        if matrix:
-            gains = [_matrix_gains(theta, item, matrix, least, taken) for item in batch]
-            steps = polar_factor(steps.view(-1, *matrix)).mul_(torch.cat(gains).view(-1, 1, 1)).view(shape)
-        counts = [math.prod(x.value.shape[: group["per_layer"]]) for x in batch]
-        for item, step in zip(batch, steps.split(counts), strict=True):
-            yield item, step.view(item.value.shape)
-
-
-def _native_steps(
-    theta: _rule.Theta, group: dict[str, Any], work: list[Work], least: float | Tensor, taken: float | Tensor
-) -> Iterator[tuple[Work, Tensor]]:
-    """The same by the native kernels: one call for each tensor, and one for all matrices."""
-    packed = _native.pack(theta, least)
-    steps: list[Tensor] = []
-    matrices: list[Tensor] = []
-    gains: list[Tensor] = []
-    for item in work:
-        for name, x in item.state.items():
-            if not x.is_contiguous():
-                item.state[name] = x.contiguous()
-        stats = _rule.Statistics(*(_joined([item], name, group) for name in _rule.Statistics._fields))
-        kept = [x.clone() for x in stats] if isinstance(taken, Tensor) else []
-        shape = stats.second_moment.shape
-        gradient, value = (x.float().reshape(shape).contiguous() for x in (item.grad, item.value))
-        step = _native.rule_steps(packed, stats, gradient, value)
-        if isinstance(taken, Tensor):  # the kernel always takes gradients in
-            for new, old in zip(stats, kept, strict=True):
-                new.copy_(torch.where(taken.bool(), new, old))
-        if matrix := _wants_matrix(theta, group, tuple(shape[1:])):
-            matrices.append(step.view(-1, *matrix))
-            gains.append(_matrix_gains(theta, item, matrix, least, taken))
-        steps.append(step.view(item.value.shape))
-    if matrices:
-        _native.orthogonalize(matrices, torch.cat(gains))
-    yield from zip(work, steps, strict=True)
 
 
 class Celo(_RuleOptimizer):
@@ -204,19 +172,25 @@ class Celo(_RuleOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ):
+        bound = bind(weights, (CELO_RULE, CELO_SCHEDULE))
         super().__init__(
             params,
-            bind(weights, (RULE, SCHEDULE)),
+            bound,
             _options(
                 lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable, kernel
             ),
-            num_steps=check_steps(num_steps),
-            plateau=plateau,
+            schedule=_schedule.init(bound.theta[SCHEDULE], num_steps, plateau),
             nonfinite=nonfinite,
             average_loss=average_loss,
             differentiable=differentiable,
             fused=fused,
         )
+
+    def _advance(
+        self, schedule: _schedule.State, loss: Tensor, work: list[Work], moves: float | Tensor
+    ) -> tuple[Tensor, _schedule.State]:
+        del work, moves
+        return _schedule.advance(self._theta(loss.device)[SCHEDULE], schedule, loss)
 
 
 class CeloRule(_RuleOptimizer):
@@ -270,12 +244,11 @@ class CeloRule(_RuleOptimizer):
     ):
         super().__init__(
             params,
-            bind(weights, (RULE,)),
+            bind(weights, (CELO_RULE,)),
             _options(
                 lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable, kernel
             ),
-            num_steps=None,
-            plateau=None,
+            schedule=None,
             nonfinite=nonfinite,
             average_loss=False,
             differentiable=differentiable,
@@ -305,44 +278,3 @@ def _options(
         "capturable": capturable,
         "kernel": kernel,
     }
-
-
-def _joined(batch: list[Work], name: str, group: dict[str, Any]) -> Tensor:
-    """A statistic of all tensors of a batch, [3, n, …] or [n, …], each of one axis at least."""
-    layers = group["per_layer"]
-    parts = []
-    for item in batch:
-        state = item.state[name]
-        sizes = item.value.shape[layers:] or (1,)
-        if name == "second_moment":
-            parts.append(state.view(-1, *sizes))
-        else:
-            rest = state.shape[1 + layers :] or (1,)
-            parts.append(state.view(state.shape[0], -1, *rest) if state.numel() else state.new_zeros(3, 1, 0))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=0 if name == "second_moment" else 1)
-
-
-def _take_apart(batch: list[Work], name: str, joined: Tensor) -> None:
-    """Writes a statistic of a batch back into the states of its tensors."""
-    count = joined.shape[0 if name == "second_moment" else 1] // len(batch)
-    parts = joined.split(count, dim=0 if name == "second_moment" else 1)
-    for item, part in zip(batch, parts, strict=True):
-        state = item.state[name]
-        if state.numel():
-            state.copy_(part.reshape(state.shape))
-
-
-def _batches(work: list[Work], group: dict[str, Any]) -> list[list[Work]]:
-    """Parameters of one shape together, no more than are worked on at once."""
-    by_shape: dict[torch.Size, list[Work]] = {}
-    for item in work:
-        by_shape.setdefault(item.value.shape, []).append(item)
-    batches = []
-    for shape, of_shape in by_shape.items():
-        most = (
-            max(1, _rule.slice_size(of_shape[0].value.device) // shape.numel())
-            if group["foreach"] is not False
-            else 1
-        )
-        batches += [of_shape[i : i + most] for i in range(0, len(of_shape), most)]
-    return batches

@@ -6,12 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from celo._definitions import ADAM_DECAYS, ADAM_FLOOR, ADAM_ROOT_FLOOR, STEP_SCALE
-from celo._limits import check_steps
-from celo.torch import _adam
+from celo.torch import _adam, _schedule
 from celo.torch._base import LearnedOptimizer
 from celo.torch._rule import finite_gradient
 from celo.torch._sharded import Work
-from celo.torch._weights import SCHEDULE, WeightsLike, bind
+from celo.torch._weights import CELO_SCHEDULE, SCHEDULE, WeightsLike, bind
 
 
 class CeloAdam(LearnedOptimizer):
@@ -55,9 +54,10 @@ class CeloAdam(LearnedOptimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ):
+        bound = bind(weights, (CELO_SCHEDULE,))
         super().__init__(
             params,
-            bind(weights, (SCHEDULE,)),
+            bound,
             {
                 "lr": lr,
                 "weight_decay": weight_decay,
@@ -65,13 +65,18 @@ class CeloAdam(LearnedOptimizer):
                 "foreach": foreach,
                 "capturable": capturable,
             },
-            num_steps=check_steps(num_steps),
-            plateau=plateau,
+            schedule=_schedule.init(bound.theta[SCHEDULE], num_steps, plateau),
             nonfinite=nonfinite,
             average_loss=average_loss,
             differentiable=differentiable,
             fused=fused,
         )
+
+    def _advance(
+        self, schedule: _schedule.State, loss: Tensor, work: list[Work], moves: float | Tensor
+    ) -> tuple[Tensor, _schedule.State]:
+        del work, moves
+        return _schedule.advance(self._theta(loss.device)[SCHEDULE], schedule, loss)
 
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         return _adam.state_shapes(param)

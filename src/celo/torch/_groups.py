@@ -59,6 +59,53 @@ def param_groups(
     Raises:
       CeloError: if an expression cannot be read.
     """
+    adamw = {"rule": "adamw", "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+    options = {"matrix": {}, "embedding": adamw, "head": adamw, "vector": adamw | {"weight_decay": 0.0}}
+    return _with_options(_labelled(model, embedding, head), options)
+
+
+def celo2_param_groups(
+    model: nn.Module, *, embedding: str = EMBEDDING, head: str = HEAD
+) -> list[dict[str, Any]]:
+    """A model's parameters for `Celo2`: embeddings and vectors by its Adam, matrices and heads by its rule.
+
+    Left to itself `Celo2` goes by the number of axes, and takes an embedding for a matrix.
+
+    >>> import celo.torch, torch
+    >>> model = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Linear(8, 8))
+    >>> print(celo.torch.plan(celo.torch.celo2_param_groups(model)))
+    matrix, learned: 1 tensors, 64 parameters
+      1.weight [8, 8]
+    embedding, adam: 1 tensors, 400 parameters
+      0.weight [50, 8]
+    vector, adam: 1 tensors, 8 parameters
+      1.bias [8]
+
+    Args:
+      model: as in `param_groups`; so are the others.
+      embedding: what is an embedding.
+      head: what is a head.
+
+    Returns:
+      Groups, as `param_groups`.
+
+    Raises:
+      CeloError: if an expression cannot be read.
+    """
+    options = {label: {"adam": label in ("embedding", "vector")} for label in LABELS}
+    return _with_options(_labelled(model, embedding, head), options)
+
+
+def _with_options(
+    found: Mapping[str, list[tuple[str, nn.Parameter]]], options: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    return [
+        {"params": members, "label": label, **options[label]} for label, members in found.items() if members
+    ]
+
+
+def _labelled(model: nn.Module, embedding: str, head: str) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """(name, parameter) of those that need a gradient, by label."""
     is_embedding, is_head = _expression("embedding", embedding), _expression("head", head)
     found: dict[str, list[tuple[str, nn.Parameter]]] = {label: [] for label in LABELS}
     for name, parameter in model.named_parameters():
@@ -74,24 +121,20 @@ def param_groups(
         else:
             label = "matrix"
         found[label].append((name, parameter))
-    adamw = {"rule": "adamw", "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-    options = {"matrix": {}, "embedding": adamw, "head": adamw, "vector": adamw | {"weight_decay": 0.0}}
-    return [
-        {"params": members, "label": label, **options[label]} for label, members in found.items() if members
-    ]
+    return found
 
 
 def plan(groups: Iterable[Mapping[str, Any]]) -> str:
     """What is sent where, a line a tensor and a line a group: for reading before a long run.
 
     Args:
-      groups: of `param_groups`, or an optimizer's `param_groups`.
+      groups: of `param_groups` or `celo2_param_groups`, or an optimizer's `param_groups`.
     """
     lines = []
     for number, group in enumerate(groups):
         members = _named(group)
         count = sum(math.prod(tensor.shape) for _, tensor in members)
-        rule = group.get("rule", "learned")
+        rule = "adam" if group.get("adam") else group.get("rule", "learned")
         if rule == "adamw":
             rule += f" lr={group['lr']} weight_decay={group['weight_decay']}"
         lines.append(

@@ -46,7 +46,7 @@ class Layout(NamedTuple):
         return shape[1:] if name in BY_DECAY else shape
 
     def to_torch(self, x: np.ndarray) -> np.ndarray:
-        """An array of the parameter's axes, or of those alone that count tensors, as it lies here."""
+        """An array of the parameter's axes, or of those alone that count tensors and one more, as here."""
         return x.transpose(self._order(x))
 
     def to_jax(self, x: np.ndarray) -> np.ndarray:
@@ -54,7 +54,8 @@ class Layout(NamedTuple):
         return x.transpose(np.argsort(self._order(x)))
 
     def _order(self, x: np.ndarray) -> list[int]:
-        return [axis for axis in self.axes if axis < x.ndim]
+        known = [axis for axis in self.axes if axis < x.ndim]
+        return [*known, *range(len(known), x.ndim)]  # one more, where all axes count tensors
 
 
 def permutations(params_axes: ParamsAxes, paths: list[str], shapes: list[tuple[int, ...]]) -> list[Axes]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from celo._definitions import LARGEST, POLYNOMIALS, SMALLEST
+from celo._definitions import LARGEST, MUON, POLAR, SMALLEST, PolarIteration
 
 
 def polar_factor(x: Tensor) -> Tensor:
@@ -12,29 +12,43 @@ def polar_factor(x: Tensor) -> Tensor:
     Args:
       x: [..., rows, columns], float32. A matrix of zeros stays as it is.
     """
+    factor, length = _factor(x, POLAR)
+    return factor * length
+
+
+def muon_factor(x: Tensor) -> Tensor:
+    """Each matrix's polar factor as Muon approximates it, singular values about 1; `x` as above."""
+    return _factor(x, MUON)[0]
+
+
+def _factor(x: Tensor, iteration: PolarIteration) -> tuple[Tensor, Tensor]:
+    """(factor, length [..., 1, 1]): the factor times the length is as long as `x`."""
     largest = x.abs().amax(dim=(-2, -1), keepdim=True)
     usable = (largest >= SMALLEST) & (largest <= LARGEST)
     scaled = x / torch.where(usable, largest, 1.0)
     tall = x.shape[-2] >= x.shape[-1]
     gram = scaled.mT @ scaled if tall else scaled @ scaled.mT
-    inverse_root = _inverse_root(gram)
+    inverse_root = _inverse_root(gram, iteration)
     factor = scaled @ inverse_root if tall else inverse_root @ scaled
     length = _norm(scaled) / torch.where(usable, _norm(factor), 1.0) * largest
-    return torch.where(usable, factor * length, x)
+    return torch.where(usable, factor, x), torch.where(usable, length, 1.0)
 
 
-def _inverse_root(gram: Tensor) -> Tensor:
+def _inverse_root(gram: Tensor, iteration: PolarIteration) -> Tensor:
     """The polynomials' approximation of G^(-1/2), for [..., k, k]."""
     identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     square = gram @ gram
-    bound = _norm(square).sqrt()
+    if iteration.by_trace:
+        bound = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
+    else:
+        bound = _norm(square).sqrt()
     bound = torch.where(bound > 0, bound, 1.0)  # of a matrix of zeros
     gram, square = gram / bound, square / bound**2
     root = None
-    for last, (a, b, c) in zip((False, False, False, True), POLYNOMIALS, strict=True):
+    for number, (a, b, c) in enumerate(iteration.polynomials, start=1):
         factor = torch.add(a * identity + b * gram, square, alpha=c)
         root = factor if root is None else root @ factor
-        if not last:
+        if number < len(iteration.polynomials):
             gram = gram @ factor @ factor
             square = gram @ gram
     assert root is not None

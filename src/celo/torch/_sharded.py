@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from celo._errors import CeloError
@@ -67,6 +68,15 @@ def placed(value: Tensor, like: Tensor) -> Tensor:
 
         value = DTensor.from_local(value, like.device_mesh, [Replicate()] * like.device_mesh.ndim)
     return value.redistribute(like.device_mesh, like.placements)
+
+
+def mean_over_processes(value: Tensor, device: torch.device) -> Tensor:
+    """A scalar averaged over the processes of `torch.distributed`, if there are several, on their device."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    mean = value.to(device, copy=True)
+    dist.all_reduce(mean)
+    return mean / dist.get_world_size()
 
 
 def check(param: Tensor) -> None:

@@ -2,24 +2,38 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from celo import weights as weights_files
-from celo._definitions import CELO, SCHEDULE_INPUTS, UNITS
+from celo._definitions import CELO, CELO2, SCHEDULE_INPUTS, UNITS
 from celo._errors import CeloError
 from celo._limits import TrainedRange
 
 WeightsLike = str | os.PathLike[str] | Mapping[str, Mapping[str, Any]]  # bundled name, path, or θ itself
+Shapes = Mapping[str, tuple[int, ...]]
 
 RULE, SCHEDULE = "update_rule", "scheduler"  # groups of θ
-_SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    RULE: CELO.shapes,
-    SCHEDULE: {
+
+
+class Part(NamedTuple):
+    """A group of θ that an optimizer reads."""
+
+    group: str
+    shapes: Shapes
+    optional: Shapes = MappingProxyType({})  # of weights that need not be there
+
+
+CELO_RULE = Part(RULE, CELO.shapes, {"log_min_rms": (), "log_matrix_gain": (), "start_power": ()})
+CELO2_RULE = Part(RULE, CELO2.shapes)
+CELO_SCHEDULE = Part(
+    SCHEDULE,
+    {
         "mix_w": (SCHEDULE_INPUTS, UNITS),
         "mix_b": (UNITS,),
         "skip_w": (SCHEDULE_INPUTS, UNITS),
@@ -31,23 +45,27 @@ _SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
         "h0": (UNITS,),
         "c0": (UNITS,),
     },
-}
-_OPTIONAL: dict[str, dict[str, tuple[int, ...]]] = {
-    RULE: {"log_min_rms": (), "log_matrix_gain": (), "start_power": ()},
-    SCHEDULE: {"horizon_w": ()},
-}
+    {"horizon_w": ()},
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class BoundWeights:
-    """θ of one optimizer, and the range it was meta-trained on."""
+    """θ of one optimizer, and what is known of it."""
 
     theta: dict[str, dict[str, Tensor]]
     trained: TrainedRange
+    architecture: str | None = None  # the name in its file; None for θ itself
 
 
-def bind(weights: WeightsLike, groups: tuple[str, ...]) -> BoundWeights:
-    """The groups of θ that an optimizer reads, from a bundled name, a file or θ itself.
+def bind(
+    weights: WeightsLike, parts: tuple[Part, ...] | Callable[[Mapping[str, Any]], tuple[Part, ...]]
+) -> BoundWeights:
+    """What an optimizer reads of θ, from a bundled name, a file or θ itself.
+
+    Args:
+      weights: any of these.
+      parts: what is read, or a function of θ that says so where sizes differ.
 
     Raises:
       CeloError: if the file cannot be read, or a group is missing or does not fit.
@@ -55,23 +73,26 @@ def bind(weights: WeightsLike, groups: tuple[str, ...]) -> BoundWeights:
     if not isinstance(weights, str | os.PathLike | Mapping):
         raise CeloError(f"weights must be a bundled name, a path or θ itself, got {weights!r}")
     if isinstance(weights, Mapping):
-        theta, source, trained = weights, "weights=", TrainedRange("θ")
+        theta, source, trained, architecture = weights, "weights=", TrainedRange("θ"), None
     else:
         loaded = weights_files.load(weights)
         theta, source, trained = loaded.theta, str(weights), TrainedRange.of(loaded, str(weights))
+        architecture = loaded.metadata["architecture"]
+    parts = parts(theta) if callable(parts) else parts
     read = {
-        group: {name: np.asarray(array) for name, array in theta[group].items()}
-        for group in groups
-        if group in theta
+        part.group: {name: np.asarray(array) for name, array in theta[part.group].items()}
+        for part in parts
+        if part.group in theta
     }
     expected = {
-        f"{group}/{name}": shape
-        for group in groups
-        for name, shape in (_SHAPES[group] | _OPTIONAL[group]).items()
-        if name in _SHAPES[group] or name in read.get(group, {})
+        f"{part.group}/{name}": shape
+        for part in parts
+        for name, shape in {**part.shapes, **part.optional}.items()
+        if name in part.shapes or name in read.get(part.group, {})
     }
     weights_files.check_theta(read, expected, source=source)
     return BoundWeights(
         {group: {n: torch.from_numpy(a.copy()) for n, a in arrays.items()} for group, arrays in read.items()},
         trained,
+        architecture,
     )
