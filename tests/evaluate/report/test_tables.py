@@ -178,6 +178,20 @@ def test_missing_records_are_said(small):
     assert "- celo has no record on quadratic" in text
 
 
+def test_what_cannot_be_scored_is_said_with_its_reason(small):
+    below = [
+        dataclasses.replace(one, train_loss=one.train_loss - 3) if one.task == "quadratic" else one
+        for one in small
+    ]
+    stray = dataclasses.replace(small[0], task="own", contestant="stray")
+    text = markdown(leaderboard([*below, stray]))
+    assert "set aside: own (no record of adam); quadratic (losses below 0 of celo, adam, muon, " in text
+    assert "- stray is left out: no record beside adam's that can be scored" in text
+    [row] = [line for line in text.splitlines() if line.startswith("| quadratic")]
+    assert row.count("–") == 3
+    assert "nan" not in text
+
+
 def test_colours_are_those_of_reference_learned_and_others(board):
     found = colours(board)
     assert found["adam"] == Slot.REFERENCE

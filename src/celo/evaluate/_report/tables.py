@@ -44,7 +44,10 @@ def caption(board: Leaderboard) -> str:
     if not several:
         over = f"On {board.tasks[0]}"
     elif board.common:
-        over = f"Aggregates are over the {len(board.counted)} tasks that all contestants have"
+        count = len(board.counted)
+        over = (
+            f"Aggregates are over the {f'{count} tasks' if count > 1 else 'task'} that all contestants have"
+        )
     else:
         over = "Aggregates are over all tasks that a contestant has, ranks and target scores over shared ones"
     aside = "; ".join(f"{task} ({reason})" for task, reason in board.set_aside.items())
@@ -161,11 +164,16 @@ def task_cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     front = [one for one in board.standings if slot[one.contestant] not in (Slot.REFERENCE, Slot.BACKGROUND)]
     rows = []
     for task, entry in reference.entries.items():
-        loss = f"{entry.smoothed[:, -1].mean():.4g}"
         rate = "" if entry.record.rate is None else f" at {rate_text(entry.record.rate)}"
-        ratios = [f"{one.entries[task].ratio.mean():.3f}" if task in one.entries else "–" for one in front]
-        rows.append([task, f"{loss}{rate}", *ratios])
+        ratios = [_ratio_text(one, task) for one in front]
+        rows.append([task, f"{loss_text(entry.final)}{rate}", *ratios])
     return ["task", f"{board.reference}'s loss", *(one.contestant for one in front)], rows
+
+
+def _ratio_text(one: Standing, task: str) -> str:
+    """Its loss ratio on a task, to three places; a dash where there is none."""
+    ratio = one.entries[task].ratio.mean() if task in one.entries else math.nan
+    return "–" if math.isnan(ratio) else f"{ratio:.3f}"
 
 
 def _table(header: list[str], rule: list[str], rows: list[list[str]]) -> str:
@@ -253,8 +261,8 @@ def _range(found: Interval, text: str) -> str:
 
 
 def missing(board: Leaderboard) -> list[str]:
-    """One line for each contestant that lacks records."""
-    lines = []
+    """One line for each contestant that lacks records, or has none that can be scored."""
+    lines = [f"{name} is left out: {why}" for name, why in board.left_out.items()]
     for one in board.standings:
         lacks = [task for task in board.tasks if task not in one.entries]
         if lacks:
