@@ -46,7 +46,11 @@ def add_race(commands: Any) -> argparse.ArgumentParser:
         help=f"{_CONTESTANT} (default: celo; adam always runs)",
     )
     parser.add_argument(
-        "--tasks", "--task", default=RACE_TASK, metavar="TASK", help=f"task to train (default: {RACE_TASK})"
+        "--tasks",
+        "--task",
+        default=RACE_TASK,
+        metavar="TASK",
+        help=f"task to train, or package.module:attribute of your own (default: {RACE_TASK})",
     )
     parser.add_argument(
         "--steps", type=int, default=RACE_NUM_STEPS, help=f"training steps (default: {RACE_NUM_STEPS})"
@@ -129,7 +133,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="TASK",
-        help="only these tasks: of the suite or, without --suite, any",
+        help="only these tasks: of the suite or, without --suite, any, or package.module:attribute of your own",
     )
     parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds to report (default: 3)")
