@@ -133,7 +133,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="TASK",
-        help="only these tasks: of the suite or, without --suite, any, or package.module:attribute of your own",
+        help="only these tasks: of the suite or, without --suite, any, or package.module:attribute",
     )
     parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds to report (default: 3)")
