@@ -74,8 +74,9 @@ def top_level(place: str) -> str:
 def definition(place: str) -> str:
     """In words, file and line of the function or class at `place`; nothing where that is not known."""
     module = sys.modules.get(place.partition(":")[0])
-    found = inspect.unwrap(getattr(module, place.partition(":")[2], None))
+    found: Any = getattr(module, place.partition(":")[2], None)
     try:
+        found = inspect.unwrap(found)
         return f"defined at {inspect.getsourcefile(found)}:{inspect.getsourcelines(found)[1]}"
     except (TypeError, OSError):
         return ""

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from celo import __version__
 from celo._errors import CeloError, in_a_line, own_place, unknown_name
+from celo.cli._completion import complete
 from celo.cli._console import any_terminal
 from celo.cli._data import add_data
 from celo.cli._evaluate import add_evaluate, add_race, add_report
@@ -92,6 +93,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser, parsers = make_parser()
+    complete(parser)
     if not arguments or arguments[0] not in ("-h", "--help", "--version", *parsers):
         if not arguments:
             parser.print_help()
