@@ -130,3 +130,28 @@ def test_a_terminal_of_any_encoding_can_read_it(line, encoding, monkeypatch):
         monkeypatch.undo()
     assert status == (2 if "tarin" in line else 0)
     assert any(terminal.buffer.getvalue() for terminal in terminals)
+
+
+BROKEN = """
+from celo.tasks import Quadratics
+
+class Broken(Quadratics):
+    def draw(self, key, count):
+        return key + "three"
+
+broken = Broken()
+"""
+
+
+def test_what_fails_in_a_users_own_code_is_one_line_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_task.py").write_text(BROKEN)
+    words = ["train", "--tasks", "broken_task:broken", "--kernel", "xla", "--out", "run"]
+    try:
+        assert main(words) == 1
+    finally:
+        sys.modules.pop("broken_task", None)
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("celo: TypeError: ")
+    assert error.endswith(f"({tmp_path}/broken_task.py:6, in draw)\n")
+    assert "Traceback" not in error

@@ -1,8 +1,11 @@
 """Errors name what was wrong, and what would have been right, nearest first."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from celo._errors import CeloError, OutOfRangeWarning, unknown_name
+from celo._errors import CeloError, OutOfRangeWarning, in_a_line, own_place, unknown_name
 
 TASKS = ("wine_mlp", "digits_conv", "digits_vit", "quadratic")
 
@@ -39,3 +42,60 @@ def test_errors_can_be_caught_as_what_they_are():
         raise unknown_name("task", "x", TASKS)
     assert issubclass(OutOfRangeWarning, UserWarning)
     assert not issubclass(OutOfRangeWarning, CeloError)
+
+
+# What went wrong in others' code
+
+
+def caught(function, *arguments):
+    with pytest.raises(Exception) as found:  # noqa: PT011
+        function(*arguments)
+    return found.value.with_traceback(found.tb.tb_next)
+
+
+def failing(text):
+    raise KeyError(text)  # this line
+
+
+def line_of(text):
+    lines = Path(__file__).read_text().splitlines()
+    return 1 + next(i for i, line in enumerate(lines) if text in line)
+
+
+def test_an_error_is_told_in_a_line_with_the_innermost_line_of_the_users():
+    place = f"{__file__}:{line_of('# this line')}, in failing"
+    assert in_a_line(caught(failing, "x")) == f"KeyError: 'x' ({place})"
+
+    def through_a_library():
+        json.loads("no", object_hook=None)  # its own lines are not the user's
+
+    error = caught(through_a_library)
+    assert own_place(error).endswith("in through_a_library")
+    assert own_place(error, own={"json"}).endswith("in raw_decode")
+
+
+def test_the_cause_of_an_error_has_a_place_too_and_none_is_told_twice():
+    def again():
+        try:
+            failing("x")
+        except KeyError as error:
+            raise CeloError(f"it failed: {in_a_line(error)}") from error
+
+    told = in_a_line(caught(again).with_traceback(None))
+    assert told.startswith("it failed: KeyError: 'x' (")
+    assert told.count("in failing") == 1
+
+
+def test_an_error_without_such_a_line_has_the_place_that_is_given():
+    error = caught(json.loads, "no")
+    assert own_place(error) == ""
+    assert in_a_line(error, otherwise="defined at mine.py:3").endswith("char 0) (defined at mine.py:3)")
+    assert in_a_line(CeloError("it is a file: choose another")) == "it is a file: choose another"
+
+
+def test_long_messages_become_one_short_line():
+    told = in_a_line(TypeError("a\n\n  b\n" + "word " * 1000))
+    assert told.startswith("TypeError: a b word ")
+    assert len(told) < 450
+    assert "\n" not in told
+    assert in_a_line(ValueError()) == "ValueError"

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from celo._errors import CeloError
-from celo._import_path import attribute_at, import_modules, source_sha256
+from celo._import_path import attribute_at, definition, import_modules, source_sha256, top_level
 
 
 @pytest.fixture
@@ -48,3 +48,25 @@ def test_a_module_that_is_not_there_or_needs_another(mine):
         import_modules(["no_such_module"])
     with pytest.raises(CeloError, match="module 'needy' needs 'no_such_dependency', which is not installed"):
         import_modules(["needy"])
+
+
+def test_a_module_that_fails_as_it_is_imported_is_named_with_the_line(mine):
+    (mine / "fails.py").write_text("x = 1\ny = x.no\n")
+    (mine / "wrong.py").write_text("x = 1\ndef f(:\n")
+    places = {"fails": rf"AttributeError: .*no.* \({mine}/fails.py:2, in <module>\)"}
+    places["wrong"] = rf"SyntaxError: .* \({mine}/wrong.py:2\)"
+    for name, words in places.items():
+        with pytest.raises(CeloError, match=f"module '{name}' cannot be imported: {words}"):
+            import_modules([name])
+        with pytest.raises(CeloError, match=f"task '{name}:x': its module cannot be imported: {words}"):
+            attribute_at(f"{name}:x", "task")
+    with pytest.raises(CeloError, match="task 'needy:x' needs 'no_such_dependency', which is not installed"):
+        attribute_at("needy:x", "task")
+
+
+def test_where_something_is_defined(mine):
+    (mine / "defines.py").write_text("number = 3\n\n\ndef make():\n    pass\n")
+    import_modules(["defines"])
+    assert definition("defines:make") == f"defined at {mine}/defines.py:4"
+    assert [definition(place) for place in ("defines:number", "defines:none", "adam")] == ["", "", ""]
+    assert [top_level(place) for place in ("a.b:c", "a:c", "a.b", "a")] == ["a"] * 4

@@ -15,4 +15,5 @@ ModelState = Any  # pytree of arrays a model changes in its forward pass (batch 
 Batch = Any  # pytree of arrays: one mini-batch of data
 
 # What a long function tells of its progress: (what is going on, done, total, a note); None tells nobody.
+# Lines of the note after the first are details.
 Progress = Callable[[str, int, int, str], None]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import pytest
 from rich.console import Console
@@ -34,6 +35,44 @@ def test_a_bar_shows_what_is_done_of_how_much_and_a_note(terminal):
     assert "30/40" in line
     assert "meta-loss 0.5" in line
     assert "compiling" not in line
+
+
+def test_further_lines_of_a_note_stand_below_the_bars(terminal):
+    with progress_bars(terminal) as tell:
+        tell("phase 1: rule", 10, 40, "meta-loss 0.5\ntraining loss: one 2")
+        tell("phase 2: scheduler", 30, 40, "meta-loss 0.25\ntraining loss: one 0.1, [x] 0.2")
+    first, second, below = last_lines(terminal, 3)
+    assert "meta-loss 0.5" in first
+    assert "meta-loss 0.25" in second
+    assert below.strip() == "training loss: one 0.1, [x] 0.2"
+
+
+def test_a_notebook_shows_bars_in_their_place_without_widgets(monkeypatch):
+    """A stand-in for IPython: what a cell shows first, and what takes its place."""
+    shown = []
+
+    class Place:
+        def update(self, text, raw):
+            assert raw
+            shown.append(text["text/plain"])
+
+    def display(text, raw, display_id):
+        assert raw
+        assert display_id
+        shown.append(text["text/plain"])
+        return Place()
+
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", types.SimpleNamespace(display=display))
+    with progress_bars(Console(file=io.StringIO(), force_jupyter=True)) as tell:
+        tell("phase 1: rule", 0, 40, "compiling")
+        tell("phase 1: rule", 30, 40, "meta-loss 0.5\ntraining loss: one 2")
+    assert len(shown) == 2
+    assert "0/40" in shown[0]
+    bar, details = shown[1].splitlines()
+    assert "30/40" in bar
+    assert "meta-loss 0.5" in bar
+    assert details.strip() == "training loss: one 2"
 
 
 def test_each_thing_has_a_bar_of_its_own_and_the_total_may_change(terminal):

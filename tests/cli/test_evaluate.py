@@ -210,9 +210,10 @@ def test_the_command_of_a_race_repeats_it(tmp_path, monkeypatch, undrawn):
         made.append(settings)
         return write.leaderboard(records)
 
-    def evaluate(who, *, out, **settings):
-        for name in ("adam", "celo"):
-            write_record(out, synthetic.record("quadratic", name))
+    def evaluate(who, *, out, tasks, **settings):
+        for one in who:
+            record = synthetic.record(*tasks, "adam" if one.tuned else "celo")
+            write_record(out, dataclasses.replace(record, contestant=one.name))
         return []
 
     monkeypatch.setattr("celo.evaluate._run.evaluation.evaluate", evaluate)
@@ -230,8 +231,33 @@ def test_the_command_of_a_race_repeats_it(tmp_path, monkeypatch, undrawn):
     assert made[1]["contestants"] == ["my best", "adam"]  # Adam always runs
 
 
-def test_a_race_that_failed_makes_no_report(evaluated, tmp_path, undrawn, capsys):
+def test_a_race_without_a_rival_makes_no_report(evaluated, tmp_path, undrawn, capsys):
     evaluated[1].append("celo on quadratic: no")
     assert main(["race", "--task", "quadratic", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "celo: failed: celo on quadratic: no\n"
+    write_record(tmp_path / "records", synthetic.record("quadratic", "adam"))
+    assert main(["race", "--task", "quadratic", "--out", str(tmp_path)]) == 1
     assert not (tmp_path / "report.html").exists()
+
+
+def test_one_who_failed_does_not_cost_the_others_the_report(evaluated, tmp_path, undrawn, wide, capsys):
+    for name in ("adam", "celo"):
+        write_record(tmp_path / "records", synthetic.record("quadratic", name))
+    evaluated[1].append("muon on quadratic: no")
+    assert main(["race", "celo", "muon", "--task", "quadratic", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert said.err == "celo: failed: muon on quadratic: no\n"
+    assert set(table(said.out)) == {"celo", "adam"}
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("command", ["race", "evaluate"])
+def test_where_nothing_can_be_scored_the_records_are_not_lost(command, evaluated, tmp_path, undrawn, capsys):
+    out = tmp_path / "records" if command == "race" else tmp_path
+    for name in ("adam", "celo"):
+        one = synthetic.record("quadratic", name)
+        write_record(out, dataclasses.replace(one, train_loss=one.train_loss - 9))
+    assert main([command, "adam", "celo", "--task", "quadratic", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "no task can be compared on (quadratic: losses below 0 of adam, celo, " in error
+    assert error.endswith(f"; the records are kept in {out}\n")

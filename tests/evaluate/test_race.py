@@ -1,5 +1,7 @@
 """`celo race`: one task, a small protocol, the same report as of a suite."""
 
+import sys
+
 import pytest
 
 from celo import cli
@@ -40,6 +42,21 @@ def test_another_contestant_is_added_and_the_others_are_not_run_again(raced, und
     assert "sgd" in printed
     assert str(raced / "report.html") in printed.replace("\n", "")
     assert (raced / "records" / "quadratic" / "celo.npz").stat().st_mtime_ns == before
+
+
+def test_a_task_of_ones_own_is_one_line(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("altair", reason="needs celo[plots]")
+    text = "from celo.tasks import Quadratics\n\nvalley = Quadratics()\n"
+    (tmp_path / "own_race.py").write_text(text)
+    monkeypatch.chdir(tmp_path)  # where the module is, and the report will be
+    try:
+        assert cli.main(["race", *SHORT, "--tasks", "own_race:valley"]) == 0
+    finally:
+        sys.modules.pop("own_race", None)
+    first = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("On "))
+    assert first.startswith("On own_race:valley, celo ")
+    assert "tuned adam's" in first
+    assert (tmp_path / "race" / "report.html").is_file()
 
 
 def test_a_race_of_other_settings_is_not_mixed_with_it(raced, capsys):

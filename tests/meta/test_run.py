@@ -213,18 +213,23 @@ def test_the_third_phase_trains_the_rule_alone(tmp_path, monkeypatch):
 
 
 def test_a_run_tells_its_progress_and_stops_when_asked(tmp_path, whole):
-    run, told = tmp_path / "run", []
+    run, told, rows = tmp_path / "run", [], []
+    tell = {"progress": lambda *words: told.append(words), "on_row": rows.append}
 
     def should_stop():
         return len(told) >= 4
 
     with pytest.raises(meta.Stopped, match="outer step 30 of phase rule"):
-        meta.start(run, Recipe(**TINY), progress=lambda *words: told.append(words), should_stop=should_stop)
+        meta.start(run, Recipe(**TINY), **tell, should_stop=should_stop)
+    assert rows == meta.read_metrics(run / METRICS)
+    losses = ", ".join(f"{task} {loss:.4g}" for task, loss in rows[-1]["tasks"].items())
+    assert told[-1][3].endswith(f" inner steps/s\ntraining loss: {losses}")
     assert [words[:3] for words in told] == [("phase 1: rule", done, 40) for done in (0, 10, 20, 30)]
     assert told[0][3] == "compiling"
     assert told[-1][3].startswith(f"meta-loss {meta.read_metrics(run / METRICS)[-1]['meta_loss']:.4f} ")
     told.clear()
-    meta.resume(run, progress=lambda *words: told.append(words))
+    meta.resume(run, **tell)
+    assert rows == meta.read_metrics(run / METRICS)
     assert told[0][:3] == ("phase 1: rule", 30, 40)
     assert_same_theta(run, whole)
 

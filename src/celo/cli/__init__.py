@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from celo import __version__
-from celo._errors import CeloError, unknown_name
+from celo._errors import CeloError, in_a_line, own_place, unknown_name
+from celo.cli._completion import complete
 from celo.cli._console import any_terminal
 from celo.cli._data import add_data
 from celo.cli._evaluate import add_evaluate, add_race, add_report
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status.
 
     A user's mistake is one line on stderr and status 2; so is what the system refuses (a full disk, a folder
-    that cannot be written), with status 1.
+    that cannot be written) and what fails in a user's own code, with status 1.
     """
     with any_terminal():
         return _main(sys.argv[1:] if arguments is None else list(arguments))
@@ -56,6 +57,11 @@ def _main(arguments: list[str]) -> int:
             f"celo: {where}{error.strerror or error}; check the path, its permissions and the free space",
             file=sys.stderr,
         )
+        return 1
+    except Exception as error:
+        if not own_place(error):
+            raise
+        print(f"celo: {in_a_line(error)}", file=sys.stderr)  # a task of the user's, in training for instance
         return 1
     finally:
         logger.removeHandler(log)
@@ -87,6 +93,7 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentP
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser, parsers = make_parser()
+    complete(parser)
     if not arguments or arguments[0] not in ("-h", "--help", "--version", *parsers):
         if not arguments:
             parser.print_help()

@@ -5,6 +5,7 @@ functions are made.
 """
 
 import codecs
+import importlib
 import io
 import math
 import os
@@ -12,11 +13,12 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich import progress as rich_progress
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from celo._types import Progress
 from celo.cli._settings import INTERRUPTED
@@ -65,14 +67,24 @@ def any_terminal() -> Iterator[None]:
                 stream.reconfigure(errors=errors)
 
 
+class _Bars(rich_progress.Progress):
+    details = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.details:
+            yield Text(self.details)
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
     """A `Progress` function that draws one bar for each thing it is told of, as long as the block runs.
 
+    The note's further lines stand below the bars, those of the last thing that was told of.
     A bar appears with the first call for its thing, with the work already done in it: the remaining time is
     estimated from what is done from then on.
     """
-    with rich_progress.Progress(
+    bars = _Bars(
         rich_progress.TextColumn("{task.description}", markup=False),  # [x] in a name stays [x]
         rich_progress.BarColumn(),
         rich_progress.MofNCompleteColumn(),
@@ -81,15 +93,36 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         rich_progress.TimeRemainingColumn(),
         console=console,
         speed_estimate_period=math.inf,  # jobs of an evaluation may be minutes apart
-    ) as bars:
-        tasks: dict[str, rich_progress.TaskID] = {}
+    )
+    tasks: dict[str, rich_progress.TaskID] = {}
+    show = _in_a_cell(bars) if console.is_jupyter else lambda: None
 
-        def tell(what: str, done: int, total: int, note: str) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total, completed=done, note=note)
-            bars.update(tasks[what], completed=done, total=total, note=note)
+    def tell(what: str, done: int, total: int, note: str) -> None:
+        note, _, bars.details = note.partition("\n")
+        if what not in tasks:
+            tasks[what] = bars.add_task(what, total=total, completed=done, note=note)
+        bars.update(tasks[what], completed=done, total=total, note=note)
+        show()
 
+    with nullcontext() if console.is_jupyter else bars:
         yield tell
+
+
+def _in_a_cell(bars: _Bars) -> Callable[[], None]:
+    """Shows the bars in their place below a notebook's cell; Rich itself needs widgets for that."""
+    display = importlib.import_module("IPython.display").display  # every kernel has it
+    place: list[Any] = []
+
+    def show() -> None:
+        page = Console(file=io.StringIO(), width=100, force_jupyter=False)
+        page.print(bars)
+        text = {"text/plain": page.file.getvalue()}  # pyright: ignore[reportAttributeAccessIssue]
+        if place:
+            place[0].update(text, raw=True)
+        else:
+            place.append(display(text, raw=True, display_id=True))
+
+    return show
 
 
 _SHOW_CURSOR = b"\x1b[?25h\n"  # progress bars hide it

@@ -46,7 +46,11 @@ def add_race(commands: Any) -> argparse.ArgumentParser:
         help=f"{_CONTESTANT} (default: celo; adam always runs)",
     )
     parser.add_argument(
-        "--tasks", "--task", default=RACE_TASK, metavar="TASK", help=f"task to train (default: {RACE_TASK})"
+        "--tasks",
+        "--task",
+        default=RACE_TASK,
+        metavar="TASK",
+        help=f"task to train, or package.module:attribute of your own (default: {RACE_TASK})",
     )
     parser.add_argument(
         "--steps", type=int, default=RACE_NUM_STEPS, help=f"training steps (default: {RACE_NUM_STEPS})"
@@ -94,19 +98,18 @@ def _race(options: argparse.Namespace) -> int:
             progress=progress,
         )
     _show_failures(failures)
-    if failures:
+    records = load_records(archive)
+    found = {record.contestant for record in records if record.task == options.tasks}
+    shown = [one.name for one in who if one.name in found]
+    if REFERENCE not in found or (failures and shown == [REFERENCE]):
         return 1
-    names = [one.name for one in who]
-    board = write_report(
-        load_records(archive),
-        options.out,
-        contestants=names,
-        tasks=[options.tasks],
-        made_from=f"`{_again(options)}`",
-    )
+    with _kept(archive):
+        board = write_report(
+            records, options.out, contestants=shown, tasks=[options.tasks], made_from=f"`{_again(options)}`"
+        )
     _show(board, console)
     console.print(f"report:  {options.out / 'report.html'}", highlight=False, soft_wrap=True)
-    return 0
+    return 1 if failures else 0
 
 
 def _again(options: argparse.Namespace) -> str:
@@ -130,7 +133,7 @@ def add_evaluate(commands: Any) -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="TASK",
-        help="only these tasks: of the suite or, without --suite, any",
+        help="only these tasks: of the suite or, without --suite, any, or package.module:attribute",
     )
     parser.add_argument("--steps", type=int, default=None, help="training steps, if not the suite's")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds to report (default: 3)")
@@ -195,7 +198,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     found = {record.contestant for record in every}
     shown = [one.name for one in who if one.name in found]
     if REFERENCE in found and shown:
-        _show(leaderboard(every, contestants=shown), console)
+        with _kept(out):
+            board = leaderboard(every, contestants=shown)
+        _show(board, console)
     elif shown:
         console.print(
             f"no table: scores are relative to {REFERENCE}, which has no record with these tasks, steps and "
@@ -319,6 +324,15 @@ def _show(board: Any, console: Console) -> None:
     console.print(headline, table, tables.caption(board), sep="\n", highlight=False)
     for line in tables.missing(board):
         console.print(line, highlight=False)
+
+
+@contextmanager
+def _kept(archive: Path) -> Iterator[None]:
+    """Has an error of the block, which comes after all the work, say that the work is not lost."""
+    try:
+        yield
+    except CeloError as error:
+        raise CeloError(f"{error}; the records are kept in {archive}") from error
 
 
 @contextmanager

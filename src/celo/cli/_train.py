@@ -25,6 +25,7 @@ from celo.cli._settings import (
     one_device_per_core,
     speaking_of_options,
 )
+from celo.cli._tensorboard import LOGS, row_writer
 
 LOST = 3  # the exit status of a process that cannot go on without another
 
@@ -44,6 +45,11 @@ def add_train(commands: Any) -> argparse.ArgumentParser:
         "--kernel",
         default=None,
         help="kernel for the update rule: native, xla, or auto (default): native where it works",
+    )
+    parser.add_argument(
+        "--log",
+        metavar="LOG",
+        help=f"curves beside the run's own log, for {' or '.join(LOGS)}, as it goes on",
     )
     add_import(parser)
     several = parser.add_argument_group("several processes (docs/scaling.md)")
@@ -95,9 +101,10 @@ def _train(options: argparse.Namespace) -> int:
             _ending_at_once_alone(),
             speaking_of_options(*_fields()),
             stop_requests() as should_stop,
+            row_writer(options.log, run) as on_row,
             progress_bars(console) as progress,
         ):
-            told: dict[str, Any] = {"progress": progress, "should_stop": should_stop}
+            told: dict[str, Any] = {"progress": progress, "on_row": on_row, "should_stop": should_stop}
             told["checkpoint_seconds"] = options.checkpoint_seconds
             if recipe is None:
                 theta = _run.resume(run, **told)

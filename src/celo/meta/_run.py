@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def start(
     checkpoint_seconds: float = 120.0,
     imports: Sequence[str] = (),
     progress: Progress | None = None,
+    on_row: Callable[[Mapping[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Path:
     """Runs `recipe` from its beginning in the new folder `run`; returns the path of the weights.
@@ -57,6 +58,7 @@ def start(
       checkpoint_seconds: time between two checkpoints.
       imports: modules that `resume` must import first, because they register what the recipe names.
       progress: told how far the run is, every few outer steps.
+      on_row: told each row of the log, on process 0 alone; a resumed run repeats those after the checkpoint.
       should_stop: asked every few outer steps; once it says True, on any process, the run stops.
 
     Raises:
@@ -70,7 +72,9 @@ def start(
     hosts.together(lambda: native.check_kernel(kernel))  # refused before anything is written
     hosts.on_first(lambda: _make_folder(run))
     with _alone(run):
-        return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(None)
+        return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, on_row, should_stop).finish(
+            None
+        )
 
 
 def resume(
@@ -78,6 +82,7 @@ def resume(
     *,
     checkpoint_seconds: float = 120.0,
     progress: Progress | None = None,
+    on_row: Callable[[Mapping[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Path:
     """Goes on from the checkpoint in `run`, to the same θ, bit for bit, as if never interrupted.
@@ -88,6 +93,7 @@ def resume(
       run: folder of a run that has started.
       checkpoint_seconds: as in `start`; so are the next two.
       progress: told how far the run is.
+      on_row: as in `start`.
       should_stop: asked whether to stop.
 
     Raises:
@@ -101,7 +107,9 @@ def resume(
         header = _checked(checkpoint.read_header(saved))
         hosts.together(lambda: import_modules(header["imports"]))
         recipe, kernel, imports = _recipe_of(header), header["kernel"], header["imports"]
-        return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, should_stop).finish(saved)
+        return _Run(run, recipe, kernel, imports, checkpoint_seconds, progress, on_row, should_stop).finish(
+            saved
+        )
 
 
 def resolve_kernel(kernel: str) -> str:
@@ -173,11 +181,13 @@ class _Run:
         imports: Sequence[str],
         checkpoint_seconds: float,
         progress: Progress | None,
+        on_row: Callable[[Mapping[str, Any]], None] | None,
         should_stop: Callable[[], bool] | None,
     ):
         self.run, self.recipe, self.kernel, self.imports = run, recipe, kernel, list(imports)
         self.checkpoint_seconds = checkpoint_seconds
         self.progress = progress or (lambda what, done, total, note: None)
+        self.on_row = (on_row if hosts.is_first() else None) or (lambda row: None)
         self.should_stop = should_stop or (lambda: False)
         self.metrics = run / METRICS if hosts.is_first() else Path(os.devnull)
         self.phases = phases(recipe)
@@ -266,8 +276,8 @@ class _Run:
                 row = self._row(number, step, metrics, float(metrics.inner_steps) * count / seconds)
                 log.write(json.dumps(row) + "\n")
                 log.flush()
-                speed = f"{row['inner_steps_per_second']:,.0f} inner steps/s"
-                self.progress(what, step, phase.steps, f"meta-loss {row['meta_loss']:.4f} {speed}")
+                self.on_row(row)
+                self.progress(what, step, phase.steps, _note(row))
                 due = time.monotonic() - saved > self.checkpoint_seconds
                 stop, due = hosts.agree(self.should_stop(), due)
                 if due or stop or step == phase.steps:
@@ -332,6 +342,13 @@ class _Run:
         path = self.run / THETA
         hosts.on_first(lambda: weights.save(path, jax.tree.map(np.asarray, theta), metadata=metadata))
         return path
+
+
+def _note(row: dict[str, Any]) -> str:
+    """What people want to know of a row: one line, and one of the tasks."""
+    speed = f"{row['inner_steps_per_second']:,.0f} inner steps/s"
+    tasks = ", ".join(f"{task} {loss:.4g}" for task, loss in row["tasks"].items())
+    return f"meta-loss {row['meta_loss']:.4f} {speed}\ntraining loss: {tasks}"
 
 
 def _count_rows(path: Path) -> int:

@@ -8,8 +8,8 @@ from functools import partial
 
 from jax import numpy as jnp
 
-from celo._errors import CeloError, unknown_name
-from celo._import_path import attribute_at
+from celo._errors import CeloError, in_a_line, unknown_name
+from celo._import_path import attribute_at, top_level
 from celo.tasks._base import TaskFamily
 from celo.tasks._models.perceptrons import ImageMLPs
 from celo.tasks._models.quadratic import Quadratics
@@ -25,7 +25,8 @@ def task_at(path: str, *args, **settings) -> TaskFamily:
       settings: for the function.
 
     Raises:
-      CeloError: the path is malformed, nothing is there, it is no task, or it needs Flax, which is missing.
+      CeloError: the path is malformed, nothing is there, it is no task, the function fails, or it needs Flax,
+        which is missing.
     """
     attribute = attribute_at(path, "task")
     if not isinstance(attribute, TaskFamily) and callable(attribute):
@@ -35,6 +36,14 @@ def task_at(path: str, *args, **settings) -> TaskFamily:
             if (error.name or "").partition(".")[0] == "flax":
                 raise CeloError(f"task {path!r} needs flax: pip install 'celo[suite]'") from error
             raise
+        except CeloError:
+            raise
+        except Exception as error:
+            if path.startswith("celo."):
+                raise
+            raise CeloError(
+                f"task {path!r} cannot be made: {in_a_line(error, (top_level(path),))}"
+            ) from error
     if not isinstance(attribute, TaskFamily):
         raise CeloError(
             f"task {path!r} is a {type(attribute).__name__}: name a TaskFamily or a function that returns one"

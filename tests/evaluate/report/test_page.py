@@ -130,3 +130,13 @@ def test_what_is_not_a_number_is_no_error():
         for name, x in losses.items()
     ]
     assert "NaN" not in json.dumps(as_json(leaderboard(records, smoothing=0.0)))
+
+
+def test_a_task_that_is_set_aside_is_shown_with_its_reason(small):
+    below = [
+        dataclasses.replace(one, train_loss=one.train_loss - 3) if one.task == "quadratic" else one
+        for one in small
+    ]
+    text = page_of(leaderboard(below))
+    assert "quadratic is set aside: losses below 0 of celo, adam, muon, momentum, whose ratios" in text
+    assert '"quadratic"' in text  # its curves can be looked at all the same

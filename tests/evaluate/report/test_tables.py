@@ -124,6 +124,54 @@ def test_headline_names_the_best(board, small, alone):
     assert "validation loss ends" in headline(leaderboard(small, loss="valid"))
 
 
+def falling(name, losses, *, valid=None, seconds=1e-3, accuracy=None):
+    """A record of one task, the same losses with every seed."""
+    one = synthetic.record("wine_mlp", name, num_steps=100, eval_every=10)
+    rows = np.tile(np.array(losses, np.float32), (3, 1))
+    valid = rows if valid is None else np.tile(np.array(valid, np.float32), (3, 1))
+    metrics = {} if accuracy is None else {"accuracy": np.full_like(rows, accuracy)}
+    changes = {"train_loss": rows, "valid_loss": valid, "metrics": metrics, "seconds_per_step": seconds}
+    return dataclasses.replace(one, adam_seconds_per_step=1e-3, **changes)
+
+
+SLOW, FAST = np.linspace(2.0, 1.0, 11), np.maximum(np.linspace(2.0, 0.0, 11), 0.9)
+
+
+def test_on_one_task_the_headline_is_steps_time_and_cost():
+    def told(*records):
+        return headline(leaderboard(records, smoothing=0.0))
+
+    adam, celo = falling("adam", SLOW), falling("celo", FAST, seconds=3e-3)
+    assert told(adam, celo) == (
+        "On wine_mlp, celo reaches tuned adam's final training loss (1) in 50 steps instead of 100 and "
+        "150 ms instead of 100 ms; a step costs 3.00 of adam's"
+    )
+    untimed = [dataclasses.replace(one, seconds_per_step=np.nan) for one in (adam, celo)]
+    assert told(*untimed).endswith("in 50 steps instead of 100")
+    behind = falling("celo", SLOW + 1, seconds=3e-3)
+    assert told(adam, behind) == (
+        "On wine_mlp, celo does not reach tuned adam's final training loss (1); a step costs 3.00 of adam's"
+    )
+    # Of several the best one, be the reference ahead of it or not.
+    assert "muon does not reach" in told(adam, behind, falling("muon", SLOW + 0.1))
+    assert told(adam) == "On wine_mlp, adam ran alone"
+    assert "validation loss (1)" in headline(leaderboard([adam, celo], smoothing=0.0, loss="valid"))
+
+
+def test_where_data_is_learned_by_heart_the_headline_is_of_other_data():
+    """Celo ends far lower in training, where that says nothing, and behind in validation."""
+
+    def told(**accuracies):
+        adam = falling("adam", SLOW / 1e3, valid=SLOW / 10, accuracy=accuracies.get("adam"))
+        celo = falling("celo", SLOW / 1e5, valid=SLOW / 8, accuracy=accuracies.get("celo"))
+        return headline(leaderboard([adam, celo], smoothing=0.0))
+
+    by_heart = "On wine_mlp, where the training data is learned by heart (training loss 0.001), celo's "
+    accurate = told(adam=0.992, celo=0.987)
+    assert accurate == f"{by_heart}validation accuracy ends at 98.7%, tuned adam's at 99.2%"
+    assert told() == f"{by_heart}validation loss ends at 0.125, tuned adam's at 0.1"
+
+
 def test_how_surely_each_is_ahead_is_a_column(board):
     header, rows = cells(board)
     column, over = header.index("P(ahead)"), header.index("over tasks")
@@ -176,6 +224,20 @@ def test_missing_records_are_said(small):
     text = markdown(leaderboard(fewer))
     assert "set aside: quadratic (no record of celo)" in text
     assert "- celo has no record on quadratic" in text
+
+
+def test_what_cannot_be_scored_is_said_with_its_reason(small):
+    below = [
+        dataclasses.replace(one, train_loss=one.train_loss - 3) if one.task == "quadratic" else one
+        for one in small
+    ]
+    stray = dataclasses.replace(small[0], task="own", contestant="stray")
+    text = markdown(leaderboard([*below, stray]))
+    assert "set aside: own (no record of adam); quadratic (losses below 0 of celo, adam, muon, " in text
+    assert "- stray is left out: no record beside adam's that can be scored" in text
+    [row] = [line for line in text.splitlines() if line.startswith("| quadratic")]
+    assert row.count("–") == 3
+    assert "nan" not in text
 
 
 def test_colours_are_those_of_reference_learned_and_others(board):

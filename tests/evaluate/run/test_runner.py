@@ -12,6 +12,7 @@ from celo.evaluate._records import load_records
 from celo.evaluate._run import runner
 from celo.evaluate._run.contestants import resolve_contestant
 from celo.evaluate._run.training import CurveProgram
+from celo.evaluate._run.trial import run_trial
 from celo.evaluate._run.tuning import Job
 from celo.evaluate._settings import ContestantFacts, TaskSettings
 
@@ -98,6 +99,24 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
     (line,) = run([bad, job("celo")], tmp_path, Here())
     assert "adam on no_such_task" in line
     assert [record.contestant for record in load_records(tmp_path)] == ["celo"]
+
+
+def test_who_fails_in_the_time_of_adams_run_alone_has_a_record_without_it(tmp_path, monkeypatch):
+    def fails_when_short(trial, kept=None):
+        if trial.task.num_steps < TASK.num_steps:
+            raise CeloError("too few steps to warm up")
+        return run_trial(trial, kept)._replace(seconds=(2.0, 1.0))
+
+    monkeypatch.setattr(runner, "run_trial", fails_when_short)
+    asked = dataclasses.replace(job("sgd"), equal_time=True)
+    [line] = run([asked], tmp_path, Here())
+    assert line.startswith("sgd on quadratic: too few steps to warm up")
+    [record] = load_records(tmp_path)
+    assert record.equal_time is None
+    assert not (tmp_path / runner.TRIALS).exists()
+    pool = Here()  # nothing but that is tried again, and the record stays
+    assert len(run([asked], tmp_path, pool)) == len(pool.trials) == 1
+    same(load_records(tmp_path)[0], record)
 
 
 def test_records_that_could_not_stand_beside_each_other_are_refused_before_anything_runs(tmp_path, whole):

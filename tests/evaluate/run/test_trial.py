@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pickle
+import sys
 
 import jax
 import numpy as np
@@ -194,3 +196,81 @@ def test_several_tasks_are_not_one(monkeypatch):
 def test_a_module_that_is_not_there_is_named():
     with pytest.raises(CeloError, match="no module 'no_such_module'"):
         run_trial(trial(imports=("no_such_module",)))
+
+
+# What fails in a user's own code
+
+
+FAILING = """
+import jax, jax.numpy as jnp, optax
+from celo.tasks import Quadratics
+
+class TwoWords(Exception):
+    def __init__(self, one, two):  # cannot be unpickled
+        super().__init__(f"{one} {two}")
+
+def at(stage):
+    def make(rate, num_steps):
+        if stage == "make": raise TwoWords("in", "make")
+        def init(params):
+            if stage == "init": raise TwoWords("in", "init")
+            return ()
+        def update(grads, state, params=None):
+            if stage == "update": raise TwoWords("in", "update")
+            if stage == "trace" and jax.tree.leaves(grads)[0].sum() > 0: pass
+            if stage == "leave": raise SystemExit("bye")
+            if stage == "shapes": grads = jax.tree.map(lambda x: jnp.zeros(3), grads)
+            return grads, state
+        return optax.GradientTransformation(init, update)
+    return make
+
+make, init, update, trace, leave, shapes = map(at, ("make", "init", "update", "trace", "leave", "shapes"))
+
+class Broken(Quadratics):
+    def batch(self, task, split, draw):
+        raise KeyError("broken")
+
+broken = Broken()
+
+def unmade():
+    raise OSError("no data")
+"""
+
+
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """Path of a module of optimizers and tasks that fail; line(words) is where."""
+    path = tmp_path / "failing_parts.py"
+    path.write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield path
+    sys.modules.pop("failing_parts", None)
+
+
+@pytest.mark.parametrize(
+    ("part", "words", "where"),
+    [
+        ("make", "TwoWords: in make", 'raise TwoWords("in", "make")'),
+        ("init", "TwoWords: in init", 'raise TwoWords("in", "init")'),
+        ("update", "TwoWords: in update", 'raise TwoWords("in", "update")'),
+        ("trace", "TracerBoolConversionError: ", ".sum() > 0"),
+        ("leave", "SystemExit: bye", "SystemExit("),
+        ("shapes", "", "def make(rate"),
+        ("broken", "KeyError: 'broken'", "KeyError("),
+        ("unmade", "task 'failing_parts:unmade' cannot be made: OSError: no data", "OSError("),
+    ],
+)
+def test_what_fails_is_one_line_with_file_and_line_that_any_process_can_be_sent(failing, part, words, where):
+    place = f"failing_parts:{part}"
+    if part in ("broken", "unmade"):
+        failed = trial(task=TaskSettings(place, 20, 5))
+    else:
+        failed = trial(contestant=resolve_contestant(place))
+    with pytest.raises(CeloError) as found:
+        run_trial(failed)
+    text = str(pickle.loads(pickle.dumps(found.value)))
+    line = 1 + next(i for i, line in enumerate(FAILING.splitlines()) if where in line)
+    assert text.startswith(words)
+    assert f"{failing}:{line}" in text
+    assert text.count(str(failing)) == 1
+    assert "\n" not in text

@@ -257,21 +257,84 @@ def test_the_headline_score_has_an_interval_over_tasks(known):
     assert (found.value, found.low, found.high) == (3.0, 2.0, 4.0)
 
 
+# What cannot be scored is set aside, and costs nobody else anything
+
+
+FALLING, LEVEL = [8.0, 6.0, 5.0, 4.5, 4.0], [1.0] * 5
+
+
 @pytest.mark.parametrize(
-    ("extra", "message"),
+    ("extra", "reason"),
     [
-        (made("one", "adam", [[1.0] * 5] * 2), "adam has two records on one; leave one archive out"),
-        (made("one", "new", [[1.0] * 4] * 2), "new on one was run with num_steps 3, adam with 4"),
-        (made("one", "new", [[1.0] * 5] * 3), r"was run with seeds \(0, 1, 2\), adam with \(0, 1\)"),
-        (made("one", "new", [[1.0] * 5] * 2, seeds=(3, 4)), r"run with seeds \(3, 4\), adam with \(0, 1\)"),
-        (made("none", "new", [[1.0] * 5] * 2), "no task can be compared on.*name fewer contestants"),
-        (made("one", "new", [[-1.0] * 5] * 2), "one has losses below 0, whose ratios mean nothing"),
-        (made("one", "new", [[1.0] * 5] * 2, rates=(1.0,)), r"new on one was run with rates \(1.0,\)"),
+        (made("one", "new", [LEVEL[:4]] * 2), "new was run with num_steps 3, adam with 4"),
+        (made("one", "new", [LEVEL] * 3), "new was run with seeds (0, 1, 2), adam with (0, 1)"),
+        (made("one", "new", [LEVEL] * 2, seeds=(3, 4)), "new was run with seeds (3, 4), adam with (0, 1)"),
+        (made("one", "new", [LEVEL] * 2, rates=(1.0,)), "new was run with rates (1.0,), adam with "),
+        (made("none", "new", [LEVEL] * 2), "no record beside adam's that can be scored"),
     ],
 )
-def test_records_that_do_not_belong_together(known, extra, message):
-    with pytest.raises(CeloError, match=message):
-        leaderboard([*known, extra])
+def test_a_contestant_without_a_record_that_can_be_scored_is_left_out(known, extra, reason):
+    board, without = leaderboard([*known, extra]), leaderboard(known)
+    assert list(board.left_out) == ["new"]
+    assert board.left_out["new"].startswith(reason)
+    assert board.counted == without.counted
+    assert [one.scores for one in board.standings] == [one.scores for one in without.standings]
+
+
+def test_a_record_that_may_not_stand_beside_adams_costs_its_task_alone(known):
+    new = [made("one", "new", [LEVEL[:4]] * 2), made("two", "new", [FALLING] * 2)]
+    board = leaderboard([*known, *new])
+    assert (board.counted, board.left_out) == (("two",), {})
+    assert board.set_aside == {"one": "new was run with num_steps 3, adam with 4"}
+
+
+@pytest.mark.parametrize(
+    ("adams", "others", "reason"),
+    [
+        ([4.0, 1.0, -1.0, -2.0, -3.0], FALLING, "losses below 0 of adam, "),
+        (FALLING, [8.0, 2.0, -1.0, -9.0, -40.0], "losses below 0 of new, "),
+        ([-1.0, 0.0, 1.0, 2.0, 3.0], [-1.0] * 5, "losses below 0 of adam, new, whose ratios mean nothing; "),
+        ([0.0] * 5, [0.0] * 5, "adam's loss never changes"),
+        (LEVEL, FALLING, "adam's loss never changes"),
+        ([8.0, 6.0, np.inf, np.nan, np.nan], FALLING, "adam diverged"),
+        ([np.nan] * 5, [np.nan] * 5, "adam diverged"),
+    ],
+)
+@pytest.mark.parametrize("common", [True, False])
+def test_a_task_without_meaning_costs_no_other_task_its_scores(known, adams, others, reason, common):
+    new = [made(task, "new", [FALLING] * 2) for task in ("one", "two")]
+    odd = [made("odd", "adam", [adams] * 2), made("odd", "new", [others] * 2)]
+    # Others who never ran it lose nothing either.
+    board, without = (leaderboard(known + new + more, smoothing=0.5, common=common) for more in (odd, []))
+    assert board.set_aside["odd"].startswith(reason)
+    assert board.counted == without.counted
+    for one, other in zip(board.standings, without.standings, strict=True):
+        assert (one.contestant, one.counted) == (other.contestant, other.counted)
+        np.testing.assert_equal(one.scores, other.scores)
+    alone = odd if reason != "adam diverged" else odd[:1]
+    with pytest.raises(CeloError, match=r"no task can be compared on \(odd: "):
+        leaderboard(alone, smoothing=0.5)
+
+
+def test_runs_in_the_time_of_adams_may_end_below_0_alone(known):
+    below = EqualTime(np.array([0, 2]), *(np.array([[8.0, -200.0]] * 2, np.float32) for _ in range(2)))
+    board = leaderboard(
+        [dataclasses.replace(known[2], equal_time=below) if r is known[2] else r for r in known]
+    )
+    assert list(board.set_aside) == [known[2].task]
+
+
+def test_validation_losses_that_are_not_finite_have_their_own_words(known):
+    blind = [
+        dataclasses.replace(one, valid_loss=one.valid_loss * np.nan) for one in known if one.task == "two"
+    ]
+    board = leaderboard([*(one for one in known if one.task == "one"), *blind], loss="valid")
+    assert board.set_aside == {"two": "adam's loss is not finite"}
+
+
+def test_two_records_of_one_contestant_are_an_error(known):
+    with pytest.raises(CeloError, match="adam has two records on one; leave one archive out"):
+        leaderboard([*known, made("one", "adam", [LEVEL] * 2)])
 
 
 def test_validation_losses_may_be_compared_instead(known):

@@ -8,6 +8,7 @@ import numpy as np
 
 from celo._plotting import Slot, rate_text, slots
 from celo.evaluate._score import metrics
+from celo.evaluate._score import time_to_target as targets
 from celo.evaluate._score.aggregate import RESAMPLES, SEED, Interval
 from celo.evaluate._score.leaderboard import LOSSES, SCORES, Leaderboard, Standing
 from celo.evaluate._settings import ADAM, Kind
@@ -20,8 +21,15 @@ def colours(board: Leaderboard) -> dict[str, Slot]:
 
 
 def headline(board: Leaderboard) -> str:
-    """The finding in one sentence: who leads, and by how much."""
+    """The finding in one sentence.
+
+    Over several tasks it is who ends lowest, and by how much. On one it is what a user of that task wants to
+    know: steps and time to the reference's loss, and what a step costs; where the training data is learned by
+    heart, how the two fare on other data.
+    """
     best, loss = board.standings[0], f"{LOSSES[board.loss]} loss"
+    if len(board.tasks) == 1:
+        return _headline_of_one_task(board)
     first = next(iter(best.counted))
     where = f"Over {len(best.counted)} tasks" if len(best.counted) > 1 else f"On {first}"
     if best.contestant == board.reference:
@@ -35,6 +43,45 @@ def headline(board: Leaderboard) -> str:
     )
 
 
+BY_HEART = 0.1  # of the validation loss: the reference's training loss where it has learned its data by heart
+
+
+def _headline_of_one_task(board: Leaderboard) -> str:
+    """Of the best contestant that is not the reference, beside it; medians of the seeds."""
+    [task] = board.tasks
+    reference = next(one for one in board.standings if one.contestant == board.reference)
+    others = [one for one in board.standings if one is not reference]
+    if not others:
+        return f"On {task}, {reference.contestant} ran alone"
+    ref = f"{'tuned ' if reference.kind == Kind.TUNED else ''}{reference.contestant}'s"
+    known = {title: float(np.median(values)) for title, values in finals(board, reference).items()}
+    train, valid = known["training loss"], known["validation loss"]
+    if board.loss == "train" and train < BY_HEART * valid:
+        title, sign = ("accuracy", -1) if "accuracy" in known else ("validation loss", 1)
+        ends = {one.contestant: float(np.median(finals(board, one)[title])) for one in others}
+        best = min(ends, key=lambda name: sign * ends[name] if math.isfinite(ends[name]) else math.inf)
+        words = {"accuracy": "validation accuracy"}.get(title, title)
+        form = "{:.1%}".format if title == "accuracy" else "{:.4g}".format
+        return (
+            f"On {task}, where the training data is learned by heart (training loss {train:.1g}), {best}'s "
+            f"{words} ends at {form(ends[best])}, {ref} at {form(known[title])}"
+        )
+    best, target = others[0], known[f"{LOSSES[board.loss]} loss"]
+    entry, adams = best.entries[task], reference.entries[task].record
+    [taken], horizon = targets.typical_times([entry.times]), int(entry.record.steps[-1])
+    cost = f"a step costs {entry.cost:.2f} of {board.reference}'s" if math.isfinite(entry.cost) else ""
+    goal = f"{ref} final {LOSSES[board.loss]} loss ({target:.3g})"
+    if not math.isfinite(taken):
+        return "; ".join(filter(None, (f"On {task}, {best.contestant} does not reach {goal}", cost)))
+    seconds = (taken * entry.cost * adams.seconds_per_step, horizon * adams.seconds_per_step)
+    known_time = math.isfinite(seconds[0]) and seconds[1] > 0
+    spent = f" and {duration(seconds[0])} instead of {duration(seconds[1])}" if known_time else ""
+    text = (
+        f"On {task}, {best.contestant} reaches {goal} in {int(taken):,} steps instead of {horizon:,}{spent}"
+    )
+    return "; ".join(filter(None, (text, cost)))
+
+
 def caption(board: Leaderboard) -> str:
     """What the numbers are, and which tasks they are over."""
     entries = [one.entries[task] for one in board.standings for task in one.counted]
@@ -44,7 +91,10 @@ def caption(board: Leaderboard) -> str:
     if not several:
         over = f"On {board.tasks[0]}"
     elif board.common:
-        over = f"Aggregates are over the {len(board.counted)} tasks that all contestants have"
+        count = len(board.counted)
+        over = (
+            f"Aggregates are over the {f'{count} tasks' if count > 1 else 'task'} that all contestants have"
+        )
     else:
         over = "Aggregates are over all tasks that a contestant has, ranks and target scores over shared ones"
     aside = "; ".join(f"{task} ({reason})" for task, reason in board.set_aside.items())
@@ -161,11 +211,16 @@ def task_cells(board: Leaderboard) -> tuple[list[str], list[list[str]]]:
     front = [one for one in board.standings if slot[one.contestant] not in (Slot.REFERENCE, Slot.BACKGROUND)]
     rows = []
     for task, entry in reference.entries.items():
-        loss = f"{entry.smoothed[:, -1].mean():.4g}"
         rate = "" if entry.record.rate is None else f" at {rate_text(entry.record.rate)}"
-        ratios = [f"{one.entries[task].ratio.mean():.3f}" if task in one.entries else "–" for one in front]
-        rows.append([task, f"{loss}{rate}", *ratios])
+        ratios = [_ratio_text(one, task) for one in front]
+        rows.append([task, f"{loss_text(entry.final)}{rate}", *ratios])
     return ["task", f"{board.reference}'s loss", *(one.contestant for one in front)], rows
+
+
+def _ratio_text(one: Standing, task: str) -> str:
+    """Its loss ratio on a task, to three places; a dash where there is none."""
+    ratio = one.entries[task].ratio.mean() if task in one.entries else math.nan
+    return "–" if math.isnan(ratio) else f"{ratio:.3f}"
 
 
 def _table(header: list[str], rule: list[str], rows: list[list[str]]) -> str:
@@ -253,8 +308,8 @@ def _range(found: Interval, text: str) -> str:
 
 
 def missing(board: Leaderboard) -> list[str]:
-    """One line for each contestant that lacks records."""
-    lines = []
+    """One line for each contestant that lacks records, or has none that can be scored."""
+    lines = [f"{name} is left out: {why}" for name, why in board.left_out.items()]
     for one in board.standings:
         lacks = [task for task in board.tasks if task not in one.entries]
         if lacks:

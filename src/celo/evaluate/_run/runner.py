@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from celo._errors import CeloError
+from celo._errors import CeloError, in_a_line
 from celo._files import make_folder
 from celo._types import Progress
 from celo.evaluate._records import load_records, path_of, read_record, write_record
@@ -38,7 +38,8 @@ def run_jobs(
       progress: is told how many jobs are done and which are running.
 
     Returns:
-      One line for each job that failed; the others have records.
+      One line for each job that failed; all others have records, and so has one that failed only in the time
+      of Adam's run.
 
     Raises:
       CeloError: the folder cannot be written, it has a record of one of the jobs or of their tasks with other
@@ -67,12 +68,17 @@ def run_jobs(
                 running[pool.submit(run_trial, trial, place)] = (number, trial)
                 return
             found.append(kept)
+        keep_record(number)
+        end(number)
+
+    def keep_record(number: int) -> None:
+        """In the place of the trials it is made of."""
+        job, found = waiting[number], outcomes[number]
         write_record(out, job.record(found))
         for i in range(len(found)):
             trial = job.next_trial(found[:i])
             if trial is not None:
                 _trial_path(out, trial).unlink(missing_ok=True)
-        end(number)
 
     def end(number: int) -> None:
         nonlocal done
@@ -93,7 +99,9 @@ def run_jobs(
                 except BrokenProcessPool:
                     raise
                 except Exception as error:
-                    failures.append(f"{trial.contestant.name} on {trial.task.name}: {error}")
+                    failures.append(f"{trial.contestant.name} on {trial.task.name}: {in_a_line(error)}")
+                    if waiting[number].has_record(outcomes[number]):
+                        keep_record(number)
                     end(number)
                     continue
                 _keep(out, trial, found)

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import optax
 
-from celo._errors import CeloError
+from celo._errors import CeloError, in_a_line
 from celo._files import write_file
-from celo._import_path import import_modules
+from celo._import_path import definition, import_modules, top_level
 from celo._provenance import commit, cores, environment
 from celo.evaluate._records import pack_arrays, unpack_arrays
 from celo.evaluate._run.contestants import Contestant
@@ -106,9 +106,19 @@ def run_trial(trial: Trial, kept: str | None = None) -> Outcome:
         and not run again, if this machine sees that folder.
 
     Raises:
-      CeloError: the task's data or packages are missing, the kernel does not work here, a module cannot be
-        imported, or the name stands for several tasks.
+      CeloError: whatever fails, in words that any process can be sent: a task or an optimizer of one's own
+        with the line of its file, data or packages that are missing, a kernel that does not work here, a name
+        that stands for several tasks.
     """
+    try:
+        return _run(trial, kept)
+    except (Exception, SystemExit) as error:
+        places = (trial.task.name, trial.contestant.optimizer, *trial.imports)
+        own = {top_level(place) for place in places if ":" in place or place in trial.imports} - {"celo"}
+        raise CeloError(in_a_line(error, own, otherwise=definition(trial.contestant.optimizer))) from error
+
+
+def _run(trial: Trial, kept: str | None) -> Outcome:
     import_modules(trial.imports)
     program, make_tx, family = _program(trial)
     if kept is None or program.side_by_side or not Path(kept).parent.is_dir():

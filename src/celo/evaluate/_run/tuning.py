@@ -59,11 +59,16 @@ class Job:
         kernel = self.kernel if self.contestant.facts.kind == Kind.LEARNED else None
         return Settings(_with_source(self.task), self.protocol, self.contestant.facts, kernel)
 
+    def has_record(self, outcomes: list[Outcome]) -> bool:
+        """Whether these make a record that is new, if only without the runs in the time of Adam's."""
+        return self.kept is None and len(outcomes) >= self._timed
+
     def record(self, outcomes: list[Outcome]) -> Record:
-        """The record, when there is no further trial."""
-        record, last = self._timed_record(outcomes), outcomes[-1]
+        """The record, of all trials or of those before the runs in the time of Adam's."""
+        record = self._timed_record(outcomes)
         if len(outcomes) == self._timed:
             return record
+        last = outcomes[-1]
         curve = curve_at(last.curve, 0)
         commits = (*record.provenance.commits_of_trials, last.origin["commit"])
         return dataclasses.replace(

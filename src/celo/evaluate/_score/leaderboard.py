@@ -41,7 +41,7 @@ class TaskScores:
       smoothed: [S, E] the loss that is compared, float64.
       final: [S] the smoothed loss at the end, inf for a run that has diverged by then.
       final_clock: [S] the same of the runs that had the time of Adam's; NaN where there are none.
-      ratio: [S] `metrics.final_loss_ratio`.
+      ratio: [S] `metrics.final_loss_ratio`; NaN, as the other scores, where they mean nothing.
       ratio_clock: [S] the same of `final_clock`, beside that of the reference.
       early: [S] `metrics.early_speedup`.
       speedup: [S] `metrics.speedup`.
@@ -59,6 +59,11 @@ class TaskScores:
     speedup: np.ndarray
     cost: float
     times: np.ndarray
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether it begins or ends below 0, where ratios mean nothing; all its scores are NaN then."""
+        return bool((self.smoothed[:, [0, -1]] < 0).any() or (self.final_clock < 0).any())
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -128,6 +133,7 @@ class Leaderboard:
       tasks: every task with a record of the reference.
       counted: those that all contestants are compared on.
       set_aside: task -> why it is not among those.
+      left_out: contestant -> why it has no standing: it has no record that can be scored.
       too_short: tasks of which `smoothing` shows the start and not the end: more than `MOSTLY` of the
         reference's smoothed final loss is still its loss at step 0. They are set aside, unless that leaves
         none.
@@ -141,6 +147,7 @@ class Leaderboard:
     tasks: tuple[str, ...]
     counted: tuple[str, ...]
     set_aside: Mapping[str, str]
+    left_out: Mapping[str, str]
     too_short: tuple[str, ...]
     standings: tuple[Standing, ...]
     common: bool
@@ -158,7 +165,7 @@ def leaderboard(
     smoothing: float = metrics.SMOOTHING,
     loss: str = "train",
 ) -> Leaderboard:
-    """Score records.
+    """Score records. What cannot be scored is set aside with its reason, and costs nobody else anything.
 
     Args:
       records: one for each contestant and task.
@@ -170,8 +177,7 @@ def leaderboard(
       loss: what is compared, one of `LOSSES`; rates were tuned on the training loss in any case.
 
     Raises:
-      CeloError: an unknown name, records that do not belong together, losses below 0, or no task that all
-        share.
+      CeloError: an unknown name, two records of one contestant on a task, or no task to compare on.
     """
     if loss not in LOSSES:
         raise unknown_name("loss", loss, LOSSES)
@@ -188,32 +194,45 @@ def leaderboard(
     shown = [name for name in names if name in (reference, *contestants)] if contestants else names
     here = tuple(sorted({task for task, name in table if name == reference}))
     elsewhere = sorted({task for task, name in table if name in shown} - set(here))
-    entries = {
-        name: {
-            task: _beside(table[task, name], table[task, reference], smoothing, loss)
-            for task in here
-            if (task, name) in table
-        }
-        for name in shown
+    entries: dict[str, dict[str, TaskScores]] = {name: {} for name in shown}
+    unlike: dict[tuple[str, str], str] = {}  # records that may not stand beside the reference's, and why
+    for name, task in itertools.product(shown, here):
+        if (task, name) in table:
+            record, beside = table[task, name], table[task, reference]
+            if why := _unlike(record, beside):
+                unlike[task, name] = why
+            else:
+                entries[name][task] = _beside(record, beside, smoothing, loss)
+    useless, too_short = _useless(reference, entries, smoothing)
+    left_out = {
+        name: "; ".join(why for (_, whose), why in unlike.items() if whose == name)
+        or f"no record beside {reference}'s that can be scored"
+        for name, mine in entries.items()
+        if name != reference and not set(mine) - set(useless)
     }
-    set_aside = dict.fromkeys(elsewhere, f"no record of {reference}")
-    useless, too_short = _useless(reference, entries[reference], smoothing)
-    set_aside |= useless
+    entries = {name: mine for name, mine in entries.items() if name not in left_out}
+    set_aside = dict.fromkeys(elsewhere, f"no record of {reference}") | useless
     for task in here:
-        missing = [name for name in shown if task not in entries[name]]
-        if missing and task not in set_aside:
-            set_aside[task] = f"no record of {', '.join(missing)}"
+        lacking = [name for name, mine in entries.items() if task not in mine]
+        absent = [name for name in lacking if (task, name) not in unlike]
+        reasons = [f"no record of {', '.join(absent)}"] if absent else []
+        reasons += [unlike[task, name] for name in lacking if name not in absent]
+        if reasons:
+            set_aside.setdefault(task, "; ".join(reasons))
     counted = tuple(task for task in here if task not in set_aside)
     if not counted:
-        reasons = "; ".join(f"{task}: {reason}" for task, reason in set_aside.items())
-        raise CeloError(f"no task can be compared on ({reasons}); name fewer contestants")
+        told = "; ".join(f"{task}: {reason}" for task, reason in set_aside.items())
+        remedy = "; name fewer contestants" if len(useless) < len(set_aside) else ""
+        raise CeloError(f"no task can be compared on ({told}){remedy}")
     own = {
         name: counted if common else tuple(task for task in mine if task not in useless)
         for name, mine in entries.items()
     }
     standings = _standings(entries, reference, own, counted)
     order = _ordered(standings)
-    return Leaderboard(reference, here, counted, set_aside, too_short, order, common, smoothing, loss)
+    return Leaderboard(
+        reference, here, counted, set_aside, left_out, too_short, order, common, smoothing, loss
+    )
 
 
 def _ordered(standings: list[Standing]) -> tuple[Standing, ...]:
@@ -227,6 +246,14 @@ def _ordered(standings: list[Standing]) -> tuple[Standing, ...]:
     return (*told, order[-1])
 
 
+def _unlike(record: Record, reference: Record) -> str:
+    """Why the reference's record on the task may not stand beside this one; nothing if it may."""
+    return "; ".join(
+        f"{record.contestant} was run with {name} {ours}, {reference.contestant} with {theirs}"
+        for name, ours, theirs in differences(record.settings, reference.settings)
+    )
+
+
 def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> TaskScores:
     """A record's scores beside those of the reference on the same task.
 
@@ -235,27 +262,16 @@ def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> T
       reference: the reference's.
       smoothing: decay of the curves' moving average.
       loss: which is compared, of `LOSSES`.
-
-    Raises:
-      CeloError: the two records are not comparable, or losses are below 0.
     """
-    where = f"{record.contestant} on {record.task}"
-    for name, ours, theirs in differences(record.settings, reference.settings):
-        raise CeloError(
-            f"{where} was run with {name} {ours}, {reference.contestant} with {theirs}: they cannot be "
-            "compared, run one again"
-        )
     losses, against = getattr(record, f"{loss}_loss"), getattr(reference, f"{loss}_loss")
     smoothed = metrics.smooth(losses, smoothing)
     target = metrics.smooth(against, smoothing)[:, -1]
-    if (smoothed[:, [0, -1]] < 0).any() or (target < 0).any():
-        raise CeloError(
-            f"{record.task} has losses below 0, whose ratios mean nothing: add a constant to its loss, or "
-            "leave it out"
-        )
-    cost = float(metrics.relative_cost(_adams(record), _adams(reference)))
     final, final_clock = _or_lost(smoothed[:, -1]), _in_adams_time(record, smoothing, loss)
     target_clock = _in_adams_time(reference, smoothing, loss)
+    ends = (smoothed[:, 0], final, final_clock, against[:, 0], target, target_clock)
+    if any((x < 0).any() for x in ends):
+        against, target = np.full_like(against, np.nan), np.full_like(target, np.nan)
+        target_clock = np.full_like(target_clock, np.nan)
     unknown = np.isnan(final_clock) | np.isnan(target_clock)
     ratio_clock = np.where(unknown, np.nan, metrics.final_loss_ratio(final_clock, target_clock))
     return TaskScores(
@@ -267,7 +283,7 @@ def _beside(record: Record, reference: Record, smoothing: float, loss: str) -> T
         ratio_clock=ratio_clock,
         early=np.asarray(metrics.early_speedup(record.steps, losses, against, smoothing)),
         speedup=np.asarray(metrics.speedup(record.steps, smoothed, target)),
-        cost=cost,
+        cost=float(metrics.relative_cost(_adams(record), _adams(reference))),
         times=np.asarray(metrics.steps_to_target(record.steps, smoothed, target)),
     )
 
@@ -295,18 +311,25 @@ def _adams(record: Record) -> float:
 
 
 def _useless(
-    name: str, entries: Mapping[str, TaskScores], smoothing: float
+    name: str, entries: Mapping[str, Mapping[str, TaskScores]], smoothing: float
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """({task: why nobody can be compared on it}, `Leaderboard.too_short`), of the reference."""
+    """({task: why nobody can be compared on it}, `Leaderboard.too_short`), of the reference `name`."""
     why, share = {}, {}
-    for task, entry in entries.items():
+    for task, entry in entries[name].items():
         first, last = entry.smoothed[:, 0], entry.smoothed[:, -1]
-        if not np.isfinite(last).all():
-            why[task] = f"{name} diverged"
+        below = [one for one, mine in entries.items() if task in mine and mine[task].below_zero]
+        if below:
+            why[task] = (
+                f"losses below 0 of {', '.join(below)}, whose ratios mean nothing; add a constant to the loss"
+            )
+        elif not np.isfinite(last).all():
+            why[task] = f"{name} diverged" if entry.record.diverged.any() else f"{name}'s loss is not finite"
+        elif (entry.smoothed == first[:, None]).all():
+            why[task] = f"{name}'s loss never changes"
         elif last.all():
             share[task] = float((smoothing ** (entry.smoothed.shape[1] - 1) * first / last).mean())
     too_short = [task for task, part in share.items() if part > MOSTLY]
-    if len(too_short) + len(why) < len(entries):
+    if len(too_short) + len(why) < len(entries[name]):
         for task in too_short:
             why[task] = (
                 f"{share[task]:.0%} of {name}'s smoothed final loss is the loss at the start; compared with "
