@@ -68,7 +68,7 @@ def test_200_outer_steps_of_the_recipe_celo2_lower_its_meta_loss(tmp_path):
     assert after.meta_loss < before.meta_loss - 2 * (before.standard_error + after.standard_error)
 
 
-def test_a_run_leaves_weights_and_a_log(whole):
+def test_a_run_leaves_sizeand_a_log(whole):
     rows = meta.read_metrics(whole / METRICS)
     assert [row["outer_step"] for row in rows if row["phase"] == "rule"] == [10, 20, 30, 40]
     assert [row["outer_step"] for row in rows if row["phase"] == "scheduler"] == [10, 20, 30]
@@ -175,22 +175,22 @@ def test_without_them_their_settings_change_no_bit(tmp_path, whole):
     settings = {"resume_share": 0.3, "expert_share": 0.3, "expert_learning_rate": 1.0}
     meta.start(tmp_path / "run", Recipe(**TINY, **settings))
     assert_same_theta(tmp_path / "run", whole)
-    with pytest.raises(CeloError, match="resume_slots=1 needs an estimator.*pes or nres, got 'full_es'"):
+    with pytest.raises(CeloError, match=r"resume_slots=1 needs an estimator.*pes or nres, got 'full_es'"):
         Recipe(resume_slots=1, estimator="full_es")
 
 
 def test_the_signal_to_noise_of_a_mean_is_told_from_its_parts(whole):
     """Of N normal estimates with mean g and deviation s in each of D weights: |g|² N / (D s²)."""
-    weights_, pairs, deviation = 50, 16, 0.3
+    size, pairs, deviation = 50, 16, 0.3
     rng = np.random.default_rng(0)
-    g = rng.normal(size=weights_)
-    noise = deviation * rng.normal(size=(4_000, pairs, weights_))
-    for signal in (g, 0.0 * g):
-        each = signal + noise
+    g = rng.normal(size=size)
+    noise = deviation * rng.normal(size=(4_000, pairs, size))
+    for mean in (g, 0.0 * g):
+        each = mean + noise
         found = _run.signal_to_noise(
             np.square(each.mean(axis=1)).sum(axis=1).mean(), np.square(each).sum(axis=2).mean(), pairs
         )
-        expected = np.sum(signal**2) * pairs / (weights_ * deviation**2)
+        expected = np.sum(mean**2) * pairs / (size * deviation**2)
         assert found == pytest.approx(expected, rel=0.02, abs=0.02)
     assert _run.signal_to_noise(1.0, 1.0, 1) is None
     assert _run.signal_to_noise(1.0, float("nan"), 8) is None

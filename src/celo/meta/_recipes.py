@@ -222,6 +222,18 @@ _QUICK = Recipe(
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
     "celo2": Recipe(optimizer="celo2", rule_learning_rate=5e-5, learning_rate_end=5e-5),  # the paper's
+    # ELO's (arXiv 2607.06772), with our expert. There two of the image sets are in colour, and the expert,
+    # Muon, fades from step 5,000 on.
+    "elo-celo2": Recipe(
+        optimizer="celo2",
+        rule_learning_rate=1e-4,
+        learning_rate_end=1e-5,
+        warmup_steps=100,
+        gradient_clip=1.0,
+        horizon_power=0.0,
+        resume_slots=1,
+        expert_steps=50_000,
+    ),
     # The shipped weights (seed 2). A run with convolutions and autoencoders in phase 1, six times as long,
     # took smaller steps and ended behind on the probe (results/LOG.md).
     "laptop": dataclasses.replace(

@@ -310,9 +310,7 @@ class _Run:
         whole = hosts.gather((state, frozen))
         hosts.on_first(lambda: checkpoint.save(self.run / CHECKPOINT, whole, header))
 
-    def _row(
-        self, number: int, step: int, metrics: OuterMetrics, pairs: int, speed: float
-    ) -> dict[str, Any]:
+    def _row(self, number: int, step: int, metrics: OuterMetrics, pairs: int, speed: float) -> dict[str, Any]:
         kinds = kinds_of(self.families[number])
         return {
             "phase": self.phases[number].name,

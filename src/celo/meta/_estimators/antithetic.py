@@ -71,7 +71,7 @@ def pair_square(std: float, *sums: tuple[Array, Theta]) -> Array:
 
     Args:
       std: deviation σ of the noise.
-      sums: (difference [N], noise with leaves [N, ...]) of which a particle's estimate is the sum of products,
+      sums: (difference [N], noise with leaves [N, ...]); a particle's estimate is the sum of their products,
         over 2 σ².
     """
     # Behind a barrier, so that it changes nothing in how the gradient beside it is compiled, and rounded.
