@@ -78,13 +78,11 @@ def main() -> None:
         make_recipe(name, **{k: v for k, v in given.items() if v is not None}) for name in options.recipes
     ]
     families = task_families(recipes[0], phases(recipes[0])[0])
-    for (name, recipe), kernel in itertools.product(
-        zip(options.recipes, recipes, strict=True), options.kernels
-    ):
+    for name, recipe in zip(options.recipes, recipes, strict=True):
         if recipe.tasks != recipes[0].tasks:
             parser.error(f"recipes {options.recipes[0]} and {name} have other tasks: give one at a time")
         theta = first_theta(recipe, jax.random.key(0))
-        for phase in phases(recipe):
+        for kernel, phase in itertools.product(options.kernels, phases(recipe)):
             program = PhaseProgram(recipe, phase, families, kernel)
             call = _meta_training(program, theta, options.outer_steps)
             enter(f"{name}, phase {phase.name}, {kernel}", call, recipe, options.outer_steps)

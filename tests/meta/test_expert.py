@@ -21,7 +21,7 @@ def forced(share, learned=LEARNED, passed=0.0, **settings):
 
 
 def adam():
-    """Adam's first step, the sign of the gradient, times 0.01 of the tensor's size, which is at least 0.001."""
+    """Adam's first step, the sign of the gradient, times 0.01 of the tensor's size, at least 0.001."""
     size = {"w": np.sqrt(np.mean(np.square(PARAMS["w"]))), "b": 1e-3}
     return {name: -0.01 * size[name] * np.sign(GRADS[name]) for name in PARAMS}
 
