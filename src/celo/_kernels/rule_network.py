@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from itertools import chain
 from operator import add
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +161,7 @@ def network(theta: dict[str, Array], inputs: RuleInputs, scales: RuleInputs) -> 
         direction, *magnitude = _dense(theta["w2"], theta["b2"], hidden)
         return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude[0]) if magnitude else -direction
 
-    return in_blocks(step, *arrays) if first.shape[1] > WIDEST else step(*arrays)
+    return _in_blocks(step, *arrays) if first.shape[1] > WIDEST else step(*arrays)
 
 
 def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Array) -> RuleInputs:
@@ -202,20 +201,12 @@ def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Ar
     return {name: inputs[name] for name in rule.inputs(grad.ndim)}
 
 
-def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
+def _in_blocks(function: Callable[..., Array], *arrays: Array) -> Array:
     """An element-wise function of arrays that broadcast to one shape, some rows of a large tensor at a time.
 
     The units of a wide layer are many times the size of the tensor. A block's stay in the cache; and memory
     for all is not asked for, which costs more than the arithmetic. Only on a single CPU: elsewhere rows may
     be on other devices, or the hardware wants all work at once.
-
-    Args:
-      function: of the arrays, or of some of their rows; besides an array of their shape it may return
-        [units], sums over all that it is given.
-      arrays: each has a part of the rows of the first axis, or the same for all.
-
-    Returns:
-      What the function returns; of sums, one for each block, [blocks, units], if there are several.
     """
     shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
     rows = _rows_of_a_block(shape)
@@ -226,9 +217,8 @@ def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
         for k, x in enumerate(arrays)
         if x.ndim == len(shape) and len(x) > 1
     }
-    results = jax.lax.map(lambda block: function(*(block.get(k, x) for k, x in enumerate(arrays))), split)
-    block = (rows, *shape[1:])
-    return jax.tree.map(lambda x: x.reshape(shape) if x.shape[1:] == block else x, results)
+    blocks = jax.lax.map(lambda block: function(*(block.get(k, x) for k, x in enumerate(arrays))), split)
+    return blocks.reshape(shape)
 
 
 def _rows_of_a_block(shape: tuple[int, ...]) -> int | None:
@@ -249,7 +239,7 @@ def _dense(weights: Array, biases: Array, inputs: Sequence[Array] | Array) -> Se
     be long, and take minutes to compile: that is a contraction.
     """
     if weights.shape[1] > WIDEST:
-        return wide_layer(weights, biases, inputs)
+        return _wide_layer(weights, biases, inputs)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(inputs):
         by_shape.setdefault(x.shape, []).append(k)
@@ -261,7 +251,7 @@ def _dense(weights: Array, biases: Array, inputs: Sequence[Array] | Array) -> Se
     return [total(unit) for unit in range(weights.shape[1])]
 
 
-def wide_layer(weights: Array, biases: Array, inputs: Sequence[Array] | Array) -> Array:
+def _wide_layer(weights: Array, biases: Array, inputs: Sequence[Array] | Array) -> Array:
     """A linear layer over stacked arrays, [inputs, …] to [units, …]: so no array is taken apart in memory."""
     stacked = inputs if isinstance(inputs, jax.Array) else jnp.stack(jnp.broadcast_arrays(*inputs))
     units = jnp.tensordot(weights.T, stacked, 1, precision=jax.lax.Precision.HIGHEST)

@@ -30,7 +30,6 @@ from celo._arguments import (
 )
 from celo._definitions import INPUT_FLOOR, LARGEST_GRADIENT, MAGNITUDE_SCALE, STEP_SCALE, TIME_SCALES
 from celo._kernels import native
-from celo._kernels.rule_network import in_blocks, wide_layer
 from celo._kernels.stacking import (
     PerLayer,
     as_rows,
@@ -327,22 +326,22 @@ def _step(
     inverse = [jax.lax.rsqrt(v + 1e-6) for v in second]
     scaled = [m * r for m, r in zip(first, inverse, strict=True)]
     channels = [grad, param, jnp.log(jnp.abs(param) + 1e-8), *first, *second, *scaled, *inverse]
-    scale = jax.lax.rsqrt(INPUT_FLOOR + jnp.stack([jnp.mean(jnp.square(x)) for x in channels]))
+    inputs = jnp.stack([x.reshape(-1) for x in channels], axis=1)
+    scale = jax.lax.rsqrt(INPUT_FLOOR + jnp.mean(jnp.square(inputs), axis=0))
     norm = jnp.sqrt(jnp.sum(jnp.square(param)))
     of_tensor = jnp.stack([jnp.log(norm + 1e-8), jnp.float32(math.log(param.size))])
     bias = bias + jnp.concatenate([of_tensor, told]) @ own["w0"][-2 - TO_NETWORK :]
-
-    def network(*inputs: Array) -> tuple[Array, Array]:
-        hidden = jax.nn.relu(wide_layer(own["w0"][:PARAMETER_INPUTS] * scale[:, None], bias, inputs))
-        hidden = jax.nn.relu(wide_layer(own["w1"], own["b1"], hidden))
-        direction, magnitude = wide_layer(own["w2"][:, :2], own["b2"][:2], hidden)
-        update = -STEP_SCALE * direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
-        return update, jnp.sum(hidden, axis=tuple(range(1, hidden.ndim)))
-
-    update, totals = in_blocks(network, *channels)
-    mean = jnp.sum(totals.reshape(-1, HIDDEN), axis=0) / param.size
+    hidden = jax.nn.relu(_product(inputs, own["w0"][:PARAMETER_INPUTS] * scale[:, None]) + bias)
+    hidden = jax.nn.relu(_product(hidden, own["w1"]) + own["b1"])
+    direction, magnitude = (_product(hidden, own["w2"][:, :2]) + own["b2"][:2]).T
+    update = -STEP_SCALE * direction * jnp.exp(MAGNITUDE_SCALE * magnitude)
     # The last layer is linear: the mean of what it says is what it says of the mean.
-    return update, mean @ own["w2"][:, 2:] + own["b2"][2:]
+    said = jnp.mean(hidden, axis=0) @ own["w2"][:, 2:] + own["b2"][2:]
+    return update.reshape(param.shape), said
+
+
+def _product(inputs: Array, weights: Array) -> Array:
+    return jnp.matmul(inputs, weights, precision=jax.lax.Precision.HIGHEST)
 
 
 def _unit_variance(key: Key, size: int) -> Array:
