@@ -68,7 +68,7 @@ def test_200_outer_steps_of_the_recipe_celo2_lower_its_meta_loss(tmp_path):
     assert after.meta_loss < before.meta_loss - 2 * (before.standard_error + after.standard_error)
 
 
-def test_a_run_leaves_sizeand_a_log(whole):
+def test_a_run_leaves_weights_and_a_log(whole):
     rows = meta.read_metrics(whole / METRICS)
     assert [row["outer_step"] for row in rows if row["phase"] == "rule"] == [10, 20, 30, 40]
     assert [row["outer_step"] for row in rows if row["phase"] == "scheduler"] == [10, 20, 30]
