@@ -2,12 +2,14 @@
 
     python -m benchmarks.meta_train
     python -m benchmarks.meta_train --kernels native --pairs 32   # cost as particles grow
+    python -m benchmarks.meta_train --kernels native --cpu --recipes celo celo2 velo-s   # beside Celo's
 
 An inner step is one update of one particle. Meta-training is timed end to end: data, resets,
 perturbations, the outer step. The yardstick trains the same tasks (same number, same batches, same
 devices) with Adam, without perturbations, losses or meta-gradients: once split over the devices as
 meta-training is, and once as plain `jax.vmap` gives it, on one device that has all threads. All take turns,
-so that ratios hold when the machine's speed drifts.
+so that ratios hold when the machine's speed drifts. On a machine that others use, too, `--cpu` counts the
+processor's seconds, of all cores, instead of the clock's.
 """
 
 import argparse
@@ -35,12 +37,18 @@ from celo.meta._phases import first_theta, kinds_of, phases, task_families
 from celo.tasks import TaskFamily
 from celo.tasks._base import value_and_grad
 
-OUTER_STEPS = 10  # in one timed call
+OUTER_STEPS = 10  # of Adam's loop, and of each timed call unless told otherwise
+YARDSTICKS = ("optax.adam", "optax.adam, jax.vmap alone")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--recipe", default="celo", help=f"one of {', '.join(RECIPES)}")
+    parser.add_argument(
+        *("--recipes", "--recipe"), nargs="+", default=["celo"], choices=RECIPES, metavar="RECIPE"
+    )
+    parser.add_argument("--optimizer", default=None, help="default: as the recipe")
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds, of all cores")
+    parser.add_argument("--outer-steps", type=int, default=OUTER_STEPS, help="in one timed call")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument(
         "--pairs", type=int, default=None, help="of each kind of task (default: as the recipe)"
@@ -52,61 +60,73 @@ def main() -> None:
     )
     options = parser.parse_args()
     one_device_per_core()
+    clock = time.process_time if options.cpu else time.perf_counter
     given = {
+        "optimizer": options.optimizer,
         "pairs_per_task": options.pairs,
         "truncation_length": options.truncation,
         "orthogonalize": options.orthogonalize,
     }
-    recipe = make_recipe(options.recipe, **{k: v for k, v in given.items() if v is not None})
-    families = task_families(recipe, phases(recipe)[0])
-    particles = recipe.pairs_per_task * len(kinds_of(families))
-    theta = first_theta(recipe, jax.random.key(0))
-
-    inner_steps = 2 * particles * recipe.truncation_length * OUTER_STEPS
     contestants: dict[str, tuple[Callable[[], None], float, int]] = {}
-    for kernel, phase in itertools.product(options.kernels, phases(recipe)):
-        program = PhaseProgram(recipe, phase, families, kernel)
-        call = _meta_training(program, theta)
-        contestants[f"phase {phase.name}, {kernel}"] = (call, _timed(call), inner_steps)
-    for name, devices in (("optax.adam", jax.devices()), ("optax.adam, jax.vmap alone", jax.devices()[:1])):
-        adam = partial(_each, [_adam_loop(recipe, family, devices) for family in families])
-        contestants[name] = (adam, _timed(adam), inner_steps)
 
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    def enter(name: str, call: Callable[[], None], recipe: Recipe, outer_steps: int) -> None:
+        particles = 2 * recipe.pairs_per_task * len(kinds_of(families))
+        steps = particles * recipe.truncation_length * outer_steps
+        contestants[name] = (call, _timed(call, clock), steps)
+
+    recipes = [
+        make_recipe(name, **{k: v for k, v in given.items() if v is not None}) for name in options.recipes
+    ]
+    families = task_families(recipes[0], phases(recipes[0])[0])
+    for name, recipe in zip(options.recipes, recipes, strict=True):
+        if recipe.tasks != recipes[0].tasks:
+            parser.error(f"recipes {options.recipes[0]} and {name} have other tasks: give one at a time")
+        theta = first_theta(recipe, jax.random.key(0))
+        for kernel, phase in itertools.product(options.kernels, phases(recipe)):
+            program = PhaseProgram(recipe, phase, families, kernel)
+            call = _meta_training(program, theta, options.outer_steps)
+            enter(f"{name}, phase {phase.name}, {kernel}", call, recipe, options.outer_steps)
+    for name, devices in zip(YARDSTICKS, (jax.devices(), jax.devices()[:1]), strict=True):
+        adam = partial(_each, [_adam_loop(recipes[0], family, devices) for family in families])
+        enter(name, adam, recipes[0], OUTER_STEPS)
+
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(options.repeats):
-        for name, (call, _, _) in contestants.items():
-            seconds[name].append(_timed(call))
+        for name, (call, _, steps) in contestants.items():
+            speeds[name].append(steps / _timed(call, clock))
 
+    first_phase = next(iter(contestants))
+    unit = "CPU second" if options.cpu else "s"
     table = Table(
-        *("what", "inner steps/s", "(min … max)", "of Adam's", "of Adam's, vmap alone", "first call"),
-        title=f"recipe {options.recipe}: {2 * particles:,} particles, {recipe.truncation_length} steps",
+        *("what", f"inner steps/{unit}", "(min … max)", "of Adam's", "of Adam's, vmap alone"),
+        *(f"of the first's, {first_phase.split(',')[0]}", "first call"),
     )
-    for name, (_, first, steps) in contestants.items():
-        speed = sorted(steps / s for s in seconds[name])
-        ratios = [  # all take the same number of inner steps
-            f"{statistics.median(a / s for s, a in zip(seconds[name], seconds[loop], strict=True)):.2f}"
-            for loop in ("optax.adam", "optax.adam, jax.vmap alone")
+    for name, (_, first, _) in contestants.items():
+        speed = sorted(speeds[name])
+        ratios = [
+            f"{statistics.median(s / a for s, a in zip(speeds[name], speeds[other], strict=True)):.2f}"
+            for other in (*YARDSTICKS, first_phase)
         ]
         spread = f"({speed[0]:,.0f} … {speed[-1]:,.0f})"
         middle = f"{statistics.median(speed):,.0f}"
         table.add_row(name, middle, spread, *ratios, f"{first:.1f} s")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     table.caption = f"median of {options.repeats}; {jax.device_count()} devices; peak memory {peak:.2f} GiB"
-    Console().print(table)
+    Console(width=140).print(table)
 
 
-def _timed(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def _timed(call: Callable[[], None], clock: Callable[[], float]) -> float:
+    began = clock()
     call()
-    return time.perf_counter() - began
+    return clock() - began
 
 
-def _meta_training(program: PhaseProgram, theta) -> Callable[[], None]:
+def _meta_training(program: PhaseProgram, theta, outer_steps: int) -> Callable[[], None]:
     state, frozen = program.init(theta, jax.random.key(1))
     box = [state]
 
     def call() -> None:
-        box[0], progress = program.advance(box[0], frozen, OUTER_STEPS)
+        box[0], progress = program.advance(box[0], frozen, outer_steps)
         jax.block_until_ready((box[0], progress))
 
     return call

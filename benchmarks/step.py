@@ -3,8 +3,9 @@
     python -m benchmarks.step
 
 Parameters are shaped like real models; state and parameters are donated, gradients are not. The contestants
-take turns, so that ratios hold when the machine's speed drifts. Temporaries are XLA's own account of what a
-step needs beyond its arguments and results.
+take turns, so that ratios hold when the machine's speed drifts; on a machine that others use, too, `--cpu`
+counts the processor's seconds instead of the clock's. Temporaries are XLA's own account of what a step needs
+beyond its arguments and results.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from rich.table import Table
 
 import celo
 from celo._kernels import native
-from celo.optimizers import Celo2, Velo
+from celo.optimizers import RNNMLP, AdafacMLP, Celo2, LearnedOptimizer, NNAdam, Velo
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -79,24 +80,30 @@ OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
     "velo-s, xla": lambda: _velo(Velo("xla")),
     "velo-s, native": lambda: _velo(Velo("native")),
     "velo, xla": lambda: _velo(Velo("xla", units=512, banks=256)),
+    "adafac-mlp, xla": lambda: celo.adafac_mlp(weights=_fresh(AdafacMLP())),
+    "mulo, xla": lambda: celo.adafac_mlp(weights=_fresh(AdafacMLP(hidden=32))),
+    "nn-adam, xla": lambda: celo.nn_adam(weights=_fresh(NNAdam())),
+    "rnn-mlp, xla": lambda: celo.rnn_mlp(weights=_fresh(RNNMLP())),
 }
 
 
+def _fresh(optimizer: LearnedOptimizer) -> Any:
+    """Fresh weights: a step costs what it costs."""
+    return jax.jit(optimizer.init_theta)(jax.random.key(0))
+
+
 def _celo2(make: Callable[..., Any], kernel: str) -> optax.GradientTransformationExtraArgs:
-    """With fresh weights: a step costs what it costs."""
-    return make(1e-3, weights=Celo2("xla").init_theta(jax.random.key(0)), kernel=kernel)
+    return make(1e-3, weights=_fresh(Celo2("xla")), kernel=kernel)
 
 
 def _velo(optimizer: Velo) -> optax.GradientTransformationExtraArgs:
-    """With fresh weights: a step costs what it costs."""
-    theta = jax.jit(optimizer.init_theta)(jax.random.key(0))
-    return celo.velo(1000, weights=theta, kernel=optimizer.kernel)
+    return celo.velo(1000, weights=_fresh(optimizer), kernel=optimizer.kernel)
 
 
 class Contestant:
-    """One optimizer on one model, compiled; a call takes one step and waits for it."""
+    """One optimizer on one model, compiled; a call takes one step, waits for it, and says what it took."""
 
-    def __init__(self, tx: optax.GradientTransformationExtraArgs, shapes: Shapes):
+    def __init__(self, tx: optax.GradientTransformationExtraArgs, shapes: Shapes, clock: Callable[[], float]):
         def step(params: Any, state: Any, grads: Any, loss: jax.Array) -> tuple[Any, Any]:
             updates, state = tx.update(grads, state, params, value=loss)
             return optax.apply_updates(params, updates), state
@@ -111,16 +118,16 @@ class Contestant:
         lowered = jax.jit(step, donate_argnums=(0, 1)).lower(self.params, self.state, self.grads, self.loss)
         self.compiled = lowered.compile()
         self.compile_seconds = time.perf_counter() - began
-        self.count = sum(math.prod(s) for s in shapes.values())
+        self.count, self.clock = sum(math.prod(s) for s in shapes.values()), clock
         memory = self.compiled.memory_analysis()
         self.temporaries = memory.temp_size_in_bytes / self.count if memory else math.nan
         self.state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state)) / self.count
 
     def __call__(self) -> float:
-        began = time.perf_counter()
+        began = self.clock()
         self.params, self.state = self.compiled(self.params, self.state, self.grads, self.loss)
         jax.block_until_ready((self.params, self.state))
-        return time.perf_counter() - began
+        return self.clock() - began
 
 
 def main() -> None:
@@ -130,10 +137,12 @@ def main() -> None:
         "--optimizers", nargs="+", default=list(OPTIMIZERS), choices=OPTIMIZERS, metavar="NAME"
     )
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--cpu", action="store_true", help="count CPU seconds, of all cores")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu else time.perf_counter
     for model in options.models:
         contestants = {
-            name: Contestant(make(), MODELS[model]())
+            name: Contestant(make(), MODELS[model](), clock)
             for name, make in OPTIMIZERS.items()
             if name in (*options.optimizers, "adam") and (not name.endswith("native") or native.available())
         }

@@ -128,7 +128,7 @@ def convert(
         digests = " ".join(hashlib.sha256(each).hexdigest() for each in data)
         metadata = {"architecture": layout.architecture, "official_sha256": digests}
         digest = weights.save(target, theta, metadata=metadata, extra=unused)
-        notes = _left_out(data, layout, layouts if architecture is None else ())
+        notes = _left_out(data, layout, architecture is None, layouts)
     elif more:
         raise CeloError(f"{names}: several files make one, {weights.SUFFIX}, of PyLO's VeLO alone; name one")
     elif target.suffix in (weights.SUFFIX, STATE_SUFFIX):
@@ -154,15 +154,14 @@ def convert(
     return f"{target}: {layout.architecture}, {count:,} weights, sha256 {digest}{said and f'. {said}'}"
 
 
-def _left_out(data: list[bytes], layout: Layout, layouts: Sequence[Layout]) -> list[str]:
+def _left_out(data: list[bytes], layout: Layout, guessed: bool, layouts: Sequence[Layout]) -> list[str]:
     """What is to be said of official weights that were read: what they lost, and what they may be instead."""
-    if pylo.metadata(data[0]) is not None:
-        return []
-    beside = beside_weights(data[0])
+    of_pylo = pylo.metadata(data[0]) is not None
+    beside = () if of_pylo else beside_weights(data[0])
     alike = [
         other.architecture
-        for other in layouts
-        if other is not layout and other.published_shapes == layout.published_shapes
+        for other in (pylo.LAYOUTS if of_pylo else layouts)
+        if guessed and other is not layout and other.published_shapes == layout.published_shapes
     ]
     notes = [f"{' and '.join(beside)} of the checkpoint were left out"] if beside else []
     return notes + [f"Files of {name} look the same: name the architecture if it is one" for name in alike]

@@ -1,6 +1,7 @@
 """optax's own promotion of dtypes, which is not strict, and problems whose meta-gradient is known."""
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,15 @@ def users_dtype_promotion():
         yield
 
 
+class SgdState(NamedTuple):
+    """The place in the run."""
+
+    step: Any
+    num_steps: Any
+
+    keeps_time = True
+
+
 @dataclasses.dataclass(frozen=True)
 class Sgd(LearnedOptimizer):
     """Gradient descent with a learned rate and a learned decay of it: two weights with exact gradients."""
@@ -30,14 +40,14 @@ class Sgd(LearnedOptimizer):
 
     def init(self, theta, params, num_steps):
         del theta, params
-        return jnp.zeros((), jnp.int32), num_steps
+        return SgdState(jnp.zeros((), jnp.int32), num_steps)
 
     def update(self, theta, grads, state, params, *, value):
         del params, value
         step, num_steps = state
         fraction = step.astype(jnp.float32) / num_steps.astype(jnp.float32)
         rate = jnp.exp(theta["sgd"]["log_rate"] + theta["sgd"]["slope"] * 3.0 * fraction)
-        return jax.tree.map(lambda g: -rate * g, grads), (step + 1, num_steps)
+        return jax.tree.map(lambda g: -rate * g, grads), SgdState(step + 1, num_steps)
 
 
 LENGTH = 5  # of a truncation

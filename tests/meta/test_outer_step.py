@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -132,6 +133,29 @@ def test_one_call_compiles_once():
     for count in (1, 3, 2):
         state, _ = program.advance(state, frozen, count)
     assert program._advance._cache_size() == 1
+
+
+def test_an_experts_share_fades_in_the_first_phase_alone():
+    recipe = Recipe(**TINY, expert_steps=20, expert_share=0.8)
+    first, second = phases(recipe)
+    assert (first.expert_steps, second.expert_steps) == (20, 0)
+    families = task_families(recipe, first)
+    program = PhaseProgram(recipe, first, families)
+    shares = [float(program._expert(jnp.int32(step)).share) for step in (0, 5, 19, 20, 1000)]
+    np.testing.assert_allclose(shares, [0.8, 0.6, 0.04, 0.0, 0.0], atol=1e-6)
+    assert PhaseProgram(recipe, second, families)._expert(jnp.int32(0)) is None
+
+
+def test_pairs_say_how_much_of_the_meta_gradient_is_noise():
+    """The mean over pairs is no longer than they are on average, and so much shorter as they disagree."""
+    recipe = Recipe(**TINY)
+    phase = phases(recipe)[0]
+    program = PhaseProgram(recipe, phase, task_families(recipe, phase))
+    assert program.pairs == recipe.pairs_per_task
+    state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
+    _, seen = program.advance(state, frozen, 1)
+    assert float(seen.gradient_square) == pytest.approx(float(seen.gradient_norm) ** 2, rel=1e-5)
+    assert 0 < seen.gradient_square <= seen.pair_square
 
 
 def test_families_train_together_and_each_counts_by_its_kinds():

@@ -104,7 +104,10 @@ def test_an_optimizer_of_ones_own_must_be_registered_first():
 
 
 @pytest.mark.slow  # minutes, most of it for RNN-MLP
-@pytest.mark.parametrize(("name", "rate"), [("adafac-mlp", 1e-2), ("rnn-mlp", 3e-3), ("nn-adam", 1e-2)])
+@pytest.mark.parametrize(
+    ("name", "rate"),
+    [("adafac-mlp", 1e-2), ("rnn-mlp", 3e-3), ("nn-adam", 1e-2), ("velo-s", 4e-2)],
+)
 def test_two_hundred_outer_steps_lower_the_meta_loss(name, rate, tmp_path):
     """At a larger rate than the published 1e-4, on images that come with scikit-learn, in short trainings."""
     recipe = make_recipe(

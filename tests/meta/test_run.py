@@ -156,6 +156,48 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, number, rows):
     assert timeless[0] == timeless[1]
 
 
+ELO = {"resume_slots": 2, "resume_share": 0.9, "expert_steps": 20, "expert_share": 0.7}
+
+
+def test_a_resume_buffer_and_an_expert_are_part_of_what_is_resumed(tmp_path):
+    recipe = Recipe(**{**TINY, **ELO, "scheduler_steps": 10})
+    meta.start(tmp_path / "whole", recipe)
+    stopped, told = tmp_path / "stopped", []
+    with pytest.raises(meta.Stopped):
+        meta.start(
+            stopped, recipe, progress=lambda *words: told.append(words), should_stop=lambda: len(told) > 2
+        )
+    meta.resume(stopped)
+    assert_same_theta(stopped, tmp_path / "whole")
+
+
+def test_without_them_their_settings_change_no_bit(tmp_path, whole):
+    settings = {"resume_share": 0.3, "expert_share": 0.3, "expert_learning_rate": 1.0}
+    meta.start(tmp_path / "run", Recipe(**TINY, **settings))
+    assert_same_theta(tmp_path / "run", whole)
+    with pytest.raises(CeloError, match=r"resume_slots=1 needs an estimator.*pes or nres, got 'full_es'"):
+        Recipe(resume_slots=1, estimator="full_es")
+
+
+def test_the_signal_to_noise_of_a_mean_is_told_from_its_parts(whole):
+    """Of N normal estimates with mean g and deviation s in each of D weights: |g|² N / (D s²)."""
+    size, pairs, deviation = 50, 16, 0.3
+    rng = np.random.default_rng(0)
+    g = rng.normal(size=size)
+    noise = deviation * rng.normal(size=(4_000, pairs, size))
+    for mean in (g, 0.0 * g):
+        each = mean + noise
+        found = _run.signal_to_noise(
+            np.square(each.mean(axis=1)).sum(axis=1).mean(), np.square(each).sum(axis=2).mean(), pairs
+        )
+        expected = np.sum(mean**2) * pairs / (size * deviation**2)
+        assert found == pytest.approx(expected, rel=0.02, abs=0.02)
+    assert _run.signal_to_noise(1.0, 1.0, 1) is None
+    assert _run.signal_to_noise(1.0, float("nan"), 8) is None
+    assert _run.signal_to_noise(0.0, 0.0, 8) is None
+    assert all(np.isfinite(row["gradient_snr"]) for row in meta.read_metrics(whole / METRICS))
+
+
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch):
     """Its recipe may have other fields: the format is looked at before anything else."""
     with monkeypatch.context() as patch:

@@ -9,8 +9,9 @@ import pytest
 
 from celo._errors import CeloError
 from celo.meta._estimators.pes import PES
+from celo.meta._expert import Expert
 from celo.meta._unroll import Unroll
-from celo.optimizers import UpdateRule
+from celo.optimizers import DecayedRule, UpdateRule
 from celo.tasks import Quadratics
 from celo.tasks._models.quadratic import Quadratic
 
@@ -98,6 +99,40 @@ def test_losses_go_on_across_truncations(theta):
     assert first_state.step == K
     loss, _ = first_state.task.loss(first_state.params, (), None, ())
     assert second.losses[0] == pytest.approx(float(loss), rel=1e-5)
+
+
+def test_an_end_becomes_a_middle(theta):
+    """The optimizer's state is told, if it keeps time, and is otherwise as it was."""
+    problem = dataclasses.replace(unroll(horizon_min=20, horizon_max=20), optimizer=DecayedRule())
+    state = problem.init(theta, jax.random.key(0), jnp.int32(0))
+    state = state._replace(step=state.num_steps)
+    longer = problem.prolong(state, jax.random.key(1))
+    assert (int(longer.step), int(longer.num_steps)) == (20, 40)
+    assert int(longer.opt_state.num_steps) == 40
+    before = state._replace(num_steps=longer.num_steps, opt_state=longer.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, longer, before)
+    jax.tree.map(np.testing.assert_array_equal, longer.opt_state.rule, state.opt_state.rule)
+    timeless = unroll().init(theta, jax.random.key(0), jnp.int32(0))
+    again = unroll().prolong(timeless, jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, again.opt_state, timeless.opt_state)
+
+
+def test_with_an_expert_that_takes_every_step_theta_says_nothing_but_how_it_differs(theta):
+    """Losses are the expert's whatever θ is, costs are distances of θ's steps from the expert's."""
+    problem = unroll(expert=Expert(1.0), horizon_min=K, horizon_max=K)
+    run = jax.jit(lambda theta: problem.run(theta, problem.init(theta, key, jnp.int32(0)), key, K)[1])
+    key, other = jax.random.key(0), UpdateRule().init_theta(jax.random.key(2))
+    seen, of_other = run(theta), run(other)
+    np.testing.assert_array_equal(seen.losses, of_other.losses)
+    assert (seen.losses[1:] < seen.losses[:-1]).all()
+    assert (seen.costs != of_other.costs).all()
+    assert (seen.costs != seen.losses).all()
+    free, gone = (
+        jax.jit(lambda p=p: p.run(theta, p.init(theta, key, jnp.int32(0)), key, K))()
+        for p in (unroll(), unroll(expert=Expert(jnp.zeros(()))))
+    )
+    jax.tree.map(np.testing.assert_array_equal, free[1], gone[1])
+    jax.tree.map(np.testing.assert_array_equal, free[0].params, gone[0].params)
 
 
 class Poisoned(Quadratics):

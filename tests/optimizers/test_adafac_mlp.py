@@ -7,6 +7,7 @@ import pytest
 from small_model import PARAMS, normal
 
 from celo._errors import CeloError
+from celo._kernels import rule_network
 from celo.optimizers import AdafacMLP, adafac_mlp
 from celo.optimizers._adafac_mlp import time_inputs
 
@@ -131,3 +132,35 @@ def test_states_and_gradients_of_other_parameters_are_refused(step):
         tx.update(PARAMS, tx.init({**PARAMS, "w": jnp.ones((4, 3))}), PARAMS)
     with pytest.raises(CeloError, match="real floating-point"):
         tx.init({"w": jnp.ones(3, jnp.int32)})
+
+
+def test_a_wide_network_says_the_same_block_by_block(noisy_theta, monkeypatch):
+    """Of matrices, vectors, more axes, and of rows whose number has no divisors."""
+    optimizer = AdafacMLP(hidden=32)
+    theta = noisy_theta(optimizer)
+    shapes = {"matrix": (24, 16), "vector": (512,), "prime": (37, 16), "deep": (6, 8, 16), "thin": (2, 300)}
+    keys = jax.random.split(jax.random.key(0), 2 * len(shapes))
+    params, grads = (
+        {name: jax.random.normal(k, shape) for k, (name, shape) in zip(ks, shapes.items(), strict=True)}
+        for ks in (keys[::2], keys[1::2])
+    )
+
+    def steps(size):
+        monkeypatch.setattr(rule_network, "BLOCK", size)
+        monkeypatch.setattr(jax, "device_count", lambda: 1)
+        update = jax.jit(
+            lambda grads, state, value: optimizer.update(theta, grads, state, params, value=value)
+        )
+        state = optimizer.init(theta, params, jnp.int32(10))
+        seen = []
+        for scale in (1.0, -0.3):
+            now = jax.tree.map(lambda g, by=scale: by * g, grads)
+            updates, state = update(now, state, jnp.float32(scale))
+            seen.append(updates)
+        return seen, state
+
+    monkeypatch.setattr(rule_network, "BLOCK", 64)
+    assert [rule_network._rows_of_a_block(shape) for shape in ((24, 16), (37, 16), (2, 4))] == [4, 1, None]
+    assert rule_network._rows_of_a_block((9_973,)) is None  # blocks of a single number
+    for a, b in zip(jax.tree.leaves(steps(10**9)), jax.tree.leaves(steps(64)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-6)

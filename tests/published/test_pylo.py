@@ -76,8 +76,53 @@ def test_files_of_other_modules_and_damaged_ones_are_refused(file, tmp_path):
     with pytest.raises(CeloError, match=r"not a PyTorch file of mulo.*damaged"):
         convert(other, tmp_path / "ours.safetensors")
     weights.save(other, {"update_rule": {"w0": np.ones(3, "f4")}}, metadata={"architecture": "celo"})
-    with pytest.raises(CeloError, match=r"only mulo have a PyTorch form, not 'celo'"):
+    with pytest.raises(CeloError, match=r"only mulo, celo2 and celo2_base have a PyTorch form, not 'celo'"):
         convert(other, tmp_path / "ours.safetensors")
+
+
+WIDTHS = (1, 1, 1, 3, 1, 3, 1, 3, 1, 3, 3, 3, 3, 3)  # of the fourteen groups of Celo2's inputs
+
+
+@pytest.fixture
+def celo2(tmp_path):
+    """PyLO's CELO2MLP: parameters of its own, inputs first, not those of PyTorch's layers."""
+    rng = np.random.default_rng(1)
+    shapes = {f"w0.{group}": (width, 8) for group, width in enumerate(WIDTHS)}
+    shapes |= {"b0": (8,), "dense_w.0": (8, 8), "dense_b.0": (8,), "dense_w.1": (8, 3), "dense_b.1": (3,)}
+    arrays = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
+    path = tmp_path / "celo2_model.safetensors"
+    path.write_bytes(save(arrays, metadata={"format": "pt"}))
+    return path, arrays
+
+
+def test_celo2_is_read_and_written_byte_for_byte_also_by_way_of_the_official_form(celo2, tmp_path):
+    path, arrays = celo2
+    ours, back = tmp_path / "ours.safetensors", tmp_path / "back.safetensors"
+    state, again = tmp_path / "theta.state", tmp_path / "again.safetensors"
+    said = convert(path, ours)
+    assert said.startswith(f"{ours}: celo2, 329 weights, sha256 ")
+    assert "PyLO's steps of vectors are another AdamW" in said
+    assert said.endswith("Files of celo2_base look the same: name the architecture if it is one")
+    convert(ours, back)
+    convert(ours, state)
+    convert(state, again)
+    convert(again, tmp_path / "last.safetensors")
+    assert back.read_bytes() == (tmp_path / "last.safetensors").read_bytes() == path.read_bytes()
+    rule = weights.load(ours).theta["update_rule"]
+    np.testing.assert_array_equal(rule["w0"], np.concatenate([arrays[f"w0.{i}"] for i in range(14)]))
+    np.testing.assert_array_equal(rule["w1"], arrays["dense_w.0"])
+    np.testing.assert_array_equal(rule["w2"], arrays["dense_w.1"][:, :1])
+    np.testing.assert_array_equal(rule["b2"], arrays["dense_b.1"][:1])
+
+
+def test_celo2_base_is_named_by_who_knows(celo2, tmp_path):
+    ours, back = tmp_path / "base.safetensors", tmp_path / "back.safetensors"
+    said = convert(celo2[0], ours, architecture="celo2_base")
+    assert said.startswith(f"{ours}: celo2_base, 329 weights, sha256 ")
+    assert "AdamW" not in said
+    assert "look the same" not in said
+    convert(ours, back)
+    assert back.read_bytes() == celo2[0].read_bytes()
 
 
 def test_a_safetensors_file_is_told_by_its_header():

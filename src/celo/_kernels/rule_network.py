@@ -13,7 +13,8 @@ are broadcast: no array of 30 inputs is ever made.
 This is the JAX form; `rule.cc` computes the same.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from itertools import chain
 from operator import add
@@ -45,6 +46,7 @@ from celo._types import Array
 # Inputs of larger tensors are computed twice rather than kept: they would not stay in a cache.
 LARGE = 1 << 16
 WIDEST = 8  # units of a layer whose sums are written out
+BLOCK = 1 << 12  # elements of a tensor that a wide network is computed for at a time
 # Inputs measured together, by the arrays they share: those are kept no longer than for them.
 _TOGETHER = (
     (
@@ -159,10 +161,14 @@ def network(theta: dict[str, Array], inputs: RuleInputs, scales: RuleInputs) -> 
         first = first * jnp.stack(scale)[:, None]
     else:
         arrays = [x * by for x, by in zip(arrays, scale, strict=True)]
-    hidden = _relu(_dense(first, theta["b0"], arrays))
-    hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
-    direction, *magnitude = _dense(theta["w2"], theta["b2"], hidden)
-    return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude[0]) if magnitude else -direction
+
+    def step(*arrays: Array) -> Array:
+        hidden = _relu(_dense(first, theta["b0"], arrays))
+        hidden = _relu(_dense(theta["w1"], theta["b1"], hidden))
+        direction, *magnitude = _dense(theta["w2"], theta["b2"], hidden)
+        return -direction * jnp.exp(MAGNITUDE_SCALE * magnitude[0]) if magnitude else -direction
+
+    return _in_blocks(step, *arrays) if first.shape[1] > WIDEST else step(*arrays)
 
 
 def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Array) -> RuleInputs:
@@ -202,18 +208,45 @@ def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Ar
     return {name: inputs[name] for name in rule.inputs(grad.ndim)}
 
 
-def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array]:
-    """A linear layer over lists of arrays, one for each unit.
+def _in_blocks(function: Callable[..., Array], *arrays: Array) -> Array:
+    """An element-wise function of arrays that broadcast to one shape, some rows of a large tensor at a time.
+
+    The units of a wide layer are many times the size of the tensor. A block's stay in the cache; and memory
+    for all is not asked for, which costs more than the arithmetic. Only on a single CPU: elsewhere rows may
+    be on other devices, or the hardware wants all work at once.
+    """
+    shape = jnp.broadcast_shapes(*(x.shape for x in arrays))
+    rows = _rows_of_a_block(shape)
+    if rows is None or jax.device_count() > 1 or jax.default_backend() != "cpu":
+        return function(*arrays)
+    split = {
+        k: x.reshape(-1, rows, *x.shape[1:])
+        for k, x in enumerate(arrays)
+        if x.ndim == len(shape) and len(x) > 1
+    }
+    blocks = jax.lax.map(lambda block: function(*(block.get(k, x) for k, x in enumerate(arrays))), split)
+    return blocks.reshape(shape)
+
+
+def _rows_of_a_block(shape: tuple[int, ...]) -> int | None:
+    """The most rows in equal blocks of `BLOCK` elements or fewer; None of a small tensor, or an odd one."""
+    size = math.prod(shape)
+    if size < 2 * BLOCK:
+        return None
+    most = max(1, BLOCK * shape[0] // size)
+    rows = next(rows for rows in range(most, 0, -1) if shape[0] % rows == 0)
+    return rows if 8 * rows >= most else None
+
+
+def _dense(weights: Array, biases: Array, inputs: Sequence[Array] | Array) -> Sequence[Array] | Array:
+    """A linear layer over arrays of one shape, or that broadcast to one: those of its units, stacked or not.
 
     Sums of weight * input over separate arrays compile to one vectorised loop; a contraction of stacked
     inputs does not. Inputs of one shape are summed before they are broadcast. Of a wide layer the loop would
     be long, and take minutes to compile: that is a contraction.
     """
     if weights.shape[1] > WIDEST:
-        stacked = jnp.stack(jnp.broadcast_arrays(*inputs), axis=-1)
-        return [
-            *jnp.moveaxis(jnp.matmul(stacked, weights, precision=jax.lax.Precision.HIGHEST) + biases, -1, 0)
-        ]
+        return _wide_layer(weights, biases, inputs)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for k, x in enumerate(inputs):
         by_shape.setdefault(x.shape, []).append(k)
@@ -225,5 +258,12 @@ def _dense(weights: Array, biases: Array, inputs: Sequence[Array]) -> list[Array
     return [total(unit) for unit in range(weights.shape[1])]
 
 
-def _relu(units: Sequence[Array]) -> list[Array]:
-    return [jax.nn.relu(unit) for unit in units]
+def _wide_layer(weights: Array, biases: Array, inputs: Sequence[Array] | Array) -> Array:
+    """A linear layer over stacked arrays, [inputs, …] to [units, …]: so no array is taken apart in memory."""
+    stacked = inputs if isinstance(inputs, jax.Array) else jnp.stack(jnp.broadcast_arrays(*inputs))
+    units = jnp.tensordot(weights.T, stacked, 1, precision=jax.lax.Precision.HIGHEST)
+    return units + biases.reshape(-1, *[1] * (stacked.ndim - 1))
+
+
+def _relu(units: Sequence[Array] | Array) -> Sequence[Array] | Array:
+    return jax.nn.relu(units) if isinstance(units, jax.Array) else [jax.nn.relu(unit) for unit in units]

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from celo._definitions import HIDDEN, NUM_INPUTS, VELO_INPUTS
+from celo._definitions import CELO2, HIDDEN, INPUTS, NUM_INPUTS, VELO_INPUTS
 from celo._errors import CeloError
 from celo._published.layout import Layout, Piece
 
@@ -121,4 +121,29 @@ VELO = Layout(  # two files, VeLO_RNN and VeLO_MLP
     note=f"PyLO's working copy of one mixed network was left out: {', '.join(_WORKING_COPY)}",
     ignored=_WORKING_COPY,
 )
-LAYOUTS = (MULO, VELO)
+_WIDTHS, _HIDDEN = tuple(INPUTS.values()), CELO2.hidden
+_CELO2_PIECES = (  # of CELO2MLP; "w0.3" and its like are no weights of PyTorch's layers: inputs come first
+    *(
+        Piece(("w0", str(group)), (width, _HIDDEN), ..., "update_rule/w0", at=(sum(_WIDTHS[:group]),))
+        for group, width in enumerate(_WIDTHS)
+    ),
+    Piece(("b0",), (_HIDDEN,), ..., "update_rule/b0"),
+    Piece(("dense_w", "0"), (_HIDDEN, _HIDDEN), ..., "update_rule/w1"),
+    Piece(("dense_b", "0"), (_HIDDEN,), ..., "update_rule/b1"),
+    Piece(("dense_w", "1"), (_HIDDEN, 3), np.s_[:, :1], "update_rule/w2"),
+    Piece(("dense_w", "1"), (_HIDDEN, 3), np.s_[:, 1:], "official/ff_mod_stack/w2_others"),
+    Piece(("dense_b", "1"), (3,), np.s_[:1], "update_rule/b2"),
+    Piece(("dense_b", "1"), (3,), np.s_[1:], "official/ff_mod_stack/b2_others"),
+)
+CELO2_RULE, CELO2_BASE_RULE = (
+    Layout(architecture, _CELO2_PIECES, note=note)
+    for architecture, note in (
+        (
+            "celo2",
+            "PyLO's steps of vectors are another AdamW: bias-corrected, and without the factor of 20 of the "
+            "published code, which is ours",
+        ),
+        ("celo2_base", ""),
+    )
+)
+LAYOUTS = (MULO, VELO, CELO2_RULE, CELO2_BASE_RULE)

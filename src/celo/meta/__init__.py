@@ -5,8 +5,9 @@ all phases, and the meta-loss of finished weights. Learned optimizers are in `ce
 they are trained on in `celo.tasks`; how weights fare beside other optimizers is asked of `celo.evaluate`.
 """
 
-from celo.meta._estimators import ESTIMATORS, PES, FullES, TruncatedES
+from celo.meta._estimators import ESTIMATORS, PES, FullES, Resuming, TruncatedES
 from celo.meta._estimators.base import Estimate, GradientEstimator, Trajectory, UnrolledProblem
+from celo.meta._expert import Expert
 from celo.meta._measure import Measured, measure
 from celo.meta._objective import Objective
 from celo.meta._recipes import RECIPES, Recipe, make_recipe
@@ -19,12 +20,14 @@ __all__ = [
     "PES",
     "RECIPES",
     "Estimate",
+    "Expert",
     "FullES",
     "GradientEstimator",
     "Measured",
     "Objective",
     "PhaseSummary",
     "Recipe",
+    "Resuming",
     "Stopped",
     "Trajectory",
     "TruncatedES",

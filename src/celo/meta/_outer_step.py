@@ -14,8 +14,9 @@ from celo import _tree as tree
 from celo._errors import CeloError
 from celo._types import Array, Key, Theta
 from celo.meta import _hosts as hosts
-from celo.meta._estimators import ESTIMATORS
+from celo.meta._estimators import ESTIMATORS, Resuming
 from celo.meta._estimators.base import GradientEstimator
+from celo.meta._expert import Expert
 from celo.meta._objective import Objective
 from celo.meta._phases import Phase
 from celo.meta._recipes import Recipe
@@ -42,6 +43,8 @@ class OuterMetrics(NamedTuple):
     meta_loss: Array  # mean cost: what is lowered
     task_losses: Array  # [kinds of task], mean training losses, family by family
     gradient_norm: Array  # before clipping
+    gradient_square: Array  # squared norm, before clipping
+    pair_square: Array  # mean over pairs of the squared norm of what each would say alone
     nonfinite: Array  # fraction of inner steps whose loss was not finite
     inner_steps: Array  # cost of an outer step: inner steps of both sides of all particles
 
@@ -99,7 +102,7 @@ class PhaseProgram:
         self._outer_optimizer = outer_optimizer(recipe, phase)
         whole, split = PartitionSpec(), PartitionSpec(PARTICLES)
         self._specs: Any = OuterState._make((whole, whole, whole, split, whole, whole))
-        metric_specs: Any = OuterMetrics._make((whole, whole, whole, whole, whole))
+        metric_specs: Any = OuterMetrics._make((whole,) * len(OuterMetrics._fields))
 
         def shardings(specs: Any) -> Any:  # explicit, or results on one device come back differently placed
             return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -182,7 +185,19 @@ class PhaseProgram:
 
         return part(True), part(False)
 
-    def _estimator(self, family: TaskFamily, frozen: Theta) -> GradientEstimator:
+    @property
+    def pairs(self) -> int:
+        """Pairs of inner problems that a meta-gradient is the mean over, of all families and devices."""
+        return sum(self._particles)
+
+    def _expert(self, step: Array) -> Expert | None:
+        """The expert with the share that it has at an outer step of the phase."""
+        if not self.phase.expert_steps:
+            return None
+        left = jnp.maximum(0.0, 1.0 - step.astype(jnp.float32) / self.phase.expert_steps)
+        return Expert(self.recipe.expert_share * left, self.recipe.expert_learning_rate)
+
+    def _estimator(self, family: TaskFamily, frozen: Theta, step: Array) -> GradientEstimator:
         recipe = self.recipe
         problem = Unroll(
             family=family,
@@ -193,21 +208,25 @@ class PhaseProgram:
             horizon_power=recipe.horizon_power,
             objective=Objective(recipe.objective, recipe.lateness),
             frozen=frozen,
+            expert=self._expert(step),
         )
-        return ESTIMATORS[recipe.estimator](problem, recipe.truncation_length, recipe.std)
+        estimator: Any = ESTIMATORS[recipe.estimator](problem, recipe.truncation_length, recipe.std)
+        if recipe.resume_slots:
+            return Resuming(estimator, recipe.resume_slots, recipe.resume_share)
+        return estimator
 
     def _estimator_states(
         self, theta: Theta, frozen: Theta, key: Key, indices: tuple[Array, ...]
     ) -> tuple[Any, ...]:
+        first = jnp.zeros((), jnp.int32)
         return tuple(
-            self._estimator(family, frozen).init(theta, jax.random.fold_in(key, number), index)
+            self._estimator(family, frozen, first).init(theta, jax.random.fold_in(key, number), index)
             for number, (family, index) in enumerate(zip(self.families, indices, strict=True))
         )
 
     def _mean(self, of_families: list[Any]) -> Any:
         """The mean over families, of which each counts as much as it has particles."""
-        total = sum(self._particles)
-        shares = [count / total for count in self._particles]
+        shares = [count / self.pairs for count in self._particles]
         return jax.tree.map(lambda *xs: sum(s * x for s, x in zip(shares, xs, strict=True)), *of_families)
 
     def _average(self, average: Theta, theta: Theta, step: Array) -> Theta:
@@ -217,10 +236,10 @@ class PhaseProgram:
 
     def _outer_steps(self, state: OuterState, frozen: Theta, count: Array) -> tuple[OuterState, OuterMetrics]:
         """Runs on each device with its share of the particles."""
-        estimators = [self._estimator(family, frozen) for family in self.families]
 
         def one(_: Array, carry: tuple[OuterState, OuterMetrics]) -> tuple[OuterState, OuterMetrics]:
             state, total = carry
+            estimators = [self._estimator(family, frozen, state.step) for family in self.families]
             key, key_estimate = jax.random.split(state.key)
             results = [
                 estimator.estimate(state.theta, particles, jax.random.fold_in(key_estimate, number))
@@ -229,9 +248,8 @@ class PhaseProgram:
                 )
             ]
             estimates = [estimate for estimate, _ in results]
-            meta_loss, gradient, nonfinite = jax.lax.pmean(
-                self._mean([(e.meta_loss, e.gradient, e.nonfinite) for e in estimates]), PARTICLES
-            )
+            means = self._mean([(e.meta_loss, e.gradient, e.nonfinite, e.pair_square) for e in estimates])
+            meta_loss, gradient, nonfinite, pair_square = jax.lax.pmean(means, PARTICLES)
             updates, opt_state = self._outer_optimizer.update(gradient, state.opt_state, state.theta)
             theta: Theta = jax.tree.map(jnp.add, state.theta, updates)
             average = self._average(state.average, theta, state.step)
@@ -240,7 +258,9 @@ class PhaseProgram:
             )
             norm = tree.norm(gradient)
             inner_steps = sum((estimate.inner_steps for estimate in estimates), zero)
-            now = OuterMetrics(meta_loss, kind_losses, norm, nonfinite, inner_steps)
+            now = OuterMetrics(
+                meta_loss, kind_losses, norm, jnp.square(norm), pair_square, nonfinite, inner_steps
+            )
             particles = tuple(particles for _, particles in results)
             state = OuterState(theta, average, opt_state, particles, key, state.step + 1)  # type: ignore[arg-type]
             return state, jax.tree.map(jnp.add, total, now)
@@ -252,7 +272,7 @@ class PhaseProgram:
             count_kinds += len(family.members)
         kinds = jnp.concatenate(kinds)
         no_losses = jnp.zeros((count_kinds,), jnp.float32)
-        nothing = OuterMetrics(zero, no_losses, zero, zero, zero)
+        nothing = OuterMetrics(zero, no_losses, zero, zero, zero, zero, zero)
         state, total = jax.lax.fori_loop(0, count, one, (state, nothing))
         task_losses, inner_steps = jax.lax.psum((total.task_losses, total.inner_steps), PARTICLES)
         total = total._replace(task_losses=task_losses / self.recipe.pairs_per_task, inner_steps=inner_steps)

@@ -31,6 +31,7 @@ class Phase:
       trains: the groups of θ that move; the others are frozen.
       steps: outer steps.
       learning_rate: of the outer optimizer, before it falls.
+      expert_steps: outer steps in which the expert's share in inner steps falls to zero; 0: no expert.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Phase:
     trains: tuple[str, ...]
     steps: int
     learning_rate: float
+    expert_steps: int = 0
 
 
 def phases(recipe: Recipe) -> tuple[Phase, ...]:
@@ -51,8 +53,10 @@ def phases(recipe: Recipe) -> tuple[Phase, ...]:
             trains=phase.trains,
             steps=getattr(recipe, f"{phase.name}_steps"),
             learning_rate=getattr(recipe, f"{phase.name}_learning_rate"),
+            # Later phases begin with weights that need no teacher.
+            expert_steps=0 if number else recipe.expert_steps,
         )
-        for phase in OPTIMIZERS[recipe.optimizer].phases
+        for number, phase in enumerate(OPTIMIZERS[recipe.optimizer].phases)
     )
     return tuple(phase for phase in every if phase.steps > 0)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from celo._errors import CeloError, unknown_name
-from celo.meta._estimators import ESTIMATORS
+from celo.meta._estimators import ESTIMATORS, RESUMABLE
 from celo.meta._objective import SCALES, Objective
 from celo.optimizers import _schedule as schedule
 from celo.optimizers import _update_rule as update_rule
@@ -67,6 +67,17 @@ class Recipe:
     estimator: str = _setting("pes", f"estimator of the meta-gradient: {', '.join(ESTIMATORS)}")
     objective: str = _setting("loss", f"what is minimized: {' or '.join(SCALES)}")
     lateness: float = _setting(0.0, "p: a step at the fraction u of its training has weight (p + 1) u^p")
+    resume_slots: int = _setting(
+        0, "ends of inner trainings that each pair keeps, to begin new ones from; 0: all begin afresh"
+    )
+    resume_share: float = _setting(0.8, "share of new inner trainings that begin from a kept end")
+    expert_steps: int = _setting(
+        0, "outer steps of the first phase in which a hand-made expert's share in inner steps falls to 0"
+    )
+    expert_share: float = _setting(1.0, "the expert's share at the beginning, from 0 to 1")
+    expert_learning_rate: float = _setting(
+        0.01, "the expert's first step relative to a tensor's size, along a cosine to 0"
+    )
     horizon_min: int = _setting(100, "shortest inner training, in steps")
     horizon_max: int = _setting(2000, "longest inner training, in steps")
     horizon_power: float = _setting(
@@ -111,14 +122,23 @@ class Recipe:
         Objective(self.objective, self.lateness)
         Reparametrisation(self.augmentation, self.augmentation_low, self.augmentation_high)
         positive = ("pairs_per_task", "truncation_length", "horizon_min", "std", "gradient_clip")
-        rates = tuple(f"{phase}_learning_rate" for phase in PHASES)
+        rates = tuple(f"{phase}_learning_rate" for phase in (*PHASES, "expert"))
         for name in (*positive, *rates):
             if not getattr(self, name) > 0:
                 raise CeloError(f"{name} must be positive, got {getattr(self, name)}")
-        steps = (*(f"{phase}_steps" for phase in PHASES), "imitation_steps", "warmup_steps")
-        for name in (*steps, "learning_rate_end", "average_decay", "weight_decay", "min_rms", "seed"):
+        steps = tuple(f"{part}_steps" for part in (*PHASES, "imitation", "warmup", "expert"))
+        others = ("learning_rate_end", "average_decay", "weight_decay", "min_rms", "resume_slots", "seed")
+        for name in (*steps, *others):
             if not getattr(self, name) >= 0:
                 raise CeloError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("resume_share", "expert_share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise CeloError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+        if self.resume_slots and self.estimator not in RESUMABLE:
+            raise CeloError(
+                f"resume_slots={self.resume_slots} needs an estimator that keeps the noise of an inner "
+                f"training, {' or '.join(RESUMABLE)}, got {self.estimator!r}; set estimator or resume_slots=0"
+            )
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
         for name in ("horizon_power", "min_rms", "start_power"):
@@ -202,6 +222,18 @@ _QUICK = Recipe(
 RECIPES: dict[str, Recipe] = {
     "celo": Recipe(),  # the paper's
     "celo2": Recipe(optimizer="celo2", rule_learning_rate=5e-5, learning_rate_end=5e-5),  # the paper's
+    # ELO's (arXiv 2607.06772), with our expert. There two of the image sets are in colour, and the expert,
+    # Muon, fades from step 5,000 on.
+    "elo-celo2": Recipe(
+        optimizer="celo2",
+        rule_learning_rate=1e-4,
+        learning_rate_end=1e-5,
+        warmup_steps=100,
+        gradient_clip=1.0,
+        horizon_power=0.0,
+        resume_slots=1,
+        expert_steps=50_000,
+    ),
     # The shipped weights (seed 2). A run with convolutions and autoencoders in phase 1, six times as long,
     # took smaller steps and ended behind on the probe (results/LOG.md).
     "laptop": dataclasses.replace(

@@ -6,6 +6,7 @@ With several processes (`celo.meta._hosts`) all compute, and process 0 alone rea
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -273,7 +274,8 @@ class _Run:
                 metrics = jax.device_get(metrics)
                 seconds = time.monotonic() - began
                 step, self.seconds = step + count, self.seconds + seconds
-                row = self._row(number, step, metrics, float(metrics.inner_steps) * count / seconds)
+                speed = float(metrics.inner_steps) * count / seconds
+                row = self._row(number, step, metrics, program.pairs, speed)
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 self.on_row(row)
@@ -318,7 +320,7 @@ class _Run:
         whole = hosts.gather((state, frozen))
         hosts.on_first(lambda: checkpoint.save(self.run / CHECKPOINT, whole, header))
 
-    def _row(self, number: int, step: int, metrics: OuterMetrics, speed: float) -> dict[str, Any]:
+    def _row(self, number: int, step: int, metrics: OuterMetrics, pairs: int, speed: float) -> dict[str, Any]:
         kinds = kinds_of(self.families[number])
         return {
             "phase": self.phases[number].name,
@@ -326,6 +328,9 @@ class _Run:
             "meta_loss": float(metrics.meta_loss),
             "tasks": dict(zip(kinds, metrics.task_losses.tolist(), strict=True)),
             "gradient_norm": float(metrics.gradient_norm),
+            "gradient_snr": signal_to_noise(
+                float(metrics.gradient_square), float(metrics.pair_square), pairs
+            ),
             "nonfinite_fraction": float(metrics.nonfinite),
             "inner_steps_per_second": round(speed, 1),
             "seconds": round(self.seconds, 3),
@@ -349,6 +354,24 @@ def _note(row: dict[str, Any]) -> str:
     speed = f"{row['inner_steps_per_second']:,.0f} inner steps/s"
     tasks = ", ".join(f"{task} {loss:.4g}" for task, loss in row["tasks"].items())
     return f"meta-loss {row['meta_loss']:.4f} {speed}\ntraining loss: {tasks}"
+
+
+def signal_to_noise(gradient_square: float, pair_square: float, pairs: int) -> float | None:
+    """Signal over noise of a meta-gradient, in squared lengths, from how far pairs are apart.
+
+    The mean of N independent estimates has 1/N of the variance of one. What pairs of different tasks differ
+    by counts as noise. Around 0, and as often below it, where the gradient is nothing but noise.
+
+    Args:
+      gradient_square: squared norm of the mean over pairs, an average over outer steps.
+      pair_square: mean over pairs of the squared norm of each one's own estimate, averaged likewise.
+      pairs: their number N.
+
+    Returns:
+      None if there is one pair only, no noise, or the estimator does not say.
+    """
+    noise = (pair_square - gradient_square) / (pairs - 1) if pairs > 1 else math.nan
+    return (gradient_square - noise) / noise if noise > 0 and math.isfinite(noise) else None
 
 
 def _count_rows(path: Path) -> int:

@@ -11,8 +11,10 @@ from celo import _tree as tree
 from celo._errors import CeloError
 from celo._types import Array, Key, ModelState, OptState, Params, Theta
 from celo.meta._estimators.base import Trajectory
+from celo.meta._expert import Expert
 from celo.meta._objective import Objective
 from celo.optimizers._base import LearnedOptimizer
+from celo.optimizers._horizon import prolonged
 from celo.tasks._base import TaskFamily, value_and_grad
 
 
@@ -26,6 +28,7 @@ class UnrollState(NamedTuple):
     opt_state: OptState
     step: Array  # int32, inner steps taken
     num_steps: Array  # int32, the horizon
+    expert_state: Any = ()  # of `Unroll.expert`, if there is one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Unroll:
       truncation_length: K, the `length` that `run` will be called with.
       objective: the cost of each step, which meta-training lowers.
       frozen: weights of θ that are used but not given by the estimator (not perturbed, not trained).
+      expert: a hand-made optimizer that takes part in the steps (teacher forcing), or None.
 
     Raises:
       CeloError: if the horizons are not 1 <= min <= max, or max is below one truncation.
@@ -56,6 +60,7 @@ class Unroll:
     horizon_power: float = 1.0
     objective: Objective = dataclasses.field(default_factory=Objective)
     frozen: Theta = dataclasses.field(default_factory=dict)
+    expert: Expert | None = None
 
     def __post_init__(self):
         if not 1 <= self.horizon_min <= self.horizon_max or self.horizon_max < self.truncation_length:
@@ -91,7 +96,16 @@ class Unroll:
         num_steps = self._horizon(key_horizon, self.horizon_power)
         opt_state = self._init_optimizer(theta, params, num_steps)
         step = jnp.zeros((), jnp.int32)
-        return UnrollState(index, task, params, model_state, opt_state, step, num_steps)
+        expert_state = self.expert.init(params) if self.expert else ()
+        return UnrollState(index, task, params, model_state, opt_state, step, num_steps, expert_state)
+
+    def prolong(self, state: UnrollState, key: Key) -> UnrollState:
+        """The same problem, with as many steps before it as a new one would have: an end becomes a middle.
+
+        The optimizer's state is told the longer horizon where it keeps time, as `celo.with_horizon` does.
+        """
+        num_steps = state.step + self._horizon(key, self.horizon_power)
+        return state._replace(num_steps=num_steps, opt_state=prolonged(state.opt_state, num_steps))
 
     def run(self, theta: Theta, state: UnrollState, key: Key, length: int) -> tuple[UnrollState, Trajectory]:
         """`length` inner steps; a problem that has ended is replaced by a new one first."""
@@ -106,19 +120,26 @@ class Unroll:
             updates, opt_state = self.optimizer.update(
                 tree.united(self.frozen, theta), grads, state.opt_state, state.params, value=loss
             )
-            params = jax.tree.map(jnp.add, state.params, updates)
             finite = jnp.isfinite(loss)
             taken = state.step + 1
             loss = jnp.where(finite, jnp.clip(loss, 0.0, self.family.loss_cap), self.family.loss_cap)
             passed = taken.astype(jnp.float32) / state.num_steps.astype(jnp.float32)
-            seen = Trajectory(
-                losses=loss,
-                costs=self.objective.cost(loss, passed, self.family.loss_cap),
-                nonfinite=~finite,
-                ended=taken >= state.num_steps,
-            )
-            state = state._replace(params=params, model_state=model_state, opt_state=opt_state, step=taken)
-            return state, seen
+            cost, expert_state = self.objective.cost(loss, passed, self.family.loss_cap), ()
+            if self.expert:
+                before = state.step.astype(jnp.float32) / state.num_steps.astype(jnp.float32)
+                updates, distance, expert_state = self.expert.force(
+                    updates, grads, state.expert_state, state.params, before
+                )
+                cost = self.expert.cost(cost, distance)
+            params = jax.tree.map(jnp.add, state.params, updates)
+            seen = Trajectory(losses=loss, costs=cost, nonfinite=~finite, ended=taken >= state.num_steps)
+            return state._replace(
+                params=params,
+                model_state=model_state,
+                opt_state=opt_state,
+                step=taken,
+                expert_state=expert_state,
+            ), seen
 
         draws = self.family.draw(key_data, length)
         return jax.lax.scan(step, state, (draws, jax.random.split(key_loss, length)))

@@ -26,6 +26,8 @@ class DecayedState(NamedTuple):
     step: Array  # int32, steps taken
     num_steps: Array  # int32, the horizon
 
+    keeps_time = True  # `with_horizon` finds it by this
+
 
 @dataclasses.dataclass(frozen=True)
 class DecayedRule(LearnedOptimizer):

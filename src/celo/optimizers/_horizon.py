@@ -34,18 +34,23 @@ def with_horizon(state: OptState, num_steps: int | Array) -> OptState:
     Raises:
       CeloError: if `num_steps` is not a positive whole number, or there is no learned schedule in `state`.
     """
-    total = jnp.asarray(check_num_steps(num_steps), jnp.int32)
+    check_num_steps(num_steps)
     found = []
+    map_clocks(found.append, state)
+    if not found:
+        raise _nothing("learned schedule", state, "celo.celo(num_steps)")
+    return prolonged(state, num_steps)
+
+
+def prolonged(state: OptState, num_steps: int | Array) -> OptState:
+    """As `with_horizon`, for the state of any learned optimizer: one that keeps no time stays as it is."""
+    total = jnp.asarray(num_steps, jnp.int32)
 
     def extend(clock: Any) -> Any:
-        found.append(clock)
         clock = _stretched(clock, total)
         return clock._replace(sized_for=total) if isinstance(clock, ScheduleState) else clock
 
-    changed = map_clocks(extend, state)
-    if not found:
-        raise _nothing("learned schedule", state, "celo.celo(num_steps)")
-    return changed
+    return map_clocks(extend, state)
 
 
 def cool_down(state: OptState, num_steps: int | Array) -> OptState:
@@ -85,7 +90,9 @@ def cool_down(state: OptState, num_steps: int | Array) -> OptState:
 
 
 def _stretched(schedule: Any, num_steps: Array) -> Any:
-    """What keeps time with another horizon, its averages read off at the new time scales."""
+    """What keeps time with another horizon, its averages, if any, read off at the new time scales."""
+    if not hasattr(schedule, "losses"):
+        return schedule._replace(num_steps=num_steps)
     old, new = _schedule.half_lives(schedule.num_steps), _schedule.half_lives(num_steps)
     losses = schedule.losses
     count = jnp.maximum(losses.step, 1).astype(jnp.float32)

@@ -322,7 +322,7 @@ def hold_plateau(
 def map_clocks(function: Callable[..., Any], state: OptState, *others: OptState) -> OptState:
     """The last of some states of one structure, its parts that keep time replaced.
 
-    Such a part is a named tuple with `step`, `num_steps` and `losses` that says so by `keeps_time`.
+    Such a part is a named tuple with `step`, `num_steps` and perhaps `losses` that says so by `keeps_time`.
 
     Args:
       function: of that part of each state.

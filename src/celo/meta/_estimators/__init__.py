@@ -10,6 +10,7 @@ from functools import partial
 from celo.meta._estimators.base import GradientEstimator
 from celo.meta._estimators.full_es import FullES
 from celo.meta._estimators.pes import PES, WHOLE_LIFE
+from celo.meta._estimators.resuming import Resuming
 from celo.meta._estimators.truncated_es import TruncatedES
 
 ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
@@ -21,4 +22,6 @@ ESTIMATORS: dict[str, Callable[..., GradientEstimator]] = {
 }
 """Estimators of the meta-gradient by name: (problem, truncation_length, std) -> an estimator."""
 
-__all__ = ["ESTIMATORS", "PES", "FullES", "GradientEstimator", "TruncatedES"]
+RESUMABLE = ("pes", "nres")  # those that `Resuming` takes
+
+__all__ = ["ESTIMATORS", "PES", "RESUMABLE", "FullES", "GradientEstimator", "Resuming", "TruncatedES"]

@@ -5,6 +5,7 @@ Both sides share task, initialisation, horizon and data, so that the difference 
 doing. Axes come in this order: particle [N], side [2] (plus, minus), step [K].
 """
 
+import math
 from typing import Any
 
 import jax
@@ -65,7 +66,28 @@ def es_gradient(epsilon: Theta, difference: Array, std: float) -> Theta:
     return jax.tree.map(one, epsilon)
 
 
-def truncation_estimate(trajectory: Trajectory, gradient: Theta) -> Estimate:
+def pair_square(std: float, *sums: tuple[Array, Theta]) -> Array:
+    """Mean over particles of the squared norm of what each would say alone: signal and noise together.
+
+    Args:
+      std: deviation σ of the noise.
+      sums: (difference [N], noise with leaves [N, ...]); a particle's estimate is the sum of their products,
+        over 2 σ².
+    """
+    # Behind a barrier, so that it changes nothing in how the gradient beside it is compiled, and rounded.
+    (difference, noise), *more = jax.lax.optimization_barrier(sums)
+
+    def one(eps: Array, *others: Array) -> Array:
+        total = expand(difference, eps) * eps
+        for (weight, _), other in zip(more, others, strict=True):
+            total += expand(weight, other) * other
+        return jnp.sum(jnp.square(total))
+
+    squares = jax.tree.leaves(jax.tree.map(one, noise, *(other for _, other in more)))
+    return sum(squares, jnp.zeros(())) / (len(difference) * (2.0 * std**2) ** 2)
+
+
+def truncation_estimate(trajectory: Trajectory, gradient: Theta, square: Any = math.nan) -> Estimate:
     """The estimate from one truncation of every particle, of which every step counts."""
     return Estimate(
         meta_loss=jnp.mean(trajectory.costs),
@@ -73,6 +95,7 @@ def truncation_estimate(trajectory: Trajectory, gradient: Theta) -> Estimate:
         particle_losses=jnp.mean(trajectory.losses, axis=(1, 2)),
         nonfinite=jnp.mean(trajectory.nonfinite, dtype=jnp.float32),
         inner_steps=jnp.full((), trajectory.losses.size, jnp.float32),
+        pair_square=square,
     )
 
 

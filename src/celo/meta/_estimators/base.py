@@ -1,6 +1,7 @@
 """What a meta-gradient estimator sees (an unrolled problem) and what it gives (a gradient of θ)."""
 
 import abc
+import math
 from typing import Any, NamedTuple, Protocol
 
 from celo._types import Array, Key, Theta
@@ -36,6 +37,10 @@ class UnrolledProblem(Protocol):
         """Goes `length` steps on. Equal keys mean equal data and, after an end, equal new problems."""
         ...
 
+    def prolong(self, state: Any, key: Key) -> Any:
+        """A problem that has ended, with as many steps before it as a new one has; for `Resuming` alone."""
+        ...
+
 
 class Estimate(NamedTuple):
     """One estimate of the meta-gradient."""
@@ -45,6 +50,8 @@ class Estimate(NamedTuple):
     particle_losses: Array  # [particles], mean losses, for reports
     nonfinite: Array  # scalar, the fraction of inner steps whose loss was not finite
     inner_steps: Array  # float32 scalar, its cost: inner steps taken by both sides of all particles
+    # Scalar, mean over particles of the squared norm of each one's own estimate; NaN where it is not known.
+    pair_square: Array | float = math.nan
 
 
 class GradientEstimator(abc.ABC):

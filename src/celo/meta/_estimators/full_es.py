@@ -86,12 +86,14 @@ class FullES(GradientEstimator):
         epsilon, sides, keys = jax.vmap(begin)(state.number)
         lives = self._live(theta, epsilon, sides, keys)
         costs = lives.latest if self.final else lives.total / lives.steps[:, None]
+        difference = costs[:, 0] - costs[:, 1]
         estimate = Estimate(
             meta_loss=jnp.mean(costs),
-            gradient=antithetic.es_gradient(epsilon, costs[:, 0] - costs[:, 1], self.std),
+            gradient=antithetic.es_gradient(epsilon, difference, self.std),
             particle_losses=jnp.mean(lives.losses, axis=1) / lives.steps,
             nonfinite=jnp.sum(lives.nonfinite) / (2.0 * jnp.sum(lives.steps)),
             inner_steps=2.0 * len(keys) * self.truncation_length * lives.truncations.astype(jnp.float32),
+            pair_square=antithetic.pair_square(self.std, (difference, epsilon)),
         )
         return estimate, state
 

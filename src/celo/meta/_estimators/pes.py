@@ -71,6 +71,11 @@ class PES(GradientEstimator):
 
     def estimate(self, theta: Theta, state: PESState, key: Key) -> tuple[Estimate, PESState]:
         """One truncation of every pair in `state`."""
+        estimate, state, _ = self.watch(theta, state, key)
+        return estimate, state
+
+    def watch(self, theta: Theta, state: PESState, key: Key) -> tuple[Estimate, PESState, Trajectory]:
+        """`estimate`, and what it is made of: trajectories of both sides of each pair, [particles, 2, K]."""
 
         def draw(pair: PESState) -> tuple[Theta, Theta, Array]:
             """(epsilon, earlier, used) that act on this truncation."""
@@ -93,18 +98,18 @@ class PES(GradientEstimator):
         sides, trajectory = jax.vmap(run)(state, epsilon)
         difference = trajectory.costs[:, 0] - trajectory.costs[:, 1]
         ended = trajectory.ended[:, 0]  # both sides end together
+        fresh = antithetic.began_within(ended)
+        count = jnp.full(difference.shape[:1], self.truncation_length, jnp.float32)
+        shares = _shares(*jax.lax.optimization_barrier((difference, fresh, count)))
+        square = antithetic.pair_square(self.std, *zip(shares, (epsilon, earlier), strict=True))
         gradient, earlier = pes_gradient(
-            difference,
-            fresh=antithetic.began_within(ended),
-            count=jnp.full(difference.shape[:1], self.truncation_length, jnp.float32),
-            epsilon=epsilon,
-            earlier=earlier,
-            std=self.std,
+            difference, fresh=fresh, count=count, epsilon=epsilon, earlier=earlier, std=self.std
         )
-        estimate = antithetic.truncation_estimate(trajectory, gradient)
+        estimate = antithetic.truncation_estimate(trajectory, gradient, square)
         positive = jax.tree.map(lambda x: x[:, 0], sides)
         negative = jax.tree.map(lambda x: x[:, 1], sides)
-        return estimate, PESState(state.number, positive, negative, epsilon, earlier, used, ended[:, -1])
+        state = PESState(state.number, positive, negative, epsilon, earlier, used, ended[:, -1])
+        return estimate, state, trajectory
 
     def _keys(self, key: Key, pair: PESState) -> tuple[Key, Key]:
         """(for the noise, for the run) of one pair."""
@@ -136,8 +141,7 @@ def pes_gradient(
       (gradient, earlier): the mean over particles; and `earlier` as it stands for the problem that is
       there at the end, zero for one that began within the truncation.
     """
-    old_share = jnp.sum(jnp.where(fresh, 0.0, difference), axis=1) / count
-    all_share = jnp.sum(difference, axis=1) / count
+    all_share, old_share = _shares(difference, fresh, count)
 
     def one(eps: Array, acc: Array) -> Array:
         weighted = antithetic.expand(all_share, eps) * eps + antithetic.expand(old_share, acc) * acc
@@ -146,3 +150,9 @@ def pes_gradient(
     gradient = jax.tree.map(one, epsilon, earlier)
     began = jnp.any(fresh, axis=1)
     return gradient, jax.tree.map(lambda acc: jnp.where(antithetic.expand(began, acc), 0.0, acc), earlier)
+
+
+def _shares(difference: Array, fresh: Array, count: Array) -> tuple[Array, Array]:
+    """Mean differences [N] that this truncation's noise, and that earlier noise, had a hand in."""
+    all_share = jnp.sum(difference, axis=1) / count
+    return all_share, jnp.sum(jnp.where(fresh, 0.0, difference), axis=1) / count

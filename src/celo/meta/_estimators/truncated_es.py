@@ -74,4 +74,6 @@ class TruncatedES(GradientEstimator):
         epsilon, problem, trajectory = jax.vmap(particle)(*state)
         difference = jnp.mean(trajectory.costs[:, 0] - trajectory.costs[:, 1], axis=1)
         gradient = antithetic.es_gradient(epsilon, difference, self.std)
-        return antithetic.truncation_estimate(trajectory, gradient), TruncatedESState(state.number, problem)
+        square = antithetic.pair_square(self.std, (difference, epsilon))
+        estimate = antithetic.truncation_estimate(trajectory, gradient, square)
+        return estimate, TruncatedESState(state.number, problem)
