@@ -161,13 +161,13 @@ def collectives(program):
 
 
 def test_only_the_gradient_and_scalars_cross_devices(topologies):
-    """One all-reduce in the loop, θ and two scalars; one after it, a scalar a kind and one more."""
+    """One all-reduce in the loop, θ and three scalars; one after it, a scalar a kind and one more."""
     theta = theta_in(topologies / "start-1.npz")
     size = sum(array.nbytes for array in theta.values())
     assert size == 4 * 154
     for pairs in (8, 16):
         program = (topologies / f"program-{pairs}.hlo").read_text()
-        assert collectives(program) == [("all-reduce", size + 2 * 4), ("all-reduce", 2 * 4)]
+        assert collectives(program) == [("all-reduce", size + 3 * 4), ("all-reduce", 2 * 4)]
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_phase_2_begins_with_the_lesson_and_only_its_beginning_does(tmp_path, mo
     def run(recipe, phase=None):
         begun.clear()
         saved = None if phase is None else checkpoint.pack({}, {"phase": phase, "seconds": 0.0, "rows": 0})
-        _run._Run(tmp_path, Recipe(**recipe), "xla", (), 1.0, None, None).finish(saved)
+        _run._Run(tmp_path, Recipe(**recipe), "xla", (), 1.0, None, None, None).finish(saved)
         return dict(begun)
 
     whole = run(TINY)

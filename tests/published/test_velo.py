@@ -161,7 +161,9 @@ def test_half_of_it_is_refused(tmp_path):
     with pytest.raises(CeloError, match=r"taken for velo_4000, but missing: mix_layer1\.weight"):
         convert([mlp], ours)
     convert([rnn, mlp], ours)
-    with pytest.raises(CeloError, match="only mulo have a PyTorch form, not 'velo_4000'"):
+    with pytest.raises(
+        CeloError, match="only mulo, celo2 and celo2_base have a PyTorch form, not 'velo_4000'"
+    ):
         convert(ours, tmp_path / "back.safetensors")
     with pytest.raises(CeloError, match="several files make one"):
         convert([rnn, mlp], tmp_path / "back.state")

@@ -53,7 +53,7 @@ def plain(data, clip=None):
     return model, losses
 
 
-ROUNDING = 5e-3  # orthogonalised steps magnify that of sums taken in another order
+ROUNDING = 2e-2  # orthogonalised steps magnify that of sums taken in another order
 
 
 def apart(model, other):

@@ -16,10 +16,8 @@ def complete(parser: argparse.ArgumentParser) -> None:
         return
     try:
         argcomplete = importlib.import_module("argcomplete")
-    except (
-        ImportError
-    ):  # of another environment than the shell's: no words are better than an error at each Tab
-        return
+    except ImportError:
+        return  # in an environment that the shell does not know: rather no words than an error at each Tab
     files = argcomplete.FilesCompleter()
 
     def words(prefix: str, action: argparse.Action, **rest: Any) -> Iterable[str]:

@@ -190,7 +190,8 @@ def differences(a: Settings, b: Settings) -> list[Difference]:
 
 def same_run(a: Settings, b: Settings) -> list[Difference]:
     """What keeps one record from taking the place of the other; empty if nothing does."""
-    return differences(a, b) + _unequal(a, b, ("contestant",))
+    facts = tuple(field.name for field in dataclasses.fields(ContestantFacts))
+    return differences(a, b) + _unequal(a.contestant, b.contestant, facts)
 
 
 def _tuning_of(a: Protocol, b: Protocol) -> tuple[str, ...]:
