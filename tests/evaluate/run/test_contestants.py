@@ -104,7 +104,7 @@ def test_code_of_ones_own_that_has_changed_is_not_taken_for_what_ran(tmp_path, o
     assert run([job(f"{own_module}:make")], tmp_path / "out", pool) == []
     assert len(pool.trials) == 3  # none of the two that had run before
     file.write_text(file.read_text() + "\n# again\n")
-    with pytest.raises(CeloError, match="made with the contestant"):
+    with pytest.raises(CeloError, match="made with the source_sha256"):
         run([job(f"{own_module}:make")], tmp_path / "out", Here())
 
 

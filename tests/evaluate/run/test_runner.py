@@ -28,7 +28,7 @@ def test_a_record_with_other_settings_is_not_taken_for_the_jobs(whole):
     with pytest.raises(CeloError, match=r"has adam on quadratic with num_steps 40, asked for is 50"):
         run([job("celo", longer)], whole, Here())
     other = dataclasses.replace(resolve_contestant("celo"), facts=ContestantFacts(weights_sha256="0" * 64))
-    with pytest.raises(CeloError, match="made with the contestant"):
+    with pytest.raises(CeloError, match="made with the weights_sha256"):
         run([Job(TASK, other, PROTOCOL, "xla")], whole, Here())
 
 
