@@ -126,7 +126,7 @@ class LearnedOptimizer(Optimizer):
             with torch.enable_grad():
                 returned = closure()
         value = self._loss(loss, returned)
-        work = [self._work(group) for group in self.param_groups]
+        work = [self._work(group) for group in self.param_groups]  # type: ignore[attr-defined]
         grads = [item.grad for of_group in work for item in of_group]
         if not grads:
             return returned
@@ -140,14 +140,14 @@ class LearnedOptimizer(Optimizer):
             self._step_group(group, of_group, good, guard if group["rule"] == "adamw" else factor)
         return returned
 
+    @torch.compiler.disable  # a compiled form is bound to these very gradients, and the next ones are others
     def _work(self, group: dict[str, Any]) -> list[Work]:
         """What of a group has a gradient, its state beside it."""
         found = []
-        for p in group["params"]:
-            if p.grad is not None:
-                _check_gradient(p.grad)
-                self._prepare(group, p)
-                found.append(Work(p, p, -p.grad if group["maximize"] else p.grad, self.state[p]))
+        for p in filter(lambda p: p.grad is not None, group["params"]):
+            _check_gradient(p.grad)
+            self._prepare(group, p)
+            found.append(Work(p, p, -p.grad if group["maximize"] else p.grad, self.state[p]))
         return found
 
     def _step_group(
