@@ -28,7 +28,6 @@ class LearnedOptimizer(Optimizer):
     """The base of all optimizers here; it says what is common to them.
 
     A subclass gives `_state_shapes`, `_steps`, and `_advance` if it has a schedule, and hands in its options.
-
     A parameter that is sharded (a DTensor, of `fully_shard` or tensor parallelism) is stepped whole: each
     process gathers one tensor at a time with its gradient and state, computes the same step, and keeps its
     shard. What is as large as the parameter lies sharded as it does; the small rest is on every process.
@@ -126,9 +125,11 @@ class LearnedOptimizer(Optimizer):
             with torch.enable_grad():
                 returned = closure()
         value = self._loss(loss, returned)
-        work = [self._work(group) for group in self.param_groups]  # type: ignore[attr-defined]
-        grads = [item.grad for of_group in work for item in of_group]
-        if not grads:
+        gather: Any = self._work
+        if torch.compiler.is_compiling():  # it would be bound to these very gradients, and compile each step
+            gather = torch.compiler.disable(gather)
+        work = [gather(group) for group in self.param_groups]
+        if not (grads := [item.grad for of_group in work for item in of_group]):
             return returned
         self._bring_shared_to(grads[0].device)
         good, guard = _nonfinite.judge(self._nonfinite, self.param_groups[0], grads, value)
@@ -140,7 +141,6 @@ class LearnedOptimizer(Optimizer):
             self._step_group(group, of_group, good, guard if group["rule"] == "adamw" else factor)
         return returned
 
-    @torch.compiler.disable  # a compiled form is bound to these very gradients, and the next ones are others
     def _work(self, group: dict[str, Any]) -> list[Work]:
         """What of a group has a gradient, its state beside it."""
         found = []
