@@ -11,10 +11,10 @@
 
 extern "C" {
 void celo_rule_steps(int64_t threads, const int64_t* dims, int64_t num_dims, bool row_along, int64_t count,
-                     const float* theta, const float* grad, const float* param, float* momenta, float* second_moment,
-                     float* row, float* col, float* update);
+                     bool own_networks, const float* theta, const float* grad, const float* param, float* momenta,
+                     float* second_moment, float* row, float* col, float* update);
 void celo_orthogonalize_matrices(int64_t threads, int64_t count, float* const* matrices, const int64_t* rows,
-                                 const int64_t* columns, float* lengths);
+                                 const int64_t* columns, float* lengths, bool muon);
 }
 
 namespace {
@@ -53,14 +53,16 @@ void rule(int64_t weights) {
   for (const int64_t n : dims) size *= n;
   const int64_t across = factored ? size / dims[1] : size, along = factored ? size / dims[3] : 1;
   const int64_t row = factored && row_along ? along : across, col = factored && row_along ? across : along;
-  const Floats theta = normal(weights, 0.1f), param = normal(count * size, 1);
+  const bool own_networks = between(0, 1);
+  const Floats theta = normal(weights * (own_networks ? count : 1), 0.1f), param = normal(count * size, 1);
   Floats grad = normal(count * size, std::pow(10.0f, (float)between(-8, 8)));
   grad[between(0, count * size - 1)] = between(0, 1) ? NAN : INFINITY;
   Floats momenta(3 * count * size), second(count * size), rows(3 * count * row), cols(3 * count * col);
   Floats update(count * size);
   for (int step = 0; step < 2; step++)
-    celo_rule_steps(threads, dims.data(), (int64_t)dims.size(), row_along, count, theta.data(), grad.data(),
-                    param.data(), momenta.data(), second.data(), rows.data(), cols.data(), update.data());
+    celo_rule_steps(threads, dims.data(), (int64_t)dims.size(), row_along, count, own_networks, theta.data(),
+                    grad.data(), param.data(), momenta.data(), second.data(), rows.data(), cols.data(),
+                    update.data());
   for (const Floats* x : {&momenta, &second, &rows, &update}) check(*x);
 }
 
@@ -77,7 +79,8 @@ void matrices() {
   }
   for (Floats& x : held) pointers.push_back(x.data());
   Floats lengths(count);
-  celo_orthogonalize_matrices(threads, count, pointers.data(), rows.data(), columns.data(), lengths.data());
+  celo_orthogonalize_matrices(threads, count, pointers.data(), rows.data(), columns.data(), lengths.data(),
+                              between(0, 1));
   for (const Floats& x : held) check(x);
   check(lengths);
 }
