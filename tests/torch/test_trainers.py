@@ -38,10 +38,10 @@ def batches(data, parts=1):
         yield whole if parts > 1 else whole[0]
 
 
-def plain(data, clip=None):
+def plain(data, clip=None, weights="celo"):
     """(model, losses) of the loop that others are held against."""
     model, losses = new_model(), []
-    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS)
+    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS, weights=weights)
     for x, y in batches(data):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y)
@@ -53,7 +53,7 @@ def plain(data, clip=None):
     return model, losses
 
 
-ROUNDING = 2e-2  # orthogonalised steps magnify that of sums taken in another order
+ROUNDING = 5e-3  # orthogonalised steps magnify that of sums taken in another order
 
 
 def apart(model, other):
@@ -76,9 +76,10 @@ def reference(data):
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_gradients_are_those_of_the_batch(data, reference, parts):
-    model = new_model()
-    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS)
+def test_accumulated_gradients_are_those_of_the_batch(data, parts):
+    """Element by element: orthogonalised steps magnify the rounding of sums taken in another order."""
+    model, whole = new_model(), plain(data, weights="celo-1")[0]
+    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS, weights="celo-1")
     for batch in batches(data, parts):
         optimizer.zero_grad()
         for x, y in batch:
@@ -86,7 +87,7 @@ def test_accumulated_gradients_are_those_of_the_batch(data, reference, parts):
             (loss / parts).backward()
             optimizer.report_loss(loss)
         optimizer.step()
-    assert apart(model, reference) < ROUNDING
+    assert apart(model, whole) < 1e-4
 
 
 def test_clipped_gradients_still_train(data, reference):
@@ -260,13 +261,14 @@ def trainer_of(transformers, data, folder, **arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parts", [1, 4])
-def test_transformers_takes_the_steps_of_the_plain_loop(transformers, data, reference, tmp_path, parts):
+def test_transformers_takes_the_steps_of_the_plain_loop(transformers, data, tmp_path, parts):
+    """Element by element, as above."""
     trainer = trainer_of(transformers, data, tmp_path, gradient_accumulation_steps=parts)
-    celo.torch.attach(trainer)
+    celo.torch.attach(trainer, weights="celo-1")
     trainer.train()
     assert trainer.optimizer.param_groups[0]["schedule_num_steps"] == STEPS
     assert trainer.optimizer.param_groups[0]["lr"] == 1
-    assert apart(trainer.model.net, reference) < ROUNDING
+    assert apart(trainer.model.net, plain(data, weights="celo-1")[0]) < 1e-4
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from celo._errors import CeloError, unknown_name
 from celo._limits import check_rate, check_steps
 from celo.torch import _adam, _native, _nonfinite, _schedule, _sharded
 from celo.torch._sharded import Work, workloads
-from celo.torch._weights import BoundWeights
+from celo.torch._weights import SCHEDULE, BoundWeights
 
 RULES = ("learned", "adamw")
 
@@ -27,7 +27,7 @@ _PARTICULAR = ("adam", "adam_multiplier", "min_rms", "orthogonalize")  # options
 class LearnedOptimizer(Optimizer):
     """The base of all optimizers here; it says what is common to them.
 
-    A subclass gives `_state_shapes`, `_steps`, and `_advance` if it has a schedule, and hands in its options.
+    A subclass gives `_state_shapes`, `_steps` and its options, and `_advance` if its schedule is not Celo's.
     A parameter that is sharded (a DTensor, of `fully_shard` or tensor parallelism) is stepped whole: each
     process gathers one tensor at a time with its gradient and state, computes the same step, and keeps its
     shard. What is as large as the parameter lies sharded as it does; the small rest is on every process.
@@ -101,7 +101,8 @@ class LearnedOptimizer(Optimizer):
           work: all parameters that take learned steps now, before they do.
           moves: 0 where all is to stay as it is.
         """
-        raise NotImplementedError
+        del work, moves  # Celo's scheduler looks at the loss alone
+        return _schedule.advance(self._theta(loss.device)[SCHEDULE], schedule, loss)
 
     # ---------------------------------------------------------------------- the step
 
@@ -384,9 +385,8 @@ class LearnedOptimizer(Optimizer):
                 self._restore_one(group, p, loaded["state"].get(index, {}))
         first = self.param_groups[0]
         for name in self._shared:
-            for group in self.param_groups:
-                group[name] = first[name]
-            self.defaults[name] = first[name]
+            for holder in (*self.param_groups, self.defaults):
+                holder[name] = first[name]
 
     def _restore_one(self, group: dict[str, Any], param: Tensor, saved: dict[str, Any]) -> None:
         fresh = self._fresh_state(group, param)

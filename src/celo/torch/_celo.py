@@ -176,21 +176,14 @@ class Celo(_RuleOptimizer):
         super().__init__(
             params,
             bound,
-            _options(
-                lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable, kernel
-            ),
+            _rule_steps.options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel)
+            | {"min_rms": min_rms, "orthogonalize": orthogonalize},
             schedule=_schedule.init(bound.theta[SCHEDULE], num_steps, plateau),
             nonfinite=nonfinite,
             average_loss=average_loss,
             differentiable=differentiable,
             fused=fused,
         )
-
-    def _advance(
-        self, schedule: _schedule.State, loss: Tensor, work: list[Work], moves: float | Tensor
-    ) -> tuple[Tensor, _schedule.State]:
-        del work, moves
-        return _schedule.advance(self._theta(loss.device)[SCHEDULE], schedule, loss)
 
 
 class CeloRule(_RuleOptimizer):
@@ -245,36 +238,11 @@ class CeloRule(_RuleOptimizer):
         super().__init__(
             params,
             bind(weights, (CELO_RULE,)),
-            _options(
-                lr, weight_decay, min_rms, per_layer, orthogonalize, maximize, foreach, capturable, kernel
-            ),
+            _rule_steps.options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel)
+            | {"min_rms": min_rms, "orthogonalize": orthogonalize},
             schedule=None,
             nonfinite=nonfinite,
             average_loss=False,
             differentiable=differentiable,
             fused=fused,
         )
-
-
-def _options(
-    lr: float | Tensor,
-    weight_decay: float,
-    min_rms: float | None,
-    per_layer: int,
-    orthogonalize: bool | None,
-    maximize: bool,
-    foreach: bool | None,
-    capturable: bool,
-    kernel: str,
-) -> dict[str, Any]:
-    return {
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "min_rms": min_rms,
-        "per_layer": per_layer,
-        "orthogonalize": orthogonalize,
-        "maximize": maximize,
-        "foreach": foreach,
-        "capturable": capturable,
-        "kernel": kernel,
-    }

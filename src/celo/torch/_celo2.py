@@ -168,7 +168,7 @@ class Celo2(_Celo2Optimizer):
         differentiable: bool = False,
         fused: bool | None = None,
     ):
-        options = _options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel)
+        options = _rule_steps.options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel)
         options |= {"adam": adam, "adam_multiplier": adam_multiplier, "orthogonalize": orthogonalize}
         super().__init__(
             params,
@@ -226,30 +226,10 @@ class Celo2Base(_Celo2Optimizer):
         super().__init__(
             params,
             bind(weights, (CELO2_RULE,)),
-            _options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel),
+            _rule_steps.options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel),
             schedule=None,
             nonfinite=nonfinite,
             average_loss=False,
             differentiable=differentiable,
             fused=fused,
         )
-
-
-def _options(
-    lr: float | Tensor,
-    weight_decay: float,
-    per_layer: int,
-    maximize: bool,
-    foreach: bool | None,
-    capturable: bool,
-    kernel: str,
-) -> dict[str, Any]:
-    return {
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "per_layer": per_layer,
-        "maximize": maximize,
-        "foreach": foreach,
-        "capturable": capturable,
-        "kernel": kernel,
-    }

@@ -72,12 +72,6 @@ class CeloAdam(LearnedOptimizer):
             fused=fused,
         )
 
-    def _advance(
-        self, schedule: _schedule.State, loss: Tensor, work: list[Work], moves: float | Tensor
-    ) -> tuple[Tensor, _schedule.State]:
-        del work, moves
-        return _schedule.advance(self._theta(loss.device)[SCHEDULE], schedule, loss)
-
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         return _adam.state_shapes(param)
 

@@ -21,6 +21,27 @@ Batch = tuple[list[Work], Tensor]  # tensors of one shape, and their steps [n, *
 _Owned = tuple[Work, Tensor]  # a tensor, and its network
 
 
+def options(
+    lr: float | Tensor,
+    weight_decay: float,
+    per_layer: int,
+    maximize: bool,
+    foreach: bool | None,
+    capturable: bool,
+    kernel: str,
+) -> dict[str, Any]:
+    """What groups of all optimizers with such rules may have of their own."""
+    return {
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "per_layer": per_layer,
+        "maximize": maximize,
+        "foreach": foreach,
+        "capturable": capturable,
+        "kernel": kernel,
+    }
+
+
 def state_shapes(group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
     """The shapes of a parameter's statistics.
 

@@ -99,15 +99,7 @@ class VeLO(LearnedOptimizer):
         super().__init__(
             params,
             _scaled(bind(weights, _parts), mixture_scale),
-            {
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "per_layer": per_layer,
-                "maximize": maximize,
-                "foreach": foreach,
-                "capturable": capturable,
-                "kernel": kernel,
-            },
+            _rule_steps.options(lr, weight_decay, per_layer, maximize, foreach, capturable, kernel),
             schedule=_schedule.init_clock(num_steps, plateau),
             nonfinite=nonfinite,
             average_loss=average_loss,
