@@ -1,4 +1,5 @@
-// Sixteen numbers at a time: vectors of floats, by AVX-512 where the CPU has it, else as the compiler makes them.
+// Several numbers at a time: vectors of sixteen floats where the CPU has AVX-512, else of eight, by AVX or as the
+// compiler makes them. A vector wider than the CPU's would be kept in memory.
 
 #pragma once
 
@@ -7,17 +8,26 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
 namespace celo {
 
+#if defined(__AVX512F__)
 constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
 typedef float V __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VI __attribute__((vector_size(4 * kLanes)));
 
 inline V all(float x) { return x - V{}; }
+inline VI numbers() {  // 0, 1, 2, ...
+  VI x;
+  for (int i = 0; i < kLanes; i++) x[i] = i;
+  return x;
+}
 
 #if defined(__AVX512F__)
 inline V load(const float* p) { return (V)_mm512_loadu_ps(p); }
@@ -31,6 +41,23 @@ inline V inverse_sqrt(V x) {  // an estimate of 14 bits and one step of Newton's
   return y * (1.5f - 0.5f * x * y * y);
 }
 inline float total(V x) { return _mm512_reduce_add_ps((__m512)x); }
+#elif defined(__AVX__)
+inline __m256i before(int n) { return (__m256i)(numbers() < n); }
+inline V load(const float* p) { return (V)_mm256_loadu_ps(p); }
+inline void store(float* p, V x) { _mm256_storeu_ps(p, (__m256)x); }
+inline V load(const float* p, int n) { return (V)_mm256_maskload_ps(p, before(n)); }
+inline void store(float* p, V x, int n) { _mm256_maskstore_ps(p, before(n), (__m256)x); }
+inline V larger(V a, V b) { return (V)_mm256_max_ps((__m256)a, (__m256)b); }
+inline V smaller(V a, V b) { return (V)_mm256_min_ps((__m256)a, (__m256)b); }
+inline V inverse_sqrt(V x) {  // an estimate of 12 bits and one step of Newton's method
+  V y = (V)_mm256_rsqrt_ps((__m256)x);
+  return y * (1.5f - 0.5f * x * y * y);
+}
+inline float total(V x) {
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) x[i] += x[i + half];
+  return x[0];
+}
 #else
 inline V load(const float* p) {
   V x;
@@ -82,7 +109,7 @@ inline void by_lanes(int64_t n, Body body) {
   for (; j + kLanes <= n; j += kLanes)
     body(j, [](const float* p) { return load(p); }, [](float* p, V x) { store(p, x); }, [](V x) { return x; });
   if (const int rest = (int)(n - j); rest > 0) {
-    const V there = (V)(VI{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} < rest);
+    const V there = (V)(numbers() < rest);
     body(j, [rest](const float* p) { return load(p, rest); }, [rest](float* p, V x) { store(p, x, rest); },
          [there](V x) { return (V)((VI)x & (VI)there); });
   }

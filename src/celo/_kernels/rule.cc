@@ -163,22 +163,30 @@ inline void first_layer(const BoundNetwork<Rule>& net, const Tensor& t, int64_t 
                         const V (&grad_factor)[3], const V (&momentum_factor)[3], V (&unit)[Rule::kHidden]) {
   const V g = clean(get(t.grad + at)), p = get(t.param + at), v = get(t.new_second + at);
   const V inverse_rms = inverse_sqrt(v + Rule::kSecondMomentFloor);
+  // A sum waits for itself at each multiply-add: with few units there are two for each, with many no room for that.
+  constexpr bool kTwo = Rule::kHidden <= 4;
+  V second[Rule::kHidden] = {};
   const auto take = [&](int k, V x) {
     for (int j = 0; j < Rule::kHidden; j++) unit[j] += net.w0[k][j] * x;
   };
+  const auto take_too = [&](int k, V x) {
+    for (int j = 0; j < Rule::kHidden; j++) (kTwo ? second : unit)[j] += net.w0[k][j] * x;
+  };
   take(kGrad, g);
-  take(kClippedGrad, smaller(larger(g, all(-0.1f)), all(0.1f)));
+  take_too(kClippedGrad, smaller(larger(g, all(-0.1f)), all(0.1f)));
   take(kParam, p);
-  take(kSecondMoment, v);
+  take_too(kSecondMoment, v);
   take(kInverseRms, inverse_rms);
-  take(kGradOverRms, g * inverse_rms);
+  take_too(kGradOverRms, g * inverse_rms);
   for (int k = 0; k < 3; k++) {
     const V m = get(t.new_momentum[k] + at);
     take(kMomentum + k, m);
-    take(kMomentumOverRms + k, m * inverse_rms);
+    take_too(kMomentumOverRms + k, m * inverse_rms);
     take(kFactoredGrad + k, g * grad_factor[k]);
-    if (kWithFactoredMomentum) take(kFactoredMomentum + k, m * momentum_factor[k]);
+    if (kWithFactoredMomentum) take_too(kFactoredMomentum + k, m * momentum_factor[k]);
   }
+  if (kTwo)
+    for (int j = 0; j < Rule::kHidden; j++) unit[j] += second[j];
 }
 
 using Runner = void (*)(Pool&, int64_t, const Tensor&, const Shape&);
