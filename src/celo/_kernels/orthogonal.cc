@@ -4,8 +4,9 @@
 // matrix's shorter side. What is different is the order. Each symmetric product is computed in one triangle and
 // mirrored; small matrices are taken whole by one thread each, large ones by all threads together.
 //
-// Matrices are worked on in *panels* as wide as a vector, 16 or 8 columns, each contiguous [depth, width] and padded
-// with zeros: with both factors in panels a product is a sum of outer products, squares that stay in registers.
+// Matrices are worked on in *panels* of as many columns as a vector has lanes (16 by AVX-512), each contiguous [depth, 16]
+// and padded with zeros: with both factors in panels a product is a sum of outer products of 16 by 16, which stay in
+// registers.
 
 #include <algorithm>
 #include <array>
@@ -47,15 +48,13 @@ struct Tile {
 
 // c += a^T b over two panels of that depth.
 inline void multiply_add(const float* a, const float* b, int64_t depth, Tile& c) {
-  V sum[kTile];
-  for (int i = 0; i < kTile; i++) sum[i] = c.row[i];
+  Tile sum = c;
   for (int64_t d = 0; d < depth; d++) {
     const V right = load(b + d * kTile);
-    const float* left = a + d * kTile;
 #pragma GCC unroll 16
-    for (int i = 0; i < kTile; i++) sum[i] += left[i] * right;
+    for (int i = 0; i < kTile; i++) sum.row[i] += a[d * kTile + i] * right;
   }
-  for (int i = 0; i < kTile; i++) c.row[i] = sum[i];
+  c = sum;
 }
 
 inline V load_part(const float* p, int64_t n) { return n >= kLanes ? load(p) : load(p, (int)n); }
@@ -63,7 +62,7 @@ inline void store_part(float* p, V x, int64_t n) { n >= kLanes ? store(p, x) : s
 
 inline void transpose(Tile& t) {
 #if defined(__GNUC__) && !defined(__clang__)
-  const VI lane = numbers();
+  const VI lane = lanes();
 #pragma GCC unroll 4
   for (int half = kTile / 2; half > 0; half /= 2) {  // blocks off the diagonal change places
     const VI right = (lane & half) != 0;
@@ -109,7 +108,7 @@ struct Matrix {  // [rows, columns], row by row
 // their products are symmetric too.
 struct Symmetric {
   int64_t k;
-  float* values;  // [panels, k, width]
+  float* values;  // [panels, k, kTile]
   static int64_t size(int64_t k) { return panels(k) * panels(k) * kTile * kTile; }
   int64_t tiles() const { return panels(k) * (panels(k) + 1) / 2; }  // of one triangle
   const float* panel(int64_t p) const { return values + p * panels(k) * kTile * kTile; }
@@ -235,7 +234,7 @@ void orthogonalize(Pool& pool, int64_t chunks, const Job& job, const Iteration& 
   static thread_local std::vector<float> kept;  // for small matrices an allocation costs as much as the work
   std::vector<float> own;
   const int64_t square = Symmetric::size(k), pack = panels(k) * kTile * kDepth;
-  const int64_t needed = 5 * square + (chunks - 1) * square + chunks * pack + kLanes;
+  const int64_t needed = 5 * square + (chunks - 1) * square + chunks * pack + 16;  // for the alignment
   std::vector<float>& buffer = chunks == 1 ? kept : own;  // others write to it where chunks > 1
   if ((int64_t)buffer.size() < needed) buffer.resize(needed);
   float* free = (float*)(((uintptr_t)buffer.data() + 63) / 64 * 64);

@@ -11,7 +11,7 @@
 
 namespace celo {
 
-constexpr int64_t kTile = kLanes;  // rows and columns of the blocks that matrices are worked on in
+constexpr int kTile = kLanes;  // rows and columns of the blocks that matrices are worked on in
 inline int64_t panels(int64_t columns) { return (columns + kTile - 1) / kTile; }
 
 struct Job {
