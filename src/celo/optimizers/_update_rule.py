@@ -1,7 +1,7 @@
 """Celo's update rule over a model: one small network, shared by all parameters, turns statistics into steps.
 
 Celo (arXiv 2501.12670), section 3; `_kernels.rule_network` has the mathematics for one tensor. A tensor that
-begins at zero hardly moves under the published rule. Ours may have one setting more, `log_min_rms`: in the
+begins at zero hardly moves under the published rule. Ours may have one weight more, `log_min_rms`: in the
 length of its step a tensor counts as at least the exponential of that. And where they have `log_matrix_gain`,
 the steps of matrices are orthogonalised (`_matrix_steps`).
 """
@@ -72,9 +72,8 @@ class UpdateRule(LearnedOptimizer):
         MATRIX_GAIN: (),
         START_POWER: (),
     }
-    # Meta-training on its short runs would take the first beyond 1 and the second to a tenth, where long and
-    # unlike trainings want neither (results/LOG.md).
-    fixed_theta: ClassVar[tuple[str, ...]] = (START_POWER, MIN_RMS)
+    # Meta-training on short runs would take it beyond 1, where long ones want half of that (results/LOG.md).
+    fixed_theta: ClassVar[tuple[str, ...]] = (START_POWER,)
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
