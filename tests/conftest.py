@@ -14,9 +14,12 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import jax
 import pytest
 
+from celo._jaxlib import avoid_faults
+
+avoid_faults()
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Dispatched asynchronously, a vmapped program on CPUs waited for ever, all of XLA's threads idle (twice in
-# `test_suite_tasks`, with nothing cached; others report the same).
+# `test_suite_tasks`, with nothing cached; others report the same). `avoid_faults` may have mended that, too.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 

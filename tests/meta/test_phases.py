@@ -9,9 +9,10 @@ import pytest
 
 from celo._errors import CeloError
 from celo.meta import RECIPES, Recipe, make_recipe
-from celo.meta._phases import first_theta, kinds_of, largest_model, phases, task_families
+from celo.meta._phases import first_theta, kinds_of, largest_model, last_theta, phases, task_families
 from celo.optimizers import OPTIMIZERS, Celo, CeloAdam, DecayedRule, Entry, TrainingPhase, UpdateRule
 from celo.tasks import Augmented, Quadratics, make_task
+from celo.weights import flatten
 
 STEPS = {"rule_steps": 40, "scheduler_steps": 30, "refinement_steps": 20, "finish_steps": 10}
 
@@ -84,6 +85,17 @@ def test_weights_that_a_recipe_asks_for_begin_at_what_it_says(key):
     assert found["log_matrix_gain"] == 0  # a gain of one
     np.testing.assert_allclose(np.exp(found["log_min_rms"]), 0.25, rtol=1e-6)
     assert not {"log_matrix_gain", "log_min_rms"} & first_theta(Recipe(), key)["update_rule"].keys()
+
+
+def test_the_floor_of_sizes_is_put_back_at_the_end_and_nothing_else(key):
+    recipe = Recipe(orthogonalize=True, min_rms=0.25, start_power=0.5)
+    theta = jax.tree.map(lambda weight: weight - 1.0, first_theta(recipe, key))
+    found, before = flatten(last_theta(recipe, theta)), flatten(theta)
+    np.testing.assert_allclose(np.exp(found.pop("update_rule/log_min_rms")), 0.25, rtol=1e-6)
+    del before["update_rule/log_min_rms"]
+    jax.tree.map(np.testing.assert_array_equal, found, before)
+    without = first_theta(Recipe(), key)
+    assert last_theta(Recipe(), without) is without
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -35,6 +35,7 @@ TINY = {
     "rule_learning_rate": 1e-2,
     "scheduler_learning_rate": 1e-2,
     "learning_rate_end": 1e-3,
+    "min_rms": 0.125,
 }
 
 
@@ -44,6 +45,10 @@ def whole(tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
     meta.start(run, Recipe(**TINY))
     return run
+
+
+def test_weights_end_with_the_floor_of_sizes_of_their_recipe(whole):
+    assert theta_of(whole)["update_rule/log_min_rms"] == np.log(np.float32(0.125))
 
 
 def theta_of(run):

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from celo import __version__
 from celo._errors import CeloError, in_a_line, own_place, unknown_name
+from celo._jaxlib import avoid_faults
 from celo.cli._completion import complete
 from celo.cli._console import any_terminal
 from celo.cli._data import add_data
@@ -41,6 +42,7 @@ def _main(arguments: list[str]) -> int:
     logger.setLevel(logging.INFO)
     try:
         options = _parse(arguments)
+        avoid_faults()
         return options.run(options)
     except CeloError as error:
         print(f"celo: {error}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from celo._types import Key, Theta
+from celo._types import Array, Key, Theta
 from celo.meta._recipes import Recipe
 from celo.optimizers import _schedule as schedule
 from celo.optimizers import _update_rule as update_rule
@@ -75,14 +75,29 @@ def first_theta(recipe: Recipe, key: Key) -> Theta:
         extra["log_matrix_gain"] = jnp.zeros((), jnp.float32)
     if recipe.start_power:
         extra["start_power"] = jnp.float32(recipe.start_power)
-    if recipe.min_rms:
-        extra["log_min_rms"] = jnp.log(jnp.float32(recipe.min_rms))
+    extra |= _floor(recipe)
     if extra:
         theta = {**theta, update_rule.GROUP: {**theta[update_rule.GROUP], **extra}}
     if recipe.rule_schedule == "linear" and schedule.GROUP in theta:
         horizon_w = jnp.asarray(HORIZON_POWER, jnp.float32)
         theta = {**theta, schedule.GROUP: {**theta[schedule.GROUP], "horizon_w": horizon_w}}
     return theta
+
+
+def last_theta(recipe: Recipe, theta: Theta) -> Theta:
+    """Weights as they are for use: trained, but with the floor of sizes that the recipe has.
+
+    Augmented tasks have tensors far smaller than real ones. On them meta-training takes the floor down to a
+    tenth, at which a real bias, that starts at zero, moves too slowly (`results/LOG.md`).
+    """
+    if not recipe.min_rms:
+        return theta
+    return {**theta, update_rule.GROUP: {**theta[update_rule.GROUP], **_floor(recipe)}}
+
+
+def _floor(recipe: Recipe) -> dict[str, Array]:
+    """The floor of sizes that the recipe asks for, if it does, as a part of the rule's weights."""
+    return {"log_min_rms": jnp.log(jnp.float32(recipe.min_rms))} if recipe.min_rms else {}
 
 
 def task_families(recipe: Recipe, phase: Phase) -> tuple[TaskFamily, ...]:

@@ -50,7 +50,8 @@ class Recipe:
         "rest: from 0 to 1; not trained",
     )
     min_rms: float = _setting(
-        0.0, "size, as root mean square, that a tensor counts as at least; trained along with the rule"
+        0.0,
+        "size, as root mean square, that a tensor counts as at least; trained along, and put back at the end",
     )
     rule_schedule: str = _setting(
         "constant", f"schedule of the rule's step in phase 1: {' or '.join(RULE_SCHEDULES)}"

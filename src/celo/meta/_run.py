@@ -26,7 +26,7 @@ from celo.meta import _checkpoint as checkpoint
 from celo.meta import _hosts as hosts
 from celo.meta import _imitation as imitation
 from celo.meta._outer_step import OuterMetrics, OuterState, PhaseProgram
-from celo.meta._phases import first_theta, kinds_of, largest_model, phases, task_families
+from celo.meta._phases import first_theta, kinds_of, largest_model, last_theta, phases, task_families
 from celo.meta._recipes import Recipe
 from celo.meta._summary import METRICS
 from celo.tasks._base import TaskFamily
@@ -219,7 +219,7 @@ class _Run:
             if at is None and self.phases[number].name == "scheduler":
                 theta = self._imitate(number, theta)
             theta = self._train_phase(number, theta, at)
-        return self._write_weights(theta)
+        return self._write_weights(last_theta(self.recipe, theta))
 
     def _imitate(self, number: int, theta: Theta) -> Theta:
         """θ with a scheduler that says a linear decay; unchanged if the recipe has no imitation steps.
