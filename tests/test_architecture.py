@@ -18,17 +18,9 @@ MAX_LINES = 450
 # Rooms by layer, lowest first. An import may point down, or stay in its room. A room is a module or a folder.
 LAYERS = [
     [
-        *("_definitions", "_errors", "_jaxlib", "_limits", "_types", "_tree", "_nn", "_files", "_import_path"),
-        *(
-            "_layout",
-            "_plotting",
-            "_provenance",
-            "_arguments",
-            "_compile",
-            "_published",
-            "weights",
-            "convert",
-        ),
+        *("_definitions", "_errors", "_jaxlib", "_limits", "_types", "_tree", "_nn", "_files"),
+        *("_import_path", "_layout", "_plotting", "_provenance", "_arguments", "_compile", "_published"),
+        *("weights", "convert"),
         "data",
     ],
     ["_kernels"],
