@@ -3,9 +3,8 @@
 import os
 from importlib import metadata
 
-# On x86-64 these hand dot products and sums to YNNPACK, which has three faults: wrong sums over more than 32,768
-# rows (JAX issue 39103), and crashes and endless waits with arrays of seven axes or more, as vmap makes them
-# (39257, 40412).
+# On x86-64 these hand dot products and sums to YNNPACK, which gets them wrong over more than 32,768 rows (JAX
+# issue 39103), and crashes or waits for ever with seven axes or more, which vmap makes (39257, 40412).
 YNN_FAULTS = ("0.10.2", "0.11.0")
 _YNN = "--xla_cpu_experimental_ynn_fusion_type"
 
