@@ -12,8 +12,8 @@ _YNN = "--xla_cpu_experimental_ynn_fusion_type"
 def avoid_faults() -> None:
     """Tells XLA by XLA_FLAGS not to use YNNPACK, where that is faulty and the user has not said otherwise.
 
-    Works in this process if JAX has not computed yet, and in those that it starts. The command line, benchmarks
-    and tests call it; the library leaves the environment of its users alone.
+    Works in this process if JAX has not computed yet, and in those that it starts. The command line,
+    benchmarks and tests call it; the library leaves the environment of its users alone.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if metadata.version("jaxlib") in YNN_FAULTS and _YNN not in flags:
