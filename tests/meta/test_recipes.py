@@ -59,7 +59,7 @@ def test_tasks_are_names_and_older_files_have_them_in_one_text():
 
 
 def test_the_bundled_weights_are_those_of_the_recipe_laptop():
-    assert Recipe(**weights.load("celo").facts["recipe"]) == dataclasses.replace(RECIPES["laptop"], seed=0)
+    assert Recipe(**weights.load("celo").facts["recipe"]) == dataclasses.replace(RECIPES["laptop"], seed=2)
 
 
 def test_a_recipe_stored_before_recipes_named_their_optimizer_is_read():
