@@ -1,6 +1,7 @@
 """Strict promotion for every test (nothing may rest on a silent change of dtype), and shared fixtures."""
 
 import functools
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -47,6 +48,21 @@ def own_modules_are_forgotten(request):
         for name in set(sys.modules) - before:
             if (getattr(sys.modules[name], "__file__", None) or "").startswith(f"{folder}{os.sep}"):
                 del sys.modules[name]
+
+
+_tests = itertools.count(1)
+MAX_MAPS = 20_000
+
+
+@pytest.fixture(autouse=True)
+def compiled_programs_stay_few():
+    """JAX keeps programs while it lives, each in some memory maps; at 65,530 of them Linux refuses more, and
+    LLVM ends the process.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if next(_tests) % 25 == 0 and maps.exists() and maps.read_bytes().count(b"\n") > MAX_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
