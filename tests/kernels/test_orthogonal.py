@@ -176,7 +176,8 @@ def newton_schulz(x):
 def test_muons_factors_are_its_iterations(kernel):
     """Tall and wide, thin and in stacks; one of zeros stays as it is.
 
-    Squared, a singular value of 1e-4 is lost in float32's rounding: its direction is right to some per mille.
+    Squared, small singular values sink in float32's rounding: of 1e-2 and 1e-4 a direction is right to some per
+    mille, and how many depends on the order of sums, which follows from the CPU's vectors.
     """
     if kernel == "native":
         native.load()
@@ -190,7 +191,7 @@ def test_muons_factors_are_its_iterations(kernel):
     assert found.keys() == matrices.keys()
     for i, x in matrices.items():
         expected = newton_schulz(x)
-        share = 3e-3 if i == 9 else 2e-4
+        share = {2: 1e-3, 3: 1e-3, 9: 3e-3}.get(i, 2e-4)
         np.testing.assert_allclose(found[i], expected, atol=share * np.abs(expected).max(), err_msg=str(i))
 
 

@@ -4,8 +4,9 @@
 // matrix's shorter side. What is different is the order. Each symmetric product is computed in one triangle and
 // mirrored; small matrices are taken whole by one thread each, large ones by all threads together.
 //
-// Matrices are worked on in *panels* of 16 columns, each contiguous [depth, 16] and padded with zeros: with both
-// factors in panels a product is a sum of outer products of 16 by 16, which stay in registers.
+// Matrices are worked on in *panels* of as many columns as a vector has lanes (16 by AVX-512), each contiguous [depth, 16]
+// and padded with zeros: with both factors in panels a product is a sum of outer products of 16 by 16, which stay in
+// registers.
 
 #include <algorithm>
 #include <array>
@@ -14,8 +15,6 @@
 #include <utility>
 
 #include "orthogonal.h"
-
-#include "lanes.h"
 
 namespace celo {
 
@@ -43,29 +42,19 @@ constexpr float kSmallest = 1e-30f, kLargest = 1e37f;  // matrices beyond these 
 
 // ---------------------------------------------------------------------------------------------- tiles and panels
 
-static_assert(kTile == kLanes);
 struct Tile {
   V row[kTile];
 };
 
 // c += a^T b over two panels of that depth.
-#if defined(__AVX512F__)
-constexpr int kRowsAtOnce = kTile;
-#else
-constexpr int kRowsAtOnce = 4;  // more would not stay in registers
-#endif
 inline void multiply_add(const float* a, const float* b, int64_t depth, Tile& c) {
-  for (int first = 0; first < kTile; first += kRowsAtOnce) {
-    V sum[kRowsAtOnce];
-    for (int i = 0; i < kRowsAtOnce; i++) sum[i] = c.row[first + i];
-    for (int64_t d = 0; d < depth; d++) {
-      const V right = load(b + d * kTile);
-      const float* left = a + d * kTile + first;
+  Tile sum = c;
+  for (int64_t d = 0; d < depth; d++) {
+    const V right = load(b + d * kTile);
 #pragma GCC unroll 16
-      for (int i = 0; i < kRowsAtOnce; i++) sum[i] += left[i] * right;
-    }
-    for (int i = 0; i < kRowsAtOnce; i++) c.row[first + i] = sum[i];
+    for (int i = 0; i < kTile; i++) sum.row[i] += a[d * kTile + i] * right;
   }
+  c = sum;
 }
 
 inline V load_part(const float* p, int64_t n) { return n >= kLanes ? load(p) : load(p, (int)n); }
@@ -73,7 +62,7 @@ inline void store_part(float* p, V x, int64_t n) { n >= kLanes ? store(p, x) : s
 
 inline void transpose(Tile& t) {
 #if defined(__GNUC__) && !defined(__clang__)
-  const VI lane{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const VI lane = lanes();
 #pragma GCC unroll 4
   for (int half = kTile / 2; half > 0; half /= 2) {  // blocks off the diagonal change places
     const VI right = (lane & half) != 0;
@@ -119,7 +108,7 @@ struct Matrix {  // [rows, columns], row by row
 // their products are symmetric too.
 struct Symmetric {
   int64_t k;
-  float* values;  // [panels, k, 16]
+  float* values;  // [panels, k, kTile]
   static int64_t size(int64_t k) { return panels(k) * panels(k) * kTile * kTile; }
   int64_t tiles() const { return panels(k) * (panels(k) + 1) / 2; }  // of one triangle
   const float* panel(int64_t p) const { return values + p * panels(k) * kTile * kTile; }
@@ -245,7 +234,7 @@ void orthogonalize(Pool& pool, int64_t chunks, const Job& job, const Iteration& 
   static thread_local std::vector<float> kept;  // for small matrices an allocation costs as much as the work
   std::vector<float> own;
   const int64_t square = Symmetric::size(k), pack = panels(k) * kTile * kDepth;
-  const int64_t needed = 5 * square + (chunks - 1) * square + chunks * pack + kLanes;
+  const int64_t needed = 5 * square + (chunks - 1) * square + chunks * pack + 16;  // for the alignment
   std::vector<float>& buffer = chunks == 1 ? kept : own;  // others write to it where chunks > 1
   if ((int64_t)buffer.size() < needed) buffer.resize(needed);
   float* free = (float*)(((uintptr_t)buffer.data() + 63) / 64 * 64);

@@ -6,11 +6,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "lanes.h"
 #include "parallel.h"
 
 namespace celo {
 
-constexpr int64_t kTile = 16;  // rows and columns of the blocks that matrices are worked on in
+constexpr int kTile = kLanes;  // rows and columns of the blocks that matrices are worked on in
 inline int64_t panels(int64_t columns) { return (columns + kTile - 1) / kTile; }
 
 struct Job {
