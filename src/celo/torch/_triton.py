@@ -43,6 +43,7 @@ from celo.torch._rule import Statistics
 
 TOGETHER = 1 << 20  # elements of tensors of one shape that are worth copying side by side
 _BLOCK = 1 << 10  # elements that one program works on
+_WARPS = 8  # so that what the network needs of so many elements stays in registers
 _LARGEST = 1 << 31  # elements of a tensor that 32 bits count
 
 _LIMIT, _CLIP = tl.constexpr(GRADIENT_LIMIT), tl.constexpr(CLIPPED_GRADIENT)
@@ -83,16 +84,16 @@ class _Geometry(NamedTuple):
     middle: int
     b: int
     inner: int
-    A_AT_ONCE: int  # of a, b and I
-    B_AT_ONCE: int
-    I_AT_ONCE: int
+    A: int  # of a, b and I
+    B: int
+    I: int
     FACTORED: bool  # whether there are factors; the rest is one line, in I
     ROW_ALONG: bool  # whether the row moment is the one averaged over b
 
     @property
     def tiles(self) -> tuple[int, int, int]:
         """Along a, b and I."""
-        pairs = ((self.a, self.A_AT_ONCE), (self.b, self.B_AT_ONCE), (self.inner, self.I_AT_ONCE))
+        pairs = ((self.a, self.A), (self.b, self.B), (self.inner, self.I))
         return tuple(-(-length // at_once) for length, at_once in pairs)  # type: ignore[return-value]
 
     @property
@@ -396,6 +397,9 @@ def _step(
     tl.store(steps + first + at, -direction * tl.exp(magnitude * _MAGNITUDE) * length, mask=there)
 
 
+INTERPRETED = not isinstance(_step, triton.JITFunction)
+
+
 @cache
 def _rates(device: torch.device) -> Tensor:
     """What share of a new value moments take: three momenta, the second moment, three factored moments."""
@@ -425,7 +429,7 @@ def _steps(
     tiles_a, tiles_b, _ = g.tiles
     across = buffer(count, tiles_a, g.across if g.FACTORED else 0)
     along = buffer(count, tiles_b, g.along if g.FACTORED else 0)
-    _observe[grid](grads, params, momenta, second_moment, row, rates, plain, across, along, *g)
+    _observe[grid](grads, params, momenta, second_moment, row, rates, plain, across, along, *g, num_warps=_WARPS)
     names = _PLAIN if g.FACTORED else _PLAIN + _OF_VECTORS
     sums = plain.sum(dim=1).split([INPUTS[name] for name in names], dim=1)  # [n, inputs] each
     squares = {name: total / g.size for name, total in zip(names, sums, strict=True)}
@@ -439,7 +443,7 @@ def _steps(
         assert axes
         means = row.mean(dim=2 + axes[1], keepdim=True)
         factored = buffer(count, g.blocks, 6)
-        _normalise[grid](grads, momenta, row, col, means, factored, *g)
+        _normalise[grid](grads, momenta, row, col, means, factored, *g, num_warps=_WARPS)
         squares["factored_grad"], squares["factored_momentum"] = (
             factored.sum(dim=1).div_(g.size).split(3, dim=1)
         )
@@ -457,7 +461,7 @@ def _steps(
     scaled = weights[:, :first] * scales.repeat_interleave(HIDDEN, dim=1)
     networks = torch.cat([scaled, weights[:, first:-1], length], dim=1)
     steps = torch.empty_like(params)
-    _step[grid](grads, params, momenta, second_moment, row, col, means, networks, steps, *g)
+    _step[grid](grads, params, momenta, second_moment, row, col, means, networks, steps, *g, num_warps=_WARPS)
     return steps
 
 
@@ -480,8 +484,13 @@ def steps(
       params: [n, *S].
       taken: 1 where statistics take the gradients in, 0 where they stay as they are.
 
-    All are float32 and contiguous, on a GPU unless Triton's interpreter runs.
+    All are float32, on a GPU unless Triton's interpreter runs.
     """
     call = _steps_op if torch.compiler.is_compiling() else _steps
     taken = taken if isinstance(taken, Tensor) else grads.new_full((), taken)
-    return call(network, *stats, grads, params, taken)
+    in_order = [x.contiguous() for x in stats]
+    found = call(network, *in_order, grads.contiguous(), params.contiguous(), taken)
+    for x, changed in zip(stats, in_order, strict=True):
+        if x is not changed:
+            x.copy_(changed)
+    return found
