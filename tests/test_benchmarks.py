@@ -69,3 +69,28 @@ def test_a_small_calibration_end_to_end(one_setting, tmp_path, capsys, monkeypat
     monkeypatch.setattr(sys, "argv", ["one_setting", *words])
     one_setting.main()
     assert capsys.readouterr().out.splitlines()[-1] == "sgd@0.1"
+
+
+@pytest.mark.slow
+def test_steps_in_pytorch_are_timed_beside_adamw(monkeypatch, capsys):
+    """Also the part that a GPU is for, at a tiny size."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT)
+    torch_step = importlib.import_module("benchmarks.torch_step")
+    words = ["--models", "perceptron 2.4 k", "--gpt", "tiny", "--rounds", "1", "--seconds", "0"]
+    monkeypatch.setattr(sys, "argv", ["torch_step", *words])
+    torch_step.main()
+    shown = capsys.readouterr().out
+    rows = {line.split("│")[1].strip(): line.split("│")[2:4] for line in shown.splitlines() if "│" in line}
+    assert rows.keys() == torch_step.contestants("cpu").keys()
+    assert all(float(cell.split()[0]) > 0 for cells in rows.values() for cell in cells)
+
+
+def test_the_gpt_that_is_timed_has_124_million_parameters(monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(ROOT)
+    torch_step = importlib.import_module("benchmarks.torch_step")
+    *sizes, context, _ = torch_step.GPTS["124 M"]
+    with torch.device("meta"):
+        model = torch_step.GPT(*sizes, context)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == 124

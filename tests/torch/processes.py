@@ -4,6 +4,7 @@ Writes into the folder it is given figures.json: by case, ‖θ - θ'‖ / ‖θ
 processes and θ' of one, and what else is said there.
 """
 
+import functools
 import json
 import os
 import socket
@@ -29,14 +30,23 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 import celo.torch
+import usable_weights
 from celo._errors import CeloError
 
 PROCESSES, STEPS, BATCH = 2, 30, 32
+# Celo's element-wise but for one: orthogonalised steps magnify rounding, so that orders of sums would show.
+make_celo = functools.partial(celo.torch.Celo, num_steps=STEPS, weights="celo-1")
 CASES = {
-    "rule": {},
-    "orthogonalised": {"orthogonalize": True},
-    "guarded": {"nonfinite": "skip", "weight_decay": 1e-2},
-    "with AdamW": {},
+    "rule": make_celo,
+    "orthogonalised": functools.partial(make_celo, orthogonalize=True),
+    "guarded": functools.partial(make_celo, nonfinite="skip", weight_decay=1e-2),
+    "with AdamW": make_celo,
+    "CeloAdam": functools.partial(
+        celo.torch.CeloAdam, num_steps=STEPS, weights=usable_weights.celo_adam(), lr=3.0
+    ),
+    "Celo2": functools.partial(celo.torch.Celo2, lr=0.002, weights=usable_weights.celo2(), weight_decay=0.1),
+    "Celo2Base": functools.partial(celo.torch.Celo2Base, lr=0.0015, weights=usable_weights.celo2()),
+    "VeLO": functools.partial(celo.torch.VeLO, num_steps=STEPS, weights=usable_weights.velo()),
 }
 
 
@@ -71,8 +81,7 @@ def new_optimizer(net, case):
         vectors = [p for p in groups[0]["params"] if p.dim() < 2]
         groups[0]["params"] = [p for p in groups[0]["params"] if p.dim() >= 2]
         groups.append({"params": vectors, "rule": "adamw", "weight_decay": 0.1})
-    # Element-wise but for one case: orthogonalised steps magnify rounding, so that orders of sums would show.
-    return celo.torch.Celo(groups, num_steps=STEPS, weights="celo-1", **CASES[case])
+    return CASES[case](groups)
 
 
 def batches(seed=1):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import side_by_side
 import torch
+import usable_weights
 from sklearn.datasets import load_digits
 
 import celo
@@ -281,18 +282,13 @@ def test_options_out_of_range_are_refused(theta):
 # ---------------------------------------------------------------------- a real training
 
 
-def test_digits_are_learned(theta):
-    """By a rule whose direction is that of the first momentum: fresh weights point nowhere."""
-    rule = {name: np.zeros_like(array) for name, array in theta["update_rule"].items()}
-    rule["w0"][[3, 3], [0, 1]] = 1.0, -1.0  # relu(x) and relu(-x) of the momentum with decay 0.9
-    rule["w1"][[0, 1], [0, 1]] = 1.0
-    rule["w2"][:2, 0] = 1.0, -1.0
+def test_digits_are_learned():
     digits = load_digits()
     images = torch.tensor(digits.data / 16.0, dtype=torch.float32)
     labels = torch.tensor(digits.target)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
-    optimizer = Celo2(model.parameters(), 0.01, weights={"update_rule": rule})
+    optimizer = Celo2(model.parameters(), 0.01, weights=usable_weights.celo2())
     losses = []
     for step in range(300):
         batch = torch.arange(64 * step, 64 * (step + 1)) % len(labels)

@@ -1,5 +1,6 @@
 """Trainers, precision and loops of other libraries take the steps that a plain loop takes."""
 
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import warnings
 
 import pytest
 import torch
+import usable_weights
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -16,6 +18,18 @@ from celo._errors import CeloError
 
 STEPS, BATCH = 60, 32
 WEIGHTS = "celo-1"  # element by element: orthogonalised steps magnify rounding
+SCHEDULED = {  # options of those that read the loss
+    "Celo": {"weights": WEIGHTS},
+    "CeloAdam": {"weights": usable_weights.celo_adam(), "lr": 5.0},
+    "VeLO": {"weights": usable_weights.velo()},
+}
+OTHERS = {
+    "CeloRule": {"weights": WEIGHTS, "lr": 2.0},
+    "Celo2": {"weights": usable_weights.celo2(), "lr": 0.01, "orthogonalize": False},
+    "Celo2Base": {"weights": usable_weights.celo2(), "lr": 0.01},
+}
+OPTIONS = SCHEDULED | OTHERS
+ALL = ["Celo", *(pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS if name != "Celo")]
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +53,15 @@ def batches(data, parts=1):
         yield whole if parts > 1 else whole[0]
 
 
-def plain(data, clip=None):
+def made(name, params):
+    horizon = {"num_steps": STEPS} if name in SCHEDULED else {}
+    return getattr(celo.torch, name)(params, **horizon, **OPTIONS[name])
+
+
+def plain(data, clip=None, name="Celo"):
     """(model, losses) of the loop that others are held against."""
     model, losses = new_model(), []
-    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS, weights=WEIGHTS)
+    optimizer = made(name, model.parameters())
     for x, y in batches(data):
         optimizer.zero_grad()
         loss = nn.functional.cross_entropy(model(x), y)
@@ -67,19 +86,31 @@ def apart(model, other):
 
 
 @pytest.fixture(scope="module")
-def reference(data):
-    model, losses = plain(data)
-    assert losses[-1] < 0.6 * losses[0]
-    return model
+def references(data):
+    """A function: name of an optimizer -> the model that the plain loop has trained by it."""
+
+    @functools.cache
+    def trained(name):
+        model, losses = plain(data, name=name)
+        assert losses[-1] < 0.6 * losses[0]
+        return model
+
+    return trained
+
+
+@pytest.fixture(scope="module")
+def reference(references):
+    return references("Celo")
 
 
 # ------------------------------------------------------------------------------------------- plain PyTorch
 
 
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulated_gradients_are_those_of_the_batch(data, reference, parts):
+def test_accumulated_gradients_are_those_of_the_batch(data, references, name, parts):
     model = new_model()
-    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS, weights=WEIGHTS)
+    optimizer = made(name, model.parameters())
     for batch in batches(data, parts):
         optimizer.zero_grad()
         for x, y in batch:
@@ -87,7 +118,7 @@ def test_accumulated_gradients_are_those_of_the_batch(data, reference, parts):
             (loss / parts).backward()
             optimizer.report_loss(loss)
         optimizer.step()
-    assert apart(model, reference) < ROUNDING
+    assert apart(model, references(name)) < ROUNDING
 
 
 def test_clipped_gradients_still_train(data, reference):
@@ -96,10 +127,11 @@ def test_clipped_gradients_still_train(data, reference):
     assert apart(model, reference) > 2 * ROUNDING, "nothing was clipped"
 
 
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("scaled", [False, True])
-def test_mixed_precision_trains(data, scaled):
+def test_mixed_precision_trains(data, name, scaled):
     model, losses = new_model(), []
-    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS, weights=WEIGHTS)
+    optimizer = made(name, model.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=scaled)
     for x, y in batches(data):
         optimizer.zero_grad()
@@ -173,13 +205,14 @@ class StubTrainer:
         return loss.detach()
 
 
-def test_axolotl_trains_by_its_plugin(axolotl, data, reference):
+@pytest.mark.parametrize("name", ALL[: len(SCHEDULED)])
+def test_axolotl_trains_by_its_plugin(axolotl, data, references, name):
     plugin = celo.torch.AxolotlPlugin()
     assert isinstance(plugin, axolotl)
     model = new_model()
     trainer = StubTrainer(model)
     optimizer = plugin.create_optimizer(
-        types.SimpleNamespace(optim_args={"nonfinite": "repair", "weights": WEIGHTS}), trainer
+        types.SimpleNamespace(optim_args={"nonfinite": "repair", "optimizer": name, **OPTIONS[name]}), trainer
     )
     scheduler = plugin.create_lr_scheduler(None, trainer, optimizer, STEPS)
     assert optimizer.param_groups[0]["schedule_num_steps"] == STEPS
@@ -189,8 +222,9 @@ def test_axolotl_trains_by_its_plugin(axolotl, data, reference):
             trainer.training_step(model, part)
         optimizer.step()
         scheduler.step()
-    assert optimizer.param_groups[0]["lr"] == 1
-    assert apart(model, reference) < ROUNDING
+    assert type(optimizer).__name__ == name
+    assert optimizer.param_groups[0]["lr"] == OPTIONS[name].get("lr", 1)
+    assert apart(model, references(name)) < ROUNDING
 
 
 def test_axolotl_sends_others_to_adamw_where_it_is_asked_to(axolotl):
@@ -241,7 +275,7 @@ class ForTrainer(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def trainer_of(transformers, data, folder, **arguments):
+def trainer_of(transformers, data, folder, optimizers=lambda model: (None, None), **arguments):
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, *args):
             return torch.utils.data.SequentialSampler(self.train_dataset)
@@ -258,18 +292,45 @@ def trainer_of(transformers, data, folder, **arguments):
         "logging_strategy": "no",
     }
     args = transformers.TrainingArguments(output_dir=str(folder), **(options | arguments))
-    return InOrder(ForTrainer(), args, train_dataset=Rows(data, ("x", "labels")))
+    model = ForTrainer()
+    return InOrder(model, args, train_dataset=Rows(data, ("x", "labels")), optimizers=optimizers(model))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 4])
-def test_transformers_takes_the_steps_of_the_plain_loop(transformers, data, reference, tmp_path, parts):
+@pytest.mark.parametrize(("name", "parts"), [("Celo", 1), *((name, 4) for name in SCHEDULED)])
+def test_transformers_takes_the_steps_of_the_plain_loop(
+    transformers, data, references, tmp_path, name, parts
+):
     trainer = trainer_of(transformers, data, tmp_path, gradient_accumulation_steps=parts)
-    celo.torch.attach(trainer, weights=WEIGHTS)
+    celo.torch.attach(trainer, optimizer=name, **OPTIONS[name])
     trainer.train()
+    assert type(trainer.optimizer.optimizer).__name__ == name
     assert trainer.optimizer.param_groups[0]["schedule_num_steps"] == STEPS
-    assert trainer.optimizer.param_groups[0]["lr"] == 1
-    assert apart(trainer.model.net, reference) < ROUNDING
+    assert trainer.optimizer.param_groups[0]["lr"] == OPTIONS[name].get("lr", 1)
+    assert apart(trainer.model.net, references(name)) < ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_transformers_trains_with_those_that_read_no_loss(transformers, data, references, tmp_path, name):
+    """They are handed to it, and follow its scheduler."""
+    scheduler = {"lr_scheduler_type": "constant"}
+    trainer = trainer_of(
+        transformers, data, tmp_path, optimizers=lambda model: (made(name, model.parameters()), None), **scheduler
+    )
+    trainer.train()
+    assert apart(trainer.model.net, references(name)) < ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_those_that_read_no_loss_are_not_attached(name):
+    trainer = types.SimpleNamespace(optimizer=None, optimizer_cls_and_kwargs=None)
+    pytest.importorskip("transformers")
+    with pytest.raises(CeloError, match=rf"{name} reads neither.*optimizers=\(optimizer, None\)"):
+        celo.torch.attach(trainer, optimizer=name)
+    with pytest.raises(CeloError, match="'Velo'; known, nearest first: Celo, VeLO, CeloAdam"):
+        celo.torch.attach(trainer, optimizer="Velo")
 
 
 @pytest.mark.slow
@@ -334,12 +395,12 @@ def test_a_small_language_model_of_transformers_learns(transformers, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 2])
-def test_accelerate_takes_the_steps_of_the_plain_loop(quiet, data, reference, parts):
+@pytest.mark.parametrize(("name", "parts"), [("Celo", 1), *((name, 2) for name in OPTIONS)])
+def test_accelerate_takes_the_steps_of_the_plain_loop(quiet, data, references, name, parts):
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=parts)
     model = new_model()
-    optimizer = celo.torch.Celo(model.parameters(), num_steps=STEPS, weights=WEIGHTS)
+    optimizer = made(name, model.parameters())
     loader = torch.utils.data.DataLoader(Rows(data), batch_size=BATCH // parts)
     model, prepared, loader = accelerator.prepare(model, optimizer, loader)
     for x, y in loader:
@@ -349,7 +410,7 @@ def test_accelerate_takes_the_steps_of_the_plain_loop(quiet, data, reference, pa
             optimizer.report_loss(loss)
             prepared.step()
             prepared.zero_grad()
-    assert apart(model, reference) < ROUNDING
+    assert apart(model, references(name)) < ROUNDING
 
 
 @pytest.mark.slow
@@ -369,7 +430,8 @@ def test_accelerate_passes_a_closure_on(quiet, data, reference):
 
 
 @pytest.mark.slow
-def test_lightning_takes_the_steps_of_the_plain_loop(quiet, data, reference, tmp_path):
+@pytest.mark.parametrize("name", OPTIONS)
+def test_lightning_takes_the_steps_of_the_plain_loop(quiet, data, references, tmp_path, name):
     lightning = pytest.importorskip("lightning")
 
     class Module(lightning.LightningModule):
@@ -381,9 +443,8 @@ def test_lightning_takes_the_steps_of_the_plain_loop(quiet, data, reference, tmp
             return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
         def configure_optimizers(self):
-            return celo.torch.Celo(
-                self.parameters(), num_steps=self.trainer.estimated_stepping_batches, weights=WEIGHTS
-            )
+            assert self.trainer.estimated_stepping_batches == STEPS
+            return made(name, self.parameters())
 
     module = Module()
     trainer = lightning.Trainer(
@@ -396,8 +457,7 @@ def test_lightning_takes_the_steps_of_the_plain_loop(quiet, data, reference, tmp
         default_root_dir=tmp_path,
     )
     trainer.fit(module, torch.utils.data.DataLoader(Rows(data), batch_size=BATCH))
-    assert trainer.optimizers[0].param_groups[0]["schedule_num_steps"] == STEPS
-    assert apart(module.net, reference) < 1e-5
+    assert apart(module.net, references(name)) < 1e-5
 
 
 @pytest.fixture
@@ -423,6 +483,15 @@ def test_timm_makes_the_optimizer_by_name(timm, data):
         optimizer.step(loss=loss)
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIONS)
+def test_timm_knows_all_of_them(timm, name):
+    celo.torch.register_timm()
+    horizon = {"num_steps": STEPS} if name in SCHEDULED else {}
+    optimizer = timm.optim.create_optimizer_v2(new_model(), name.lower(), **horizon, **OPTIONS[name])
+    assert type(optimizer).__name__ == name
 
 
 @pytest.mark.slow

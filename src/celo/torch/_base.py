@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from celo._errors import CeloError, unknown_name
 from celo._limits import check_rate, check_steps
-from celo.torch import _adam, _native, _nonfinite, _schedule, _sharded
+from celo.torch import _adam, _kernel, _nonfinite, _schedule, _sharded
 from celo.torch._sharded import Work, workloads
 from celo.torch._weights import SCHEDULE, BoundWeights
 
@@ -295,7 +295,7 @@ class LearnedOptimizer(Optimizer):
         if options["rule"] not in RULES:
             raise unknown_name("rule of a group", options["rule"], RULES)
         if "kernel" in options:
-            _native.check_kernel(options["kernel"])
+            _kernel.check(options["kernel"])
         if options["rule"] != "adamw" and not isinstance(options["lr"], Tensor):
             check_rate(options["lr"], "lr", self._trained_rate)
         for name in ("lr", "weight_decay", "min_rms", "adam_multiplier"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from celo._definitions import CELO, RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
-from celo.torch import _native, _rule, _rule_steps, _schedule
+from celo.torch import _kernel, _native, _rule, _rule_steps, _schedule
 from celo.torch._base import LearnedOptimizer
 from celo.torch._orthogonal import polar_factor
 from celo.torch._sharded import Work
@@ -50,7 +50,7 @@ def _orthogonalized(
     """The steps, those of matrices orthogonalised; where the native kernel does that, all in one call."""
     done, matrices, gains = [], [], []
     for batch, steps in batches:
-        native = _native.usable(group["kernel"], steps.device)
+        native = _kernel.chosen(group["kernel"], steps.device) == "native"
         if matrix := _wants_matrix(theta, group, tuple(steps.shape[1:])):
             stack = steps.view(-1, *matrix)
             gain = torch.cat([_matrix_gains(theta, item, matrix, least, taken) for item in batch])

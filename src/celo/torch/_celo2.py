@@ -20,7 +20,7 @@ from celo._definitions import (
     MUON,
 )
 from celo._errors import CeloError
-from celo.torch import _adam, _native, _rule, _rule_steps
+from celo.torch import _adam, _kernel, _native, _rule, _rule_steps
 from celo.torch._base import LearnedOptimizer
 from celo.torch._orthogonal import muon_factor
 from celo.torch._sharded import Work
@@ -82,7 +82,7 @@ def _orthogonalized(
     done, matrices = [], []
     for batch, steps in batches:
         wanted = group.get("orthogonalize", False) and steps.dim() > 2
-        native = _native.usable(group["kernel"], steps.device)
+        native = _kernel.chosen(group["kernel"], steps.device) == "native"
         if wanted:  # [n, rows, columns, *places] as [n, *places, rows, columns]
             stack = steps.movedim((1, 2), (-2, -1))
             stack = stack.contiguous() if native else muon_factor(stack)

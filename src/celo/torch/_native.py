@@ -13,10 +13,8 @@ from torch import Tensor
 
 from celo import _compile
 from celo._definitions import MUON, POLAR, PolarIteration, RuleNetwork, factored_axes, memory_layout
-from celo._errors import CeloError, unknown_name
 from celo.torch._rule import Statistics, are_apart
 
-KERNELS = ("auto", "native", "eager")
 FUNCTIONS = ("celo_rule_steps", "celo2_rule_steps", "celo_orthogonalize_matrices")
 _FOLDER = Path(__file__).parents[1] / "_kernels"
 SOURCES = tuple(_FOLDER / f"{name}.cc" for name in ("rule", "orthogonal", "plain_calls"))
@@ -37,33 +35,6 @@ def library() -> ctypes.CDLL:
 def available() -> bool:
     """Whether there is a compiler; says, once, why the kernels do not work in spite of it."""
     return _compile.works(library, instead="PyTorch's own operations")
-
-
-def check_kernel(kernel: str) -> None:
-    """Refuses a kernel that does not exist, and "native" without a compiler.
-
-    Raises:
-      CeloError: as it says.
-    """
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
-    if kernel == "native":
-        library()
-
-
-def usable(kernel: str, device: torch.device) -> bool:
-    """Whether tensors of a device are computed by the native kernels.
-
-    Raises:
-      CeloError: for "native" on another device than a CPU.
-    """
-    if kernel == "native":
-        if device.type != "cpu":
-            raise CeloError(
-                f"the native kernel runs on CPUs, and parameters are on {device}; use kernel='auto'"
-            )
-        return True
-    return kernel == "auto" and device.type == "cpu" and available()
 
 
 def has_form(rule: RuleNetwork, shape: tuple[int, ...]) -> bool:

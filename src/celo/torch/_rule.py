@@ -131,14 +131,14 @@ def steps(
       rule: which network.
       network: as `pack` gives it, of all tensors [W] or of each [n, W].
       stats: of these tensors.
-      grads: [n, *S], as `finite_gradient` gives them.
+      grads: [n, *S], float32; `finite_gradient` of them is taken.
       params: [n, *S], float32.
       taken: 1 where statistics take the gradients in, 0 where they stay as they are.
 
     Returns:
       [n, *S], float32, to be added.
     """
-    count, shape = grads.shape[0], tuple(grads.shape[1:])
+    count, shape, grads = grads.shape[0], tuple(grads.shape[1:]), finite_gradient(grads)
     axes, apart = factored_axes(shape), are_apart(rule, shape)
     theta, least = _unpack(rule, network)
     _observe(rule, stats, grads, axes, taken)

@@ -1,11 +1,12 @@
 """A learned rule over tensors of any shapes: their statistics and their steps, those of one shape together.
 
-Whatever the rule's network (`RuleNetwork`), leading axes may count tensors (`per_layer`), and the native
-kernel computes where it can.
+Whatever the rule's network (`RuleNetwork`), leading axes may count tensors (`per_layer`), and the native or
+the Triton kernel computes where it can.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch import Tensor
 
 from celo._definitions import RuleNetwork
 from celo._errors import CeloError
-from celo.torch import _native, _rule
+from celo.torch import _kernel, _native, _rule
 from celo.torch._rule import Statistics
 from celo.torch._sharded import Work
 
 Batch = tuple[list[Work], Tensor]  # tensors of one shape, and their steps [n, *S]; a stack counts as n
 _Owned = tuple[Work, Tensor]  # a tensor, and its network
+_Steps = Callable[[Tensor, Statistics, Tensor, Tensor, float | Tensor], Tensor]  # `_rule.steps` of one rule
 
 
 def options(
@@ -75,20 +77,19 @@ def take_steps(
     layers = group["per_layer"]
     counts = [math.prod(item.value.shape[:layers]) for item in work]
     own = networks.split(counts) if networks.dim() == 2 else [networks] * len(work)
-    native = _native.usable(group["kernel"], work[0].value.device)
+    kernel = _kernel.chosen(group["kernel"], work[0].value.device)
     by_shape: dict[torch.Size, list[_Owned]] = {}
     for item, network in zip(work, own, strict=True):
-        if native and _native.has_form(rule, tuple(item.value.shape[layers:])):
+        if kernel == "native" and _native.has_form(rule, tuple(item.value.shape[layers:])):
             yield [item], _native_steps(rule, network, item, layers, taken)
         else:
             by_shape.setdefault(item.value.shape, []).append((item, network))
     for shape, of_shape in by_shape.items():
-        most = 1
-        if group["foreach"] is not False:
-            most = max(1, _rule.slice_size(of_shape[0][0].value.device) // shape.numel())
+        steps, together = _form(rule, kernel, of_shape[0][0], layers)
+        most = 1 if group["foreach"] is False else max(1, together // shape.numel())
         for first in range(0, len(of_shape), most):
             batch = of_shape[first : first + most]
-            yield [item for item, _ in batch], _eager_steps(rule, batch, layers, taken)
+            yield [item for item, _ in batch], _batched_steps(steps, batch, layers, taken)
 
 
 def divided(batch: list[Work], steps: Tensor, group: dict[str, Any]) -> Iterator[tuple[Work, Tensor]]:
@@ -98,19 +99,33 @@ def divided(batch: list[Work], steps: Tensor, group: dict[str, Any]) -> Iterator
         yield item, step.reshape(item.value.shape)
 
 
-def _eager_steps(rule: RuleNetwork, batch: list[_Owned], layers: int, taken: float | Tensor) -> Tensor:
-    """By PyTorch's own operations."""
+def _form(rule: RuleNetwork, kernel: str, item: Work, layers: int) -> tuple[_Steps, int]:
+    """What computes tensors of one shape, and how many elements of them are worth computing together."""
+    if kernel == "triton":
+        from celo.torch import _triton  # it imports triton
+
+        if _triton.has_form(rule, tuple(item.value.shape[layers:])):
+            return _triton.steps, _triton.TOGETHER
+    return partial(_rule.steps, rule), _rule.slice_size(item.value.device)
+
+
+def _batched_steps(steps: _Steps, batch: list[_Owned], layers: int, taken: float | Tensor) -> Tensor:
+    """By PyTorch's own operations, or by Triton."""
     items, networks = [item for item, _ in batch], [network for _, network in batch]
-    network = networks[0] if len(batch) == 1 or networks[0].dim() == 1 else torch.cat(networks)
+    network = networks[0] if networks[0].dim() == 1 else _side_by_side(networks)
     stats = Statistics(*(_joined(items, name, layers) for name in Statistics._fields))
     shape = stats.second_moment.shape
-    gradient = torch.cat([_rule.finite_gradient(x.grad).reshape(-1, *shape[1:]) for x in items])
-    value = torch.cat([x.value.float().reshape(-1, *shape[1:]) for x in items])
-    steps = _rule.steps(rule, network, stats, gradient, value, taken)
+    gradient = _side_by_side([x.grad.float().reshape(-1, *shape[1:]) for x in items])
+    value = _side_by_side([x.value.float().reshape(-1, *shape[1:]) for x in items])
+    found = steps(network, stats, gradient, value, taken)
     if len(batch) > 1:
         for name, joined in zip(Statistics._fields, stats, strict=True):
             _take_apart(items, name, joined)
-    return steps
+    return found
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _joined(batch: list[Work], name: str, layers: int) -> Tensor:

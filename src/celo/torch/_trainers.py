@@ -11,15 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from celo._errors import CeloError
-from celo.torch._celo import Celo
+from celo._errors import CeloError, unknown_name
+from celo.torch._base import LearnedOptimizer
+from celo.torch._celo import Celo, CeloRule
+from celo.torch._celo2 import Celo2, Celo2Base
+from celo.torch._celo_adam import CeloAdam
 from celo.torch._groups import param_groups
+from celo.torch._velo import VeLO
 
+_OPTIMIZERS = {cls.__name__: cls for cls in (Celo, CeloRule, CeloAdam, Celo2, Celo2Base, VeLO)}
+_SCHEDULED = ("Celo", "CeloAdam", "VeLO")  # those that read the loss, and end at a horizon
 _UNKNOWN = 1000  # steps of an optimizer made before its trainer knows how many it takes
 
 
 def attach(
-    trainer: Any, *, adamw: Mapping[str, Any] | None = None, keep_scheduler: bool = False, **options: Any
+    trainer: Any,
+    *,
+    optimizer: str = "Celo",
+    adamw: Mapping[str, Any] | None = None,
+    keep_scheduler: bool = False,
+    **options: Any,
 ) -> None:
     """Lets a Hugging Face `Trainer` (of transformers 5, or of what builds on it) train with `Celo`.
 
@@ -31,27 +42,34 @@ def attach(
     the trainer's number of steps, also where it resumes. The trainer's scheduler becomes "constant", for the
     learned schedule is one; its `learning_rate` and `weight_decay` are not read.
 
+    `Celo2`, `Celo2Base` and `CeloRule` read neither loss nor horizon, and need nothing of this: hand them to the
+    trainer, whose scheduler they follow.
+
+        optimizer = celo.torch.Celo2(celo.torch.celo2_param_groups(model), lr=1e-3, weights="celo2.safetensors")
+        trainer = Trainer(model, args, train_dataset=dataset, optimizers=(optimizer, None))
+
     Args:
       trainer: before `train()`, and without an optimizer of its own.
+      optimizer: "Celo", "CeloAdam" or "VeLO".
       adamw: arguments of `param_groups`, where embeddings, heads and vectors are to go to AdamW; {} is its
-        defaults, None sends all to Celo.
+        defaults, None sends all to the learned optimizer.
       keep_scheduler: whether the trainer's scheduler multiplies the learned schedule.
-      options: of `Celo`, such as lr, weight_decay or weights.
+      options: of the optimizer, such as lr, weight_decay or weights.
 
     Raises:
-      CeloError: if the trainer has an optimizer.
+      CeloError: if the trainer has an optimizer, or `optimizer` is none of the three.
     """
     from transformers import TrainerCallback  # pyright: ignore[reportMissingImports]
     from transformers.trainer_utils import SchedulerType  # pyright: ignore[reportMissingImports]
 
     if trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs is not None:
         raise CeloError("the trainer has an optimizer; make it without one, and call attach before train()")
-    made: list[Celo] = []
+    _check_scheduled(optimizer)
+    made: list[LearnedOptimizer] = []
 
-    def make(model: nn.Module) -> Celo:
-        optimizer = _make(model, trainer.args.max_steps, adamw, options)
-        made[:] = [optimizer]
-        return optimizer
+    def make(model: nn.Module) -> LearnedOptimizer:
+        made[:] = [_make(optimizer, model, trainer.args.max_steps, adamw, options)]
+        return made[0]
 
     class KnowsHorizon(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -65,14 +83,15 @@ def attach(
 
 
 def register_timm() -> None:
-    """Lets `timm.optim.create_optimizer_v2` make "celo", a `Celo`, and "celorule", a `CeloRule`.
+    """Lets `timm.optim.create_optimizer_v2` make all optimizers of `celo.torch` by their lower-case names.
 
         celo.torch.register_timm()
         optimizer = timm.optim.create_optimizer_v2(model, "celo", num_steps=10_000)
         optimizer.step(loss=loss)
 
-    timm's own training script passes no loss to `step()`; "celorule" with a scheduler suits it. For AdamW
-    beside it: `param_group_fn=celo.torch.param_groups`.
+    timm's own training script passes no loss to `step()`: "celorule", "celo2" and "celo2base" suit it, under a
+    scheduler. For AdamW beside them: `param_group_fn=celo.torch.param_groups`; for Celo2's Adam:
+    `celo2_param_groups`.
     """
     from timm.optim._optim_factory import (  # pyright: ignore[reportMissingImports]
         OptimInfo,
@@ -80,13 +99,13 @@ def register_timm() -> None:
     )
 
     known = default_registry.list_optimizers()
-    for name, cls in (("celo", "Celo"), ("celorule", "CeloRule")):
-        if name not in known:
+    for name, cls in _OPTIMIZERS.items():
+        if name.lower() not in known:
             default_registry.register(
                 OptimInfo(
-                    name=name,
-                    opt_class=f"celo.torch.{cls}",
-                    description="Learned optimizer (arXiv 2501.12670)",
+                    name=name.lower(),
+                    opt_class=cls,
+                    description=(cls.__doc__ or "").partition("\n")[0],
                     has_eps=False,
                 )
             )
@@ -100,14 +119,16 @@ def axolotl_plugin() -> type:
     class AxolotlPlugin(BasePlugin):
         """Trains with `Celo`: `plugins: [celo.torch.AxolotlPlugin]` in the configuration.
 
-        `optim_args` there are options of `Celo`; its entry `adamw` is as in `attach`. `learning_rate`,
-        `weight_decay`, `optimizer` and `lr_scheduler` are not read.
+        `optim_args` there are options of `Celo`; its entries `optimizer` ("CeloAdam", "VeLO") and `adamw` are
+        as in `attach`. `learning_rate`, `weight_decay`, `optimizer` and `lr_scheduler` are not read.
         """
 
-        def create_optimizer(self, cfg: Any, trainer: Any) -> Celo:
+        def create_optimizer(self, cfg: Any, trainer: Any) -> LearnedOptimizer:
             """The optimizer, which from now on hears of the trainer's losses."""
             options = dict(getattr(cfg, "optim_args", None) or {})
-            optimizer = _make(trainer.model, trainer.args.max_steps, options.pop("adamw", None), options)
+            name, adamw = options.pop("optimizer", "Celo"), options.pop("adamw", None)
+            _check_scheduled(name)
+            optimizer = _make(name, trainer.model, trainer.args.max_steps, adamw, options)
             _report_losses(trainer, [optimizer])
             return optimizer
 
@@ -121,22 +142,32 @@ def axolotl_plugin() -> type:
     return AxolotlPlugin
 
 
+def _check_scheduled(name: str) -> None:
+    if name in _OPTIMIZERS and name not in _SCHEDULED:
+        raise CeloError(
+            f"{name} reads neither a loss nor a horizon, and needs no adapter: make it, and pass "
+            "optimizers=(optimizer, None) to the trainer, whose scheduler it follows"
+        )
+    if name not in _SCHEDULED:
+        raise unknown_name("optimizer for trainers", name, _SCHEDULED)
+
+
 def _make(
-    model: nn.Module, num_steps: int, adamw: Mapping[str, Any] | None, options: Mapping[str, Any]
-) -> Celo:
+    name: str, model: nn.Module, num_steps: int, adamw: Mapping[str, Any] | None, options: Mapping[str, Any]
+) -> LearnedOptimizer:
     if adamw is None:
-        params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        params = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
     else:
         params = param_groups(model, **adamw)
-    return Celo(params, num_steps if num_steps > 0 else _UNKNOWN, **options)
+    return _OPTIMIZERS[name](params, num_steps=num_steps if num_steps > 0 else _UNKNOWN, **options)
 
 
-def _set_horizon(optimizer: Celo, num_steps: int) -> None:
+def _set_horizon(optimizer: LearnedOptimizer, num_steps: int) -> None:
     if optimizer.param_groups[0]["schedule_num_steps"].item() != num_steps:
         optimizer.set_horizon(num_steps)
 
 
-def _report_losses(trainer: Any, made: list[Celo]) -> None:
+def _report_losses(trainer: Any, made: list[LearnedOptimizer]) -> None:
     """Hands on what `training_step` returns: of each of n parts of a step, the nth part of a loss."""
     training_step = trainer.training_step
 
