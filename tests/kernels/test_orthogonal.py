@@ -176,8 +176,8 @@ def newton_schulz(x):
 def test_muons_factors_are_its_iterations(kernel):
     """Tall and wide, thin and in stacks; one of zeros stays as it is.
 
-    Squared, small singular values sink in float32's rounding: of 1e-2 and 1e-4 a direction is right to some per
-    mille, and how many depends on the order of sums, which follows from the CPU's vectors.
+    Squared, small singular values sink in float32's rounding: of 1e-2 and 1e-4 a direction is right to some
+    per mille, and to how many depends on the order of sums, which follows from the CPU's vectors.
     """
     if kernel == "native":
         native.load()
