@@ -1,7 +1,7 @@
-"""Optimizers in PyTorch beside torch.optim.AdamW: the time of a step, and of a training step of a GPT, in one run.
+"""Optimizers in PyTorch beside torch.optim.AdamW: the time of a step, and of a training step of a GPT.
 
     python -m benchmarks.torch_step                  # on the CPU, beside AdamW(foreach=True)
-    python -m benchmarks.torch_step --device cuda    # beside AdamW(fused=True): 100 M parameters, and a GPT of 124 M
+    python -m benchmarks.torch_step --device cuda    # beside AdamW(fused=True); a GPT of 124 M, too
 
 Models are those of `benchmarks.step`, in PyTorch's layouts. The contestants take turns, so that ratios hold
 when the machine's speed drifts. Weights of Celo2 and VeLO are fresh ones: a step costs what it costs.
@@ -175,7 +175,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each contestant in each round")
-    parser.add_argument("--models", nargs="*", choices=MODELS, metavar="MODEL", help="default: up to 10 M on a CPU")
+    parser.add_argument(
+        "--models", nargs="*", choices=MODELS, metavar="MODEL", help="default: up to 10 M on a CPU"
+    )
     parser.add_argument("--gpt", choices=GPTS, help="time training steps, too; default on a GPU: 124 M")
     parser.add_argument("--cpu", action="store_true", help="count CPU seconds, of all cores")
     options = parser.parse_args()

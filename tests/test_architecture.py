@@ -62,6 +62,8 @@ THIRD_PARTIES = {
     "convert": {"numpy"},
     "_published": {"numpy", "msgpack", "safetensors"},
     "torch": {"numpy", "torch", *("axolotl", "timm", "transformers")},  # the last ones where they are adapted
+    "torch._triton": {"torch", "triton"},  # imported where it is used
+    "torch._triton_passes": {"triton"},
     "torch._jax_layout": {"numpy", "jax"},  # where a state of JAX is at hand
     "torch._jax_places": {"torch", "jax", "optax"},
     "torch._jax_state": {"numpy", "torch", "jax"},
@@ -90,6 +92,7 @@ UNMIRRORED = {
     "_types": "type aliases alone; pyright checks them",
     "optimizers._rule_steps": "test_update_rule and test_celo2 take its steps",
     "torch._rule_steps": "test_celo, test_celo2 and test_velo take its steps",
+    "torch._triton_passes": "test_triton calls them",
     "torch._jax_places": "test_jax_state carries states by them",
     "_kernels.rule_network": "test_update_rule holds it to its definition, test_native to the native form",
 }

@@ -1,18 +1,18 @@
-"""Run by test_triton.py: compiles Triton's kernels for a GPU that need not be there, and prints their names."""
+"""Run by test_triton.py: compiles Triton's kernels for a GPU that need not be there, and prints names."""
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from celo.torch import _triton
+from celo.torch import _triton, _triton_passes
 
-SIZES = ("n", "size", "outer", "a", "middle", "b", "inner", "A", "B", "I", "FACTORED", "ROW_ALONG")
+SIZES = ("n", "size", "outer", "a", "middle", "b", "inner", "A", "B", "INNER", "FACTORED", "ROW_ALONG")
 TARGET = GPUTarget("cuda", 80, 32)
 
 for count, shape in ((1, (768, 3072)), (3, (64, 3, 3, 3)), (12, (768,))):
     values = dict(zip(SIZES, _triton._geometry(count, shape), strict=True))
-    for kernel in (_triton._observe, _triton._normalise, _triton._step):
-        if kernel is _triton._normalise and not values["FACTORED"]:
+    for kernel in (_triton_passes.observe, _triton_passes.normalise, _triton_passes.step):
+        if kernel is _triton_passes.normalise and not values["FACTORED"]:
             continue
         # As Triton itself does it: numbers that are 1, and those in capitals, are compiled in.
         fixed = {name: x for name, x in values.items() if name[0].isupper() or x == 1}

@@ -17,7 +17,7 @@ import celo
 from celo import _compile
 from celo._errors import CeloError
 from celo.optimizers import Celo2 as Celo2InJax
-from celo.torch import Celo2, Celo2Base, celo2_param_groups
+from celo.torch import Celo2, Celo2Base, _kernel, celo2_param_groups
 
 RATE, DECAY = 0.03, 0.1  # so that rounding counts for little beside the steps
 # Three axes are a convolution along a line. JAX has matrices in the last two axes, PyTorch in the first two.
@@ -265,8 +265,11 @@ def test_groups_of_a_model_send_embeddings_and_vectors_to_adam(theta):
     }
 
 
-def test_options_out_of_range_are_refused(theta):
+def test_options_out_of_range_are_refused(theta, monkeypatch):
     params = [torch.ones(3, 4, requires_grad=True)]
+    monkeypatch.setattr(_kernel, "_has_triton", lambda: True)
+    with pytest.raises(CeloError, match=r"Celo2Base has no Triton kernel; use kernel='auto'"):
+        Celo2Base(params, weights=theta, kernel="triton")
     with pytest.raises(CeloError, match=r"adam must be True, False or None .*got 'yes'"):
         Celo2(params, weights=theta, adam="yes")
     with pytest.raises(CeloError, match=r"adam_multiplier must be finite and at least 0, got -1"):

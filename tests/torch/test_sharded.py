@@ -13,9 +13,9 @@ import celo.torch
 from celo.torch import _sharded as sharded
 
 CASES = ("rule", "orthogonalised", "guarded", "with AdamW", "CeloAdam", "Celo2", "Celo2Base", "VeLO")
-# As a part of how far the parameters have moved; nothing at all was met, but for VeLO in FSDP2: networks are mixed of
-# one tensor at a time there, and a product of fewer rows takes its sums in another order.
-TOLERANCE = {case: 1e-6 for case in CASES} | {"VeLO": 1e-4}
+# As a part of how far the parameters have moved; nothing at all was met, but for VeLO in FSDP2: networks are
+# mixed of one tensor at a time there, and a product of fewer rows takes its sums in another order.
+TOLERANCE = dict.fromkeys(CASES, 1e-06) | {"VeLO": 1e-4}
 
 
 def test_whole_tensors_are_left_as_they_are():

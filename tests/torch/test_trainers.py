@@ -316,7 +316,11 @@ def test_transformers_trains_with_those_that_read_no_loss(transformers, data, re
     """They are handed to it, and follow its scheduler."""
     scheduler = {"lr_scheduler_type": "constant"}
     trainer = trainer_of(
-        transformers, data, tmp_path, optimizers=lambda model: (made(name, model.parameters()), None), **scheduler
+        transformers,
+        data,
+        tmp_path,
+        optimizers=lambda model: (made(name, model.parameters()), None),
+        **scheduler,
     )
     trainer.train()
     assert apart(trainer.model.net, references(name)) < ROUNDING

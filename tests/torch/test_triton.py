@@ -1,4 +1,4 @@
-"""Triton's kernels against PyTorch's own operations, in Triton's interpreter; and that they compile for GPUs."""
+"""Triton's kernels against PyTorch's own operations, in Triton's interpreter; they compile for GPUs."""
 
 import os
 import subprocess
@@ -29,7 +29,9 @@ def network():
 def statistics(shape, count):
     """Of as many tensors of one shape, zero."""
     sizes = _rule.statistics_shapes(shape)
-    zeros = {n: torch.zeros((count, *s) if n == "second_moment" else (3, count, *s[1:])) for n, s in sizes.items()}
+    zeros = {
+        n: torch.zeros((count, *s) if n == "second_moment" else (3, count, *s[1:])) for n, s in sizes.items()
+    }
     return _rule.Statistics(**zeros)
 
 
@@ -105,7 +107,9 @@ def test_a_compiled_step_calls_them(network):
     grads, params = torch.ones(1, 3, 2), torch.ones(1, 3, 2)
     plain, compiled = statistics((3, 2), 1), statistics((3, 2), 1)
     expected = kernels.steps(network, plain, grads, params)
-    found = torch.compile(kernels.steps, fullgraph=True, backend="aot_eager")(network, compiled, grads, params)
+    found = torch.compile(kernels.steps, fullgraph=True, backend="aot_eager")(
+        network, compiled, grads, params
+    )
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(compiled.momenta, plain.momenta)
     torch._dynamo.reset()
@@ -120,11 +124,11 @@ def test_which_tensors_have_a_form():
 @pytest.mark.parametrize("shape", [(7,), (3000,), (9, 4), (768, 3072), (64, 3, 3, 3), (2, 3, 5, 7)], ids=str)
 def test_blocks_cover_a_tensor(shape):
     g = kernels._geometry(2, shape)
-    covered = (g.tiles[0] * g.A, g.tiles[1] * g.B, g.tiles[2] * g.I)
+    covered = (g.tiles[0] * g.A, g.tiles[1] * g.B, g.tiles[2] * g.INNER)
     assert all(c >= n for c, n in zip(covered, (g.a, g.b, g.inner), strict=True))
     assert g.outer * g.a * g.middle * g.b * g.inner == g.size == torch.Size(shape).numel()
-    assert g.A * g.B * g.I <= 1024
-    assert all(n & (n - 1) == 0 for n in (g.A, g.B, g.I))
+    assert g.A * g.B * g.INNER <= 1024
+    assert all(n & (n - 1) == 0 for n in (g.A, g.B, g.INNER))
 
 
 def test_by_name_they_run_on_gpus_or_in_the_interpreter(monkeypatch):
@@ -143,4 +147,4 @@ def test_they_compile_for_a_gpu():
     command = [sys.executable, "-W", "ignore", str(script)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["_observe", "_normalise", "_step"] * 2 + ["_observe", "_step"]
+    assert done.stdout.split() == ["observe", "normalise", "step"] * 2 + ["observe", "step"]

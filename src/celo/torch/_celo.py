@@ -133,8 +133,9 @@ class Celo(_RuleOptimizer):
       maximize: climb instead.
       foreach: False computes one tensor after another, which takes less memory and, for small tensors, more
         time; without effect on the native kernel.
-      kernel: "auto" is C++ on a CPU with a compiler (it is compiled at its first use), else PyTorch's own
-        operations; "native" and "eager" ask for one.
+      kernel: what computes. "auto" is C++ ("native") on a CPU with a compiler (it is compiled at its first
+        use), Triton ("triton") on a GPU that it supports, else PyTorch's own operations ("eager"). Those
+        three ask for one.
       capturable: accepted as others' is; steps never wait for the device.
       average_loss: whether the loss is averaged over the processes of `torch.distributed`.
       differentiable: refused.

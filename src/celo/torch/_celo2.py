@@ -37,6 +37,8 @@ class _Celo2Optimizer(LearnedOptimizer):
         shapes = _rule_steps.state_shapes(group, param)
         if "adam" in group and "adam" not in self.defaults:
             raise CeloError(f"{type(self).__name__} has no Adam: leave adam= out of its groups, or use Celo2")
+        if group["kernel"] == "triton":
+            raise CeloError(f"{type(self).__name__} has no Triton kernel; use kernel='auto'")
         return _adam.state_shapes(param) if _is_adams(group, param) else shapes
 
     def _steps(
@@ -136,8 +138,8 @@ class Celo2(_Celo2Optimizer):
       per_layer: how many leading axes of each tensor count tensors.
       maximize: climb instead.
       foreach: False computes one tensor after another.
-      kernel: "auto", "native" or "eager". Tensors of three axes or more whose two longest are not their first
-        have no native form: PyTorch's own operations compute them under any name.
+      kernel: as in `Celo`, without "triton". Tensors of three axes or more whose two longest are not their
+        first have no native form: PyTorch's own operations compute them under any name.
       capturable: accepted as others' is.
       differentiable: refused.
       fused: refused.
@@ -198,7 +200,7 @@ class Celo2Base(_Celo2Optimizer):
       per_layer: for tensors that stack layers.
       maximize: climb instead.
       foreach: False computes one tensor after another.
-      kernel: "auto", "native" or "eager".
+      kernel: as in `Celo2`.
       capturable: accepted as others' is.
       differentiable: refused.
       fused: refused.

@@ -42,10 +42,11 @@ def attach(
     the trainer's number of steps, also where it resumes. The trainer's scheduler becomes "constant", for the
     learned schedule is one; its `learning_rate` and `weight_decay` are not read.
 
-    `Celo2`, `Celo2Base` and `CeloRule` read neither loss nor horizon, and need nothing of this: hand them to the
-    trainer, whose scheduler they follow.
+    `Celo2`, `Celo2Base` and `CeloRule` read neither loss nor horizon, and need nothing of this: hand them to
+    the trainer, whose scheduler they follow.
 
-        optimizer = celo.torch.Celo2(celo.torch.celo2_param_groups(model), lr=1e-3, weights="celo2.safetensors")
+        groups = celo.torch.celo2_param_groups(model)
+        optimizer = celo.torch.Celo2(groups, lr=1e-3, weights="celo2.safetensors")
         trainer = Trainer(model, args, train_dataset=dataset, optimizers=(optimizer, None))
 
     Args:
@@ -89,8 +90,8 @@ def register_timm() -> None:
         optimizer = timm.optim.create_optimizer_v2(model, "celo", num_steps=10_000)
         optimizer.step(loss=loss)
 
-    timm's own training script passes no loss to `step()`: "celorule", "celo2" and "celo2base" suit it, under a
-    scheduler. For AdamW beside them: `param_group_fn=celo.torch.param_groups`; for Celo2's Adam:
+    timm's own training script passes no loss to `step()`: "celorule", "celo2" and "celo2base" suit it, under
+    a scheduler. For AdamW beside them: `param_group_fn=celo.torch.param_groups`; for Celo2's Adam:
     `celo2_param_groups`.
     """
     from timm.optim._optim_factory import (  # pyright: ignore[reportMissingImports]

@@ -57,7 +57,7 @@ class VeLO(LearnedOptimizer):
         says, 100 for "velo_4000"; else 1.
       maximize: climb instead.
       foreach: False computes one tensor after another.
-      kernel: "auto", "native" or "eager": what computes the tensors' networks.
+      kernel: as in `Celo`; it computes the tensors' networks.
       capturable: accepted as others' is.
       average_loss: whether the loss is averaged over the processes of `torch.distributed`.
       differentiable: refused.
