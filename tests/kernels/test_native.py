@@ -18,7 +18,15 @@ from celo._kernels import native, rule_network
 from celo._kernels.statistics import init_stats
 from celo.optimizers import Celo, UpdateRule, celo
 
-FORMS = {"xla": rule_network, "native": native}
+
+
+def by_kernel(rule, theta, stats, grad, param, min_rms):
+    """As the JAX form is called."""
+    [result] = native.tensor_updates(rule, theta, [(stats, grad, param)], [0], min_rms)
+    return result
+
+
+FORMS = {"xla": rule_network.tensor_update, "native": by_kernel}
 # Whether there is a compiler, not whether the kernel compiles: one that does not must fail here.
 needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="there is no C++ compiler here")
 
@@ -76,7 +84,7 @@ def run(kernel, rule, theta, shape, steps=4, scale=1.0):
 
     @jax.jit
     def step(stats, grad, param):
-        return FORMS[kernel].tensor_update(rule, theta, stats, grad, param, 0.0)
+        return FORMS[kernel](rule, theta, stats, grad, param, 0.0)[:2]
 
     param = scale * normal(1, shape)
     stats = fresh_stats(param)
@@ -114,8 +122,7 @@ def test_bad_gradients_are_taken_alike(shape, rule, weights):
     @jax.jit
     def both(grad):
         return [
-            form.tensor_update(rule, weights, init_stats(param, 3, 3), grad, param, 0.0)
-            for form in (rule_network, native)
+            form(rule, weights, init_stats(param, 3, 3), grad, param, 0.0) for form in FORMS.values()
         ]
 
     for bad in (np.nan, np.inf, -np.inf, 1e30, 0.0):
@@ -149,7 +156,7 @@ def test_a_batch_is_its_members(batch, rule, weights):
 
     @jax.jit
     def one(*arguments):
-        return native.tensor_update(rule, *arguments, 0.0)
+        return by_kernel(rule, *arguments, 0.0)
 
     together = jax.jit(jax.vmap(one))(theta, stats, grad, param)
     twice = jax.jit(jax.vmap(jax.vmap(one)))(*jax.tree.map(lambda x: x[None], (theta, stats, grad, param)))
@@ -177,7 +184,7 @@ def test_given_statistics_are_left_alone_unless_donated(noisy_theta):
     theta = noisy_theta(UpdateRule())["update_rule"]
     stats = init_stats(jnp.zeros((4, 3)), 3, 3)
     before = jax.tree.map(np.array, stats)
-    step = jax.jit(lambda s: native.tensor_update(CELO, theta, s, jnp.ones((4, 3)), jnp.ones((4, 3)), 0.0))
+    step = jax.jit(lambda s: by_kernel(CELO, theta, s, jnp.ones((4, 3)), jnp.ones((4, 3)), 0.0))
     jax.block_until_ready(step(stats))
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.array, stats))
 
@@ -236,12 +243,12 @@ def test_derivatives_are_those_of_the_jax_form(shape, rule, weights):
     param, grad = (normal(seed, shape) for seed in (1, 2))
 
     def length(form, theta, param, grad):
-        update, _ = form.tensor_update(rule, theta, init_stats(param, 3, 3), grad, param, 0.01)
+        update, _, _ = form(rule, theta, init_stats(param, 3, 3), grad, param, 0.01)
         return jnp.sum(jnp.square(1e3 * update))
 
     ours, theirs = (
         jax.grad(partial(length, form), argnums=(0, 1, 2))(weights, param, grad)
-        for form in (native, rule_network)
+        for form in (by_kernel, rule_network.tensor_update)
     )
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert_close(a, b, 1e-3)
@@ -315,7 +322,7 @@ def test_the_kernel_reads_no_buffer_of_another_size(wrong, change, rule):
     shapes = [(number,), (4, 3), (4, 3), *[(4, 3)] * 4, *[(1, 3)] * 3, *[(4, 1)] * 3]
     sizes = [math.prod(shape) for shape in shapes]
     sizes[wrong] += change
-    results = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (sizes[2], *sizes[3:])]
+    results = [jax.ShapeDtypeStruct((n,), jnp.float32) for n in (sizes[2], *sizes[3:], *[1] * rule.says_length)]
     call = jax.ffi.ffi_call(f"{rule.name}_rule", results)
     with pytest.raises(jax.errors.JaxRuntimeError, match="elements, expected"):
-        call(*(jnp.ones(n) for n in sizes), dims=np.array([1, 4, 1, 3, 1]), row_along=False)
+        call(*(jnp.ones(n) for n in sizes), layouts=np.array([1, 4, 1, 3, 1, 1]))

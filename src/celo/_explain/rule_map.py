@@ -67,9 +67,10 @@ def rule_map(
         },
     )
     celo = rule_network.network(
+        CELO,
         theta,
         rule_network.network_inputs(CELO, element, g, jnp.zeros_like(g)),
-        rule_network.normalisers(CELO, rule_network.network_inputs(CELO, after, grad, param)),
+        rule_network.input_sizes(CELO, rule_network.network_inputs(CELO, after, grad, param)),
     )
     first, second = (1.0 - decay ** (step.astype(jnp.float32) + 1.0) for decay in ADAM_DECAYS)
     adam = -(element.momenta[0] / first) * jax.lax.rsqrt(element.second_moment / second)

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <deque>
 #include <thread>
+#include <vector>
 
 #include "orthogonal.h"
 #include "rule.h"
@@ -59,19 +60,16 @@ void take_steps(int64_t threads, const int64_t* dims, int64_t num_dims, bool row
                 float* second_moment, float* row, float* col, float* update) {
   const Shape shape = Shape::of(dims, num_dims, row_along);
   const int64_t size = shape.size(), rows = shape.row(), cols = shape.col();
-  const int64_t stride = own_networks ? Network<Rule>::kWeights : 0;
-  rule_steps<Rule>(OwnPool::with(threads), shape, count, [=](int64_t i) {
-    const auto at = [=](float* first, int64_t k, int64_t n) { return first + (k * count + i) * n; };
-    static thread_local float unused;  // a tensor without factors has no column
-    const auto column = [&](int64_t k) { return shape.factored ? at(col, k, cols) : &unused; };
-    float* const m[3] = {at(momenta, 0, size), at(momenta, 1, size), at(momenta, 2, size)};
-    float* const r[3] = {at(row, 0, rows), at(row, 1, rows), at(row, 2, rows)};
-    float* const c[3] = {column(0), column(1), column(2)};
-    float* const v = second_moment + i * size;
-    return Tensor{theta + i * stride, grad + i * size, param + i * size, {m[0], m[1], m[2]}, v,
-                  {r[0], r[1], r[2]}, {c[0], c[1], c[2]}, update + i * size, {m[0], m[1], m[2]}, v,
-                  {r[0], r[1], r[2]}, {c[0], c[1], c[2]}};
-  });
+  const auto at = [=](float* first, int64_t k, int64_t n) { return first + k * count * n; };
+  static thread_local std::vector<float> unused;  // tensors without factors have no columns
+  if (!shape.factored && (int64_t)unused.size() < 3 * count) unused.resize(3 * count);
+  float* const columns = shape.factored ? col : unused.data();
+  float* const m[3] = {at(momenta, 0, size), at(momenta, 1, size), at(momenta, 2, size)};
+  float* const r[3] = {at(row, 0, rows), at(row, 1, rows), at(row, 2, rows)};
+  float* const c[3] = {at(columns, 0, cols), at(columns, 1, cols), at(columns, 2, cols)};
+  const Tensor first{theta, grad, param, {m[0], m[1], m[2]}, second_moment, {r[0], r[1], r[2]}, {c[0], c[1], c[2]},
+                     update, {m[0], m[1], m[2]}, second_moment, {r[0], r[1], r[2]}, {c[0], c[1], c[2]}, nullptr};
+  rule_steps<Rule>(OwnPool::with(threads), {{shape, count, own_networks ? 1 : count, first}});
 }
 
 }  // namespace

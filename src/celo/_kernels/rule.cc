@@ -1,5 +1,4 @@
-// A learned update rule, Celo's or Celo2's, for one tensor, or for a batch of equal tensors that each have their own
-// weights.
+// A learned update rule, Celo's or Celo2's, for all tensors of a model.
 //
 // The mathematics is that of rule_network.py beside this file, which says what each input is. What is different
 // is the order: XLA reads and writes every statistic several times, here a tensor is passed over three times:
@@ -64,8 +63,8 @@ template <typename Rule>
 struct BoundNetwork : Network<Rule> {
   static constexpr int kHidden = Rule::kHidden;
   float scale;
-  BoundNetwork(const float* weights, const Sums& squares, int64_t size) {
-    std::memcpy(static_cast<Network<Rule>*>(this), weights, sizeof(Network<Rule>));
+  BoundNetwork(const Tensor& t, const Sums& squares, int64_t size) {
+    std::memcpy(static_cast<Network<Rule>*>(this), t.theta, sizeof(Network<Rule>));
     float factor[kInputs];
     for (int k = 0; k < kInputs; k++) factor[k] = (float)(squares[k] * (1.0 / size));
     by_lanes(kInputs, [&](int64_t k, auto get, auto put, auto) {
@@ -73,7 +72,9 @@ struct BoundNetwork : Network<Rule> {
     });
     for (int k = 0; k < kInputs; k++)
       for (int j = 0; j < kHidden; j++) this->w0[k][j] *= factor[k];
-    scale = -1e-3f * std::max(std::sqrt((float)(squares[kParam] / size) + 1e-9f), this->min_rms);
+    const float rms = std::sqrt((float)(squares[kParam] / size) + 1e-9f);
+    if (t.rms != nullptr) *t.rms = rms;
+    scale = -1e-3f * std::max(rms, this->min_rms);
   }
   V update(const V (&first)[kHidden]) const {
     V hidden[kHidden], output[Rule::kOutputs];
@@ -229,7 +230,7 @@ void run_vector(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
       }
     }
   });
-  const BoundNetwork<Rule> net(t.theta, sum_of(parts), size);
+  const BoundNetwork<Rule> net(t, sum_of(parts), size);
   in_parallel(pool, chunks, [&](int64_t chunk) {
     const Range range = part(size, chunks, chunk);
     by_lanes(range.end - range.begin, [&](int64_t j, auto get, auto put, auto) {
@@ -490,7 +491,7 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     }
   });
 
-  const BoundNetwork<Rule> net(t.theta, sum_of(parts), size);
+  const BoundNetwork<Rule> net(t, sum_of(parts), size);
   across.enter(net, across_value, across_inverse, false);
   along.enter(net, along_value, along_inverse, true);
   in_parallel(pool, chunks, [&](int64_t chunk) {
@@ -516,21 +517,40 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
 // ---------------------------------------------------------------------------------------------------- many tensors
 
 template <typename Rule>
-void rule_steps(Pool& pool, const Shape& shape, int64_t count, const std::function<Tensor(int64_t)>& tensor) {
-  const Runner run = shape.factored ? run_matrix<Rule> : run_vector<Rule>;
-  constexpr int64_t kWorthAThread = 1 << 17;  // elements
-  const int64_t chunks = std::clamp<int64_t>(count * shape.size() / kWorthAThread, 1, pool.threads());
-  if (count >= 2 * chunks) {  // tensors side by side, each by one thread
-    in_parallel(pool, chunks, [&](int64_t chunk) {
-      const Range range = part(count, chunks, chunk);
-      for (int64_t i = range.begin; i < range.end; i++) run(pool, 1, tensor(i), shape);
-    });
-  } else {
-    for (int64_t i = 0; i < count; i++) run(pool, chunks, tensor(i), shape);
-  }
+void rule_steps(Pool& pool, const std::vector<Batch>& batches) {
+  constexpr int64_t kWorthAThread = 1 << 17, kCall = 256;  // elements; one more tensor costs about as much as kCall
+  const auto run = [](Pool& pool, int64_t chunks, const Batch& batch, int64_t i) {
+    Tensor tensor = batch.at(i);
+    tensor.theta += i / batch.sharing * Network<Rule>::kWeights;
+    (batch.shape.factored ? run_matrix<Rule> : run_vector<Rule>)(pool, chunks, tensor, batch.shape);
+  };
+  // Large tensors one after another, each by all threads; the others side by side.
+  const auto large = [](const Batch& batch) { return batch.shape.size() >= 2 * kWorthAThread; };
+  const auto cost = [](const Batch& batch) { return batch.shape.size() + kCall; };
+  int64_t total = 0;
+  for (const Batch& batch : batches)
+    if (!large(batch))
+      total += batch.count * cost(batch);
+    else
+      for (int64_t i = 0; i < batch.count; i++)
+        run(pool, std::min(batch.shape.size() / kWorthAThread, pool.threads()), batch, i);
+  const int64_t threads = std::clamp<int64_t>(total / kWorthAThread, 1, pool.threads());
+  const int64_t chunks = threads == 1 ? 1 : 8 * threads;
+  in_parallel(pool, chunks, [&](int64_t chunk) {
+    const Range range = part(total, chunks, chunk);
+    int64_t before = 0;  // the cost of all batches before this one
+    for (const Batch& batch : batches) {
+      if (large(batch)) continue;
+      const auto tensors_before = [&](int64_t end) {  // those that begin before this much of the whole cost
+        return std::clamp<int64_t>((end - before + cost(batch) - 1) / cost(batch), 0, batch.count);
+      };
+      for (int64_t i = tensors_before(range.begin); i < tensors_before(range.end); i++) run(pool, 1, batch, i);
+      before += batch.count * cost(batch);
+    }
+  });
 }
 
-template void rule_steps<CeloRule>(Pool&, const Shape&, int64_t, const std::function<Tensor(int64_t)>&);
-template void rule_steps<Celo2Rule>(Pool&, const Shape&, int64_t, const std::function<Tensor(int64_t)>&);
+template void rule_steps<CeloRule>(Pool&, const std::vector<Batch>&);
+template void rule_steps<Celo2Rule>(Pool&, const std::vector<Batch>&);
 
 }  // namespace celo

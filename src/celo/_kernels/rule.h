@@ -1,9 +1,9 @@
-// Learned update rules for tensors of one shape: see rule.cc.
+// Learned update rules for tensors of any shapes: see rule.cc.
 
 #pragma once
 
 #include <cstdint>
-#include <functional>
+#include <vector>
 
 #include "parallel.h"
 
@@ -59,10 +59,28 @@ struct Shape {
 struct Tensor {  // what belongs to one; new statistics may lie where the old ones do
   const float *theta, *grad, *param, *momentum[kMomenta], *second, *row[kFactored], *col[kFactored];
   float *update, *new_momentum[kMomenta], *new_second, *new_row[kFactored], *new_col[kFactored];
+  float* rms;  // where to put the parameters' root mean square, or null
 };
 
-// One step by a rule, CeloRule or Celo2Rule, of each of `count` tensors with at least one element.
+// Tensors of one shape, the arrays of each following on the last one's.
+struct Batch {
+  Shape shape;
+  int64_t count, sharing;  // tensors; how many in a row have one network
+  Tensor first;
+  Tensor at(int64_t i) const {
+    Tensor t = first;
+    const int64_t size = shape.size(), row = i * shape.row(), col = i * shape.col();
+    t.grad += i * size, t.param += i * size, t.second += i * size, t.new_second += i * size, t.update += i * size;
+    for (int k = 0; k < kMomenta; k++) t.momentum[k] += i * size, t.new_momentum[k] += i * size;
+    for (int k = 0; k < kFactored; k++)
+      t.row[k] += row, t.new_row[k] += row, t.col[k] += col, t.new_col[k] += col;
+    if (t.rms != nullptr) t.rms += i;
+    return t;
+  }
+};
+
+// One step by a rule, CeloRule or Celo2Rule, of all tensors; none is without elements.
 template <typename Rule>
-void rule_steps(Pool& pool, const Shape& shape, int64_t count, const std::function<Tensor(int64_t)>& tensor);
+void rule_steps(Pool& pool, const std::vector<Batch>& batches);
 
 }  // namespace celo

@@ -15,7 +15,7 @@ This is the JAX form; `rule.cc` computes the same.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from itertools import chain
 from operator import add
 
@@ -38,6 +38,7 @@ from celo._kernels.statistics import (
     finite_gradient,
     inverse_factors,
     inverse_root,
+    mean_squares,
     rms,
     update_stats,
 )
@@ -65,6 +66,8 @@ _TOGETHER = (
     ("factored_momentum",),
 )
 
+RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
+TensorUpdate = tuple[Array, TensorStats, Array | None]  # as `tensor_update` gives it
 RuleInputs = Mapping[
     str, Sequence[Array]
 ]  # name of `INPUTS` -> that many arrays, which broadcast to one shape
@@ -77,7 +80,7 @@ def tensor_update(
     grad: Array,
     param: Array,
     min_rms: float | Array,
-) -> tuple[Array, TensorStats]:
+) -> TensorUpdate:
     """One step for one tensor of any shape with at least one element.
 
     Args:
@@ -89,21 +92,40 @@ def tensor_update(
       min_rms: a tensor counts as at least this large in the length of its step, if the rule says one.
 
     Returns:
-      (update float32 of the tensor's shape, to be added; new statistics).
+      (update float32 of the tensor's shape, to be added; new statistics; the tensor's root mean square, if the
+      rule says a length).
     """
-    grad = finite_gradient(grad)
-    param = param.astype(jnp.float32)
-    stats = update_stats(
+    stats = observe(rule, stats, grad)
+    step, size = sized_step(rule, theta, stats, grad, param, min_rms)
+    return step, stats, size
+
+
+def observe(rule: RuleNetwork, stats: TensorStats, grad: Array) -> TensorStats:
+    """The tensor's statistics with `grad` taken in."""
+    return update_stats(
         stats,
-        grad,
+        finite_gradient(grad),
         momentum_decays=MOMENTUM_DECAYS,
         second_moment_decay=rule.second_moment_decay,
         factored_decays=FACTORED_DECAYS,
     )
-    step = network_step(rule, theta, stats, grad, param)
-    if rule.says_length:
-        step = STEP_SCALE * jnp.maximum(rms(param, RMS_FLOOR), min_rms) * step
-    return step, stats
+
+
+def sized_step(
+    rule: RuleNetwork,
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+    min_rms: float | Array,
+) -> tuple[Array, Array | None]:
+    """(update, root mean square) from statistics that have seen `grad`; as `tensor_update`."""
+    param = param.astype(jnp.float32)
+    step = network_step(rule, theta, stats, finite_gradient(grad), param)
+    if not rule.says_length:
+        return step, None
+    size = rms(param, RMS_FLOOR)
+    return STEP_SCALE * jnp.maximum(size, min_rms) * step, size
 
 
 def network_step(
@@ -112,42 +134,40 @@ def network_step(
     """What the network says to one tensor of any shape, as `network` gives it; all float32."""
     if grad.size <= LARGE:
         inputs = network_inputs(rule, stats, grad, param)
-        return network(theta, inputs, normalisers(rule, inputs))
+        return network(rule, theta, inputs, input_sizes(rule, inputs))
     # XLA keeps every array that is used twice, eleven of the tensor's size, unless barriers hide that.
-    scales: dict[str, list[Array]] = {}
+    sizes: dict[str, list[Array]] = {}
     for names in _TOGETHER:
         inputs = network_inputs(rule, stats, grad, param)
-        measured = normalisers(rule, {name: inputs[name] for name in names if name in inputs})
+        measured = input_sizes(rule, {name: inputs[name] for name in names if name in inputs})
         stats, grad, param, measured = jax.lax.optimization_barrier((stats, grad, param, measured))
-        scales |= measured
-    return network(theta, network_inputs(rule, stats, grad, param), scales)
+        sizes |= measured
+    return network(rule, theta, network_inputs(rule, stats, grad, param), sizes)
 
 
-def normalisers(rule: RuleNetwork, inputs: RuleInputs) -> dict[str, list[Array]]:
-    """What each input of a tensor is multiplied by, one over its root mean square.
+def input_sizes(rule: RuleNetwork, inputs: RuleInputs) -> dict[str, list[Array]]:
+    """The mean square of each input of a tensor, by which it is normalised.
 
     Each is a scalar, or, where matrices of a tensor are normalised by themselves, as the input with its last
     two axes of size 1.
     """
-
-    def over(x: Array) -> tuple[int, ...] | None:
-        return (-2, -1) if rule.matrices_apart and x.ndim > 2 else None
-
-    def inverse_rms(x: Array) -> Array:
-        mean = jnp.mean(jnp.square(x), axis=over(x), keepdims=over(x) is not None)
-        return jax.lax.rsqrt(rule.input_floor + mean)
-
-    return {name: [inverse_rms(x) for x in arrays] for name, arrays in inputs.items()}
+    names = [name for name, arrays in inputs.items() for _ in arrays]
+    arrays = list(chain.from_iterable(inputs.values()))
+    sizes: dict[str, list[Array]] = {name: [] for name in inputs}
+    for name, size in zip(names, mean_squares(arrays, matrices_apart=rule.matrices_apart), strict=True):
+        sizes[name].append(size)
+    return sizes
 
 
-def network(theta: dict[str, Array], inputs: RuleInputs, scales: RuleInputs) -> Array:
+def network(rule: RuleNetwork, theta: dict[str, Array], inputs: RuleInputs, sizes: RuleInputs) -> Array:
     """The rule's network: steps downhill, Celo's in units of 0.001 of the tensor's root mean square.
 
     Args:
+      rule: which.
       theta: its weights; two columns in the last layer say direction and magnitude, one the direction. The
         rows of the first are all of `INPUTS`, or those that there are.
       inputs: as `network_inputs` gives them.
-      scales: as `normalisers` gives them.
+      sizes: as `input_sizes` gives them.
 
     Returns:
       Steps of the shape that the inputs broadcast to.
@@ -155,12 +175,13 @@ def network(theta: dict[str, Array], inputs: RuleInputs, scales: RuleInputs) -> 
     names = [name for name in INPUTS if name in inputs]
     rows = [FIRST_ROW[name] + k for name in names for k in range(INPUTS[name])]
     arrays = list(chain.from_iterable(inputs[name] for name in names))
-    scale = list(chain.from_iterable(scales[name] for name in names))
+    mean_squares = list(chain.from_iterable(sizes[name] for name in names))
     first = theta["w0"] if len(rows) == len(theta["w0"]) else theta["w0"][jnp.array(rows)]
-    if all(x.ndim == 0 for x in scale):
-        first = first * jnp.stack(scale)[:, None]
+    if all(x.ndim == 0 for x in mean_squares):
+        first = first * jax.lax.rsqrt(rule.input_floor + jnp.stack(mean_squares))[:, None]
     else:
-        arrays = [x * by for x, by in zip(arrays, scale, strict=True)]
+        scales = [jax.lax.rsqrt(rule.input_floor + x) for x in mean_squares]
+        arrays = [x * by for x, by in zip(arrays, scales, strict=True)]
 
     def step(*arrays: Array) -> Array:
         hidden = _relu(_dense(first, theta["b0"], arrays))
@@ -184,11 +205,15 @@ def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Ar
         factored_grad = [grad * jax.lax.rsqrt(x + 1e-9) for x in rows]
         floored = [x + rule.vector_floor for x in rows]
         factored_momentum = [m * inverse_root(x) for m, x in zip(momenta, floored, strict=True)]
+        inverse_rows = inverse_cols = [jax.lax.rsqrt(x + 1e-8) for x in rows]
     else:
         cols = stats.col
-        factors = [inverse_factors(r, c, grad.shape) for r, c in zip(rows, cols, strict=True)]
+        by_decay = jax.vmap(partial(inverse_factors, shape=grad.shape))  # a third of the kernels
+        stacked_rows, stacked_cols = jnp.stack(rows), jnp.stack(cols)
+        factors = list(zip(*by_decay(stacked_rows, stacked_cols), strict=True))
         factored_grad = [grad * r * c for r, c in factors]
         factored_momentum = [m * r * c for m, (r, c) in zip(momenta, factors, strict=True)]
+        inverse_rows, inverse_cols = (list(jax.lax.rsqrt(x + 1e-8)) for x in (stacked_rows, stacked_cols))
     inputs = {
         "grad": [grad],
         "clipped_grad": [jnp.clip(grad, -CLIPPED_GRADIENT, CLIPPED_GRADIENT)],
@@ -201,8 +226,8 @@ def network_inputs(rule: RuleNetwork, stats: TensorStats, grad: Array, param: Ar
         "grad_over_rms": [grad * inverse_rms],
         "row": rows,
         "col": cols,
-        "inverse_row": [jax.lax.rsqrt(x + 1e-8) for x in rows],
-        "inverse_col": [jax.lax.rsqrt(x + 1e-8) for x in cols],
+        "inverse_row": inverse_rows,
+        "inverse_col": inverse_cols,
         "factored_momentum": factored_momentum,
     }
     return {name: inputs[name] for name in rule.inputs(grad.ndim)}

@@ -8,6 +8,7 @@ A model that does not may have a hundred tensors of perhaps ten shapes. XLA comp
 times over unless it is handed over as one array with a leading axis: compile time is then that of one layer.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -105,13 +106,53 @@ def _location(leaf: Array, number: int) -> Any:
     return sharding if types and all(t is AxisType.Explicit for t in types) else number
 
 
-def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> list[Any]:
-    """`function` of each tuple of arguments; more than one are stacked and mapped over."""
-    if len(tensors) == 1:
-        return [function(*tensors[0])]
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
-    results = jax.lax.map(lambda arguments: function(*arguments), stacked)
-    return [jax.tree.map(partial(_at, place), results) for place in _places(len(tensors))]
+@dataclasses.dataclass(frozen=True)
+class Stacks:
+    """What belongs to tensors, those of a group in one array with a leading axis.
+
+    Attributes:
+      groups: which tensors are computed together, as `stackable` gives them.
+      values: for each group a pytree of arrays; one of a single tensor has no axis more than the tensor's.
+    """
+
+    groups: list[list[int]]
+    values: list[Any]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Any], groups: list[list[int]]) -> "Stacks":
+        """From a pytree for each tensor; those of a group are alike."""
+
+        def stacked(*values: Any) -> Any:
+            return values[0] if len(values) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *values)
+
+        return cls(groups, [stacked(*(tensors[i] for i in group)) for group in groups])
+
+    def first(self, of_tensors: Sequence[Any]) -> list[Any]:
+        """For each group what its first tensor has; all have the same."""
+        return [of_tensors[group[0]] for group in self.groups]
+
+    def leading_axes(self, layers: Sequence[int]) -> list[int]:
+        """How many axes of each group's arrays count tensors, from how many do of each tensor's."""
+        return [axes + (len(group) > 1) for group, axes in zip(self.groups, self.first(layers), strict=True)]
+
+    def map(self, functions: Sequence[Callable[[Any], Any]]) -> "Stacks":
+        """The values of each group's function, of one tensor's pytree."""
+        results = [
+            function(value) if len(group) == 1 else jax.lax.map(function, value)
+            for function, group, value in zip(functions, self.groups, self.values, strict=True)
+        ]
+        return Stacks(self.groups, results)
+
+    def apart(self) -> list[Any]:
+        """The values of each tensor, in the order of their indices."""
+        parts: dict[int, Any] = {}
+        for group, value in zip(self.groups, self.values, strict=True):
+            if len(group) == 1:
+                parts[group[0]] = value
+                continue
+            for i, place in zip(group, _places(len(group)), strict=True):
+                parts[i] = jax.tree.map(partial(_at, place), value)
+        return [parts[i] for i in sorted(parts)]
 
 
 def _places(count: int) -> list[Array]:
@@ -130,7 +171,7 @@ def _at(place: Array, stack: Array) -> Array:
 
 def over_tensors(
     function: Callable[..., Any], tensors: list[tuple[Any, ...]], layers: list[int], groups: list[list[int]]
-) -> list[Any]:
+) -> Stacks:
     """`function` of each tensor's arguments.
 
     Args:
@@ -139,12 +180,12 @@ def over_tensors(
       layers: how many leading axes of all arguments of each count tensors.
       groups: which are computed together, as `stackable` gives them.
     """
-    results: list[Any] = [None] * len(tensors)
-    for group in groups:
-        of_tensor = over_slices(function, layers[group[0]])
-        for i, result in zip(group, over_stack(of_tensor, [tensors[i] for i in group]), strict=True):
-            results[i] = result
-    return results
+
+    def of_group(axes: int) -> Callable[[tuple[Any, ...]], Any]:
+        return lambda arguments: over_slices(function, axes)(*arguments)
+
+    stacks = Stacks.of(tensors, groups)
+    return stacks.map([of_group(axes) for axes in stacks.first(layers)])
 
 
 def as_rows(arrays: Sequence[Array], width: int) -> Array:

@@ -3,15 +3,19 @@
 Everything here is for one tensor. Statistics are float32 whatever the tensor's dtype.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from celo._definitions import FACTORED_FLOOR, GRADIENT_LIMIT, LARGEST_GRADIENT, factored_axes
 from celo._layout import zeros_beside
 from celo._types import Array
+
+LONGEST_SUM = 1 << 14  # numbers added up one after another: of more, float32 loses the fifth digit
 
 
 class TensorStats(NamedTuple):
@@ -89,6 +93,42 @@ def ema(average: Array, value: Array, decay: float | Array) -> Array:
 def rms(x: Array, floor: float) -> Array:
     """sqrt(mean(x²) + floor) over the whole tensor; a scalar."""
     return jnp.sqrt(jnp.mean(jnp.square(x)) + floor)
+
+
+def mean_squares(arrays: Sequence[Array], *, matrices_apart: bool) -> list[Array]:
+    """The mean square of each array: a scalar, or, if matrices count apart, the array with its last two axes of
+    size 1.
+
+    Arrays of one shape are passed over together. XLA would make a loop for each, or several.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for k, x in enumerate(arrays):
+        by_shape.setdefault(x.shape, []).append(k)
+    means: dict[int, Array] = {}
+    for shape, group in by_shape.items():
+        apart = matrices_apart and len(shape) > 2
+        axes = list(range(len(shape) - 2 if apart else 0, len(shape)))
+        count = math.prod(shape[axis] for axis in axes)
+        for k, total in zip(group, _sums([jnp.square(arrays[k]) for k in group], axes), strict=True):
+            means[k] = (total[..., None, None] if apart else total) / count
+    return [means[k] for k in range(len(arrays))]
+
+
+def _sums(arrays: Sequence[Array], axes: list[int]) -> Sequence[Array]:
+    """Sums of arrays of one shape over axes that are their last, by one loop where float32 allows."""
+    shape = arrays[0].shape
+    if math.prod(shape[axis] for axis in axes) <= LONGEST_SUM:
+        return _by_one_loop(arrays, axes)
+    if len(axes) > 1 and shape[-1] <= LONGEST_SUM:
+        return _sums(_by_one_loop(arrays, axes[-1:]), axes[:-1])
+    return [jnp.sum(x, axis=axes) for x in arrays]
+
+
+def _by_one_loop(arrays: Sequence[Array], axes: list[int]) -> Sequence[Array]:
+    def add(sums: Sequence[Array], numbers: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(a + b for a, b in zip(sums, numbers, strict=True))
+
+    return jax.lax.reduce(tuple(arrays), (np.float32(0),) * len(arrays), add, tuple(axes))
 
 
 @jax.custom_jvp

@@ -1,7 +1,9 @@
 // The kernels as XLA calls them. What is handed over is trusted in nothing: a state of another model, or a damaged
 // file, would be read and written past its end.
 
+#include <algorithm>
 #include <string>
+#include <vector>
 
 #include "orthogonal.h"
 #include "rule.h"
@@ -11,9 +13,6 @@ namespace ffi = xla::ffi;
 using namespace celo;
 
 namespace {
-
-using In = ffi::Buffer<ffi::F32>;
-using Out = ffi::ResultBuffer<ffi::F32>;
 
 struct XlaPool : Pool {
   ffi::ThreadPool& lent;
@@ -27,54 +26,68 @@ constexpr int kStatistics = kMomenta + 1 + 2 * kFactored;
 constexpr const char* kNames[kStatistics] = {"momenta[0]", "momenta[1]", "momenta[2]", "second_moment", "row[0]",
                                              "row[1]",     "row[2]",     "col[0]",     "col[1]",        "col[2]"};
 
-ffi::Error wrong_size(const char* name, int64_t found, int64_t expected) {
-  return ffi::Error::InvalidArgument(std::string(name) + " has " + std::to_string(found) + " elements, expected " +
-                                     std::to_string(expected) + ": the state is that of other parameters");
+ffi::Error wrong_size(size_t tensor, const char* name, int64_t found, int64_t expected) {
+  return ffi::Error::InvalidArgument("of tensor " + std::to_string(tensor) + ", " + name + " has " +
+                                     std::to_string(found) + " elements, expected " + std::to_string(expected) +
+                                     ": the state is that of other parameters");
 }
 
+// Arguments: of each tensor the network's weights, gradient, parameters, statistics. Results: of each the update, the
+// statistics and, where the rule says a length, the parameters' root mean square. `layouts` has six numbers for each:
+// the sizes of a Shape, and 0 of one without factors, 1, or 2 if the row moment is the one averaged along lines. A
+// tensor may be many, whose arrays follow one another: as many as its networks, or a multiple.
 template <typename Rule>
-ffi::Error rule(ffi::ThreadPool lent, ffi::Span<const int64_t> dims, bool row_along, In theta, In grad, In param,
-                In m0, In m1, In m2, In second, In r0, In r1, In r2, In c0, In c1, In c2, Out update, Out new_m0,
-                Out new_m1, Out new_m2, Out new_second, Out new_r0, Out new_r1, Out new_r2, Out new_c0, Out new_c1,
-                Out new_c2) {
-  if (dims.size() != 5 && dims.size() != 1) return ffi::Error::InvalidArgument("dims must be five sizes, or one");
+ffi::Error rule(ffi::ThreadPool lent, ffi::Span<const int64_t> layouts, ffi::RemainingArgs args,
+                ffi::RemainingRets rets) {
+  constexpr size_t kLayout = 6, kArguments = 3 + kStatistics, kResults = 1 + kStatistics + (Rule::kOutputs - 1);
   constexpr int64_t kWeights = Network<Rule>::kWeights;
-  const Shape shape = Shape::of(dims.begin(), dims.size(), row_along);
-  const int64_t size = shape.size(), count = theta.element_count() / kWeights;
-  if ((int64_t)theta.element_count() != count * kWeights)
-    return wrong_size("theta", theta.element_count(), kWeights);
-  const In* statistics[kStatistics] = {&m0, &m1, &m2, &second, &r0, &r1, &r2, &c0, &c1, &c2};
-  Out* results[kStatistics] = {&new_m0, &new_m1, &new_m2, &new_second, &new_r0,
-                               &new_r1, &new_r2, &new_c0, &new_c1,     &new_c2};
-  const int64_t whole = count * size;
-  if ((int64_t)grad.element_count() != whole) return wrong_size("the gradient", grad.element_count(), whole);
-  if ((int64_t)param.element_count() != whole) return wrong_size("the parameter", param.element_count(), whole);
-  if ((int64_t)update->element_count() != whole) return wrong_size("the update", update->element_count(), whole);
-  int64_t sizes[kStatistics];
-  for (int i = 0; i < kStatistics; i++) {
-    sizes[i] = i <= kMomenta ? size : i <= kMomenta + kFactored ? shape.row() : shape.col();
-    for (const int64_t found : {(int64_t)statistics[i]->element_count(), (int64_t)(*results[i])->element_count()})
-      if (found != count * sizes[i]) return wrong_size(kNames[i], found, count * sizes[i]);
+  const size_t tensors = layouts.size() / kLayout;
+  if (layouts.size() % kLayout || args.size() != tensors * kArguments || rets.size() != tensors * kResults)
+    return ffi::Error::InvalidArgument("arguments, results and layouts are of different numbers of tensors");
+  std::vector<Batch> batches;
+  batches.reserve(tensors);
+  for (size_t n = 0; n < tensors; n++) {
+    const int64_t* d = layouts.begin() + n * kLayout;
+    if (std::any_of(d, d + kLayout, [](int64_t x) { return x < 0; }))
+      return ffi::Error::InvalidArgument("a layout has negative sizes");
+    const Shape shape{d[0], d[1], d[2], d[3], d[4], d[5] == 2, d[5] != 0};
+    const float* in[kArguments];
+    float* out[kResults];
+    int64_t given[kArguments], returned[kResults];
+    for (size_t k = 0; k < kArguments; k++) {
+      const auto x = args.get<ffi::Buffer<ffi::F32>>(n * kArguments + k);
+      if (!x.has_value()) return ffi::Error::InvalidArgument("arguments must be float32");
+      in[k] = x->typed_data(), given[k] = x->element_count();
+    }
+    for (size_t k = 0; k < kResults; k++) {
+      auto x = rets.get<ffi::Buffer<ffi::F32>>(n * kResults + k);
+      if (!x.has_value()) return ffi::Error::InvalidArgument("results must be float32");
+      out[k] = (*x)->typed_data(), returned[k] = (*x)->element_count();
+    }
+    const int64_t size = shape.size(), networks = given[0] / kWeights;
+    if (given[0] != networks * kWeights) return wrong_size(n, "theta", given[0], kWeights);
+    const int64_t count = size == 0 ? 0 : given[2] / size;
+    if (size == 0 ? given[2] != 0 : given[2] != count * size || count % std::max<int64_t>(networks, 1) || !networks)
+      return wrong_size(n, "the parameter", given[2], networks * size);
+    if (given[1] != given[2]) return wrong_size(n, "the gradient", given[1], given[2]);
+    if (returned[0] != given[2]) return wrong_size(n, "the update", returned[0], given[2]);
+    for (int i = 0; i < kStatistics; i++) {
+      const int64_t expected = count * (i <= kMomenta ? size : i <= kMomenta + kFactored ? shape.row() : shape.col());
+      for (const int64_t found : {given[3 + i], returned[1 + i]})
+        if (found != expected) return wrong_size(n, kNames[i], found, expected);
+    }
+    constexpr bool kWithSize = kResults > 1 + kStatistics;
+    if (kWithSize && returned[kResults - 1] != count) return wrong_size(n, "the size", returned[kResults - 1], count);
+    if (count == 0) continue;
+    const float* const* s = in + 3;
+    float* const* r = out + 1;
+    batches.push_back({shape, count, count / networks,
+                       Tensor{in[0], in[1], in[2], {s[0], s[1], s[2]}, s[3], {s[4], s[5], s[6]}, {s[7], s[8], s[9]},
+                              out[0], {r[0], r[1], r[2]}, r[3], {r[4], r[5], r[6]}, {r[7], r[8], r[9]},
+                              kWithSize ? out[kResults - 1] : nullptr}});
   }
-  if (whole == 0) return ffi::Error::Success();
-
   XlaPool pool(lent);
-  rule_steps<Rule>(pool, shape, count, [&](int64_t i) {
-    const auto in = [&](int k) { return statistics[k]->typed_data() + i * sizes[k]; };
-    const auto out = [&](int k) { return (*results[k])->typed_data() + i * sizes[k]; };
-    return Tensor{theta.typed_data() + i * kWeights,
-                  grad.typed_data() + i * size,
-                  param.typed_data() + i * size,
-                  {in(0), in(1), in(2)},
-                  in(3),
-                  {in(4), in(5), in(6)},
-                  {in(7), in(8), in(9)},
-                  update->typed_data() + i * size,
-                  {out(0), out(1), out(2)},
-                  out(3),
-                  {out(4), out(5), out(6)},
-                  {out(7), out(8), out(9)}};
-  });
+  rule_steps<Rule>(pool, batches);
   return ffi::Error::Success();
 }
 
@@ -106,17 +119,14 @@ ffi::Error orthogonalize(ffi::ThreadPool lent, bool muon, ffi::RemainingArgs arg
 
 }  // namespace
 
-#define CELO_DEFINE_RULE(symbol, Rule)                                                \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                                      \
-      symbol, rule<Rule>,                                                             \
-      ffi::Ffi::Bind()                                                                \
-          .Ctx<ffi::ThreadPool>()                                                     \
-          .Attr<ffi::Span<const int64_t>>("dims")                                     \
-          .Attr<bool>("row_along")                                                    \
-          .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()      \
-          .Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>().Arg<In>()                \
-          .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>()                \
-          .Ret<In>().Ret<In>().Ret<In>().Ret<In>().Ret<In>())
+#define CELO_DEFINE_RULE(symbol, Rule)                           \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                 \
+      symbol, rule<Rule>,                                        \
+      ffi::Ffi::Bind()                                           \
+          .Ctx<ffi::ThreadPool>()                                \
+          .Attr<ffi::Span<const int64_t>>("layouts")             \
+          .RemainingArgs()                                       \
+          .RemainingRets())
 
 CELO_DEFINE_RULE(celo_rule, CeloRule);
 CELO_DEFINE_RULE(celo2_rule, Celo2Rule);

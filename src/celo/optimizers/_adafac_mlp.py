@@ -122,8 +122,8 @@ class AdafacMLP(LearnedOptimizer):
         step = partial(_tensor_update, network, _decays(own))
         layers = leading_axes(self.per_layer, params)
         tensors = checked_tensors(state.statistics, grads, params, layers, "xla")
-        groups = computed_together(tensors, layers, "xla")
-        steps = over_tensors(step, tensors, layers, groups)
+        groups = computed_together(tensors, "xla", layers)
+        steps = over_tensors(step, tensors, layers, groups).apart()
         updates = [u.astype(p.dtype) for (u, _), (_, _, p) in zip(steps, tensors, strict=True)]
         treedef = jax.tree.structure(params)
         statistics = pack([stats for _, stats in steps], treedef)

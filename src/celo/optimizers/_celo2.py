@@ -28,7 +28,7 @@ from celo._definitions import (
 )
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal
-from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
+from celo._kernels.stacking import PerLayer, Stacks, leading_axes, per_leaf
 from celo._kernels.statistics import unclipped_gradient
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._adam import AdamState, init_moments, update_moments
@@ -37,8 +37,11 @@ from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._rule_steps import (
     GROUP,
     RuleState,
+    checked_tensors,
+    computed_together,
     init_state,
     init_weights,
+    pack,
     take_steps,
 )
 from celo.optimizers._update_rule import Orthogonalize
@@ -148,17 +151,21 @@ class Celo2(LearnedOptimizer):
         layers = self._layers(by_adam, params)
         kernel = native.resolve(self.kernel)
         grads = _without(by_adam, grads, like=jax.tree.structure(params))
-        steps, state = take_steps(
-            CELO2, theta[GROUP], grads, state, _without(by_adam, params), layers, kernel
-        )
         wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=True)
         wanted = [want for want, taken in zip(wanted, by_adam, strict=True) if not taken]
+        others = _without(by_adam, params)
+        tensors = checked_tensors(state, grads, others, layers, kernel)
+        groups = computed_together(tensors, kernel, layers, wanted)
+        steps, stats = take_steps(CELO2, theta[GROUP], tensors, layers, groups, kernel)
+        arrays, counted = [step for step, _ in steps.values], steps.leading_axes(layers)
         matrices = {
-            i: step for i, step in enumerate(steps) if wanted[i] and step.size and step.ndim - layers[i] >= 2
+            n: step
+            for n, (step, want) in enumerate(zip(arrays, steps.first(wanted), strict=True))
+            if want and step.size and step.ndim - counted[n] >= 2
         }
         factors = orthogonal.muon_factors(matrices, kernel)
-        steps = [factors.get(i, step) for i, step in enumerate(steps)]
-        return [_unit(step, n) for step, n in zip(steps, layers, strict=True)], state
+        directions = [_unit(factors.get(n, step), counted[n]) for n, step in enumerate(arrays)]
+        return Stacks(groups, directions).apart(), pack(stats, jax.tree.structure(others))
 
     def _by_adam(self, params: Params) -> list[bool]:
         mask = vectors_and_embeddings if self.adam_mask is None else self.adam_mask

@@ -10,14 +10,15 @@ so that at s = 1 a matrix grows no faster than the number of steps. A matrix of 
 with usual initial weights.
 """
 
+from itertools import chain
+
 import jax
 import jax.numpy as jnp
 
-from celo._definitions import RMS_FLOOR, ZERO_SIZE, matrix_shape, usual_size
+from celo._definitions import ZERO_SIZE, matrix_shape, usual_size
 from celo._errors import CeloError
 from celo._kernels import orthogonal
-from celo._kernels.stacking import over_slices
-from celo._kernels.statistics import rms
+from celo._kernels.stacking import Stacks
 from celo._layout import zeros_beside
 from celo._types import Array, Params
 from celo.optimizers._rule_steps import check_state_shape
@@ -32,7 +33,7 @@ def init_first_size(params: Params, layers: list[int]) -> Params:
 
 def matrix_steps(
     theta: dict[str, Array],
-    steps: list[Array],
+    steps: Stacks,
     first_size: Params | None,
     params: Params,
     *,
@@ -40,15 +41,15 @@ def matrix_steps(
     layers: list[int],
     least: float | Array,
     kernel: str,
-) -> tuple[list[Array], Params | None]:
+) -> tuple[Stacks, Params | None]:
     """The steps, those of matrices orthogonalised, and the first sizes.
 
     Args:
       theta: the rule's weights.
-      steps: of each leaf, float32.
+      steps: of each leaf its step, float32, and its root mean square, as `take_steps` gives them.
       first_size: as `init_first_size` makes it, or None where θ has no `start_power`.
       params: the parameters.
-      wanted: for each leaf, whether it is to be orthogonalised if it is a matrix.
+      wanted: for each leaf, whether it is to be orthogonalised if it is a matrix; the same in all of a stack.
       layers: for each leaf, how many leading axes count matrices.
       least: a matrix counts as at least this large.
       kernel: "native" or "xla".
@@ -62,29 +63,36 @@ def matrix_steps(
             "the state was made with other weights: first_size in it goes with start_power in θ. "
             "Begin with tx.init(params), or take the weights that the state was made with"
         )
-    replaced = orthogonal.orthogonalized(steps, wanted, layers, kernel)
+    arrays, counted = [step for step, _ in steps.values], steps.leading_axes(layers)
+    replaced = orthogonal.orthogonalized(arrays, steps.first(wanted), counted, kernel)
     gain = jnp.exp(theta["log_matrix_gain"]) if "log_matrix_gain" in theta else jnp.ones(())
     gains = dict.fromkeys(replaced, gain)
     if first_size is not None:
-        paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-        first = treedef.flatten_up_to(first_size)
-        for i in replaced:
-            path, leaf = paths[i]
-            stack = leaf.shape[: layers[i]]
-            check_state_shape(jax.tree_util.keystr(path), leaf, "first_size", stack, first[i])
-            size = over_slices(_size, layers[i])(leaf)
-            first[i] = jnp.where(first[i] == 0.0, _began(size, leaf.shape, layers[i]), first[i])
-            share = jnp.maximum(first[i], least) / jnp.maximum(size, least)
-            gains[i] = gain * share ** theta["start_power"]
-        first_size = jax.tree.unflatten(treedef, first)
-    for i, matrix in replaced.items():
-        replaced[i] = jnp.expand_dims(gains[i], tuple(range(gains[i].ndim, matrix.ndim))) * matrix
-    return [replaced.get(i, step) for i, step in enumerate(steps)], first_size
+        firsts = _checked_sizes(first_size, params, layers)
+        before = Stacks.of(firsts, [steps.groups[n] for n in replaced])
+        after = []
+        for n, first in zip(replaced, before.values, strict=True):
+            size = steps.values[n][1]
+            first = jnp.where(first == 0.0, _began(size, arrays[n].shape, counted[n]), first)
+            share = jnp.maximum(first, least) / jnp.maximum(size, least)
+            gains[n] = gain * share ** theta["start_power"]
+            after.append(first)
+        indices = sorted(chain.from_iterable(before.groups))
+        for i, first in zip(indices, Stacks(before.groups, after).apart(), strict=True):
+            firsts[i] = first
+        first_size = jax.tree.unflatten(jax.tree.structure(params), firsts)
+    for n, matrix in replaced.items():
+        arrays[n] = jnp.expand_dims(gains[n], tuple(range(gains[n].ndim, matrix.ndim))) * matrix
+    return Stacks(steps.groups, arrays), first_size
 
 
-def _size(param: Array) -> Array:
-    """What the rule's steps are in proportion to; above 0."""
-    return rms(param.astype(jnp.float32), RMS_FLOOR)
+def _checked_sizes(first_size: Params, params: Params, layers: list[int]) -> list[Array]:
+    """The first sizes of the leaves; CeloError for some of another shape."""
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    sizes = treedef.flatten_up_to(first_size)
+    for (path, leaf), size, axes in zip(paths, sizes, layers, strict=True):
+        check_state_shape(jax.tree_util.keystr(path), leaf, "first_size", leaf.shape[:axes], size)
+    return sizes
 
 
 def _began(size: Array, shape: tuple[int, ...], layers: int) -> Array:

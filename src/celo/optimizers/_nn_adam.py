@@ -134,7 +134,7 @@ class NNAdam(LearnedOptimizer):
         moments = [treedef.flatten_up_to(tree) for tree in state.moments]
         tensors = list(zip(*moments, grad_leaves, leaves, settings, strict=True))
         groups = stackable(params, [(axes, g.dtype) for axes, g in zip(layers, grad_leaves, strict=True)])
-        steps = over_tensors(_step, tensors, layers, groups)
+        steps = over_tensors(_step, tensors, layers, groups).apart()
         updates, first, second, heard = ([step[n] for step in steps] for n in range(4))
 
         lstm = jax.vmap(lstm_step, in_axes=(0, 0, 0, None, None))

@@ -202,7 +202,7 @@ class RNNMLP(LearnedOptimizer):
         )
         groups = stackable(params, [(axes, g.dtype) for axes, g in zip(layers, clipped, strict=True)])
         tensors = list(zip(first, second, clipped, leaves, strict=True))
-        heard = over_tensors(_hear, tensors, layers, groups)
+        heard = over_tensors(_hear, tensors, layers, groups).apart()
         first, second = ([moments[n] for moments, _ in heard] for n in (0, 1))
 
         losses, loss_inputs = observe(state.losses, value)
@@ -219,7 +219,7 @@ class RNNMLP(LearnedOptimizer):
         told = from_rows(hidden @ own["to_network_w"] + own["to_network_b"], leaves, layers)
         bias = _shared_bias(own, state.step, present)
         tensors = list(zip(first, second, clipped, leaves, told, strict=True))
-        steps = over_tensors(partial(_step, own, bias), tensors, layers, groups)
+        steps = over_tensors(partial(_step, own, bias), tensors, layers, groups).apart()
         updates = [u.astype(p.dtype) for (u, _), p in zip(steps, leaves, strict=True)]
         from_network = as_rows([said for _, said in steps], TO_LSTM)
 

@@ -15,13 +15,13 @@ from celo._arguments import check_gradients, check_state
 from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, RuleNetwork
 from celo._errors import CeloError
 from celo._kernels import native, rule_network
-from celo._kernels.stacking import over_tensors, stackable
+from celo._kernels.rule_network import RuleTensor
+from celo._kernels.stacking import Stacks, over_slices, over_tensors, stackable
 from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Updates
 
 GROUP = "update_rule"  # of θ
-RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
 
 
 class RuleState(NamedTuple):
@@ -60,37 +60,77 @@ def init_state(params: Params, layers: list[int]) -> RuleState:
 
 def take_steps(
     rule: RuleNetwork,
-    theta: dict[str, Array],
-    grads: Updates,
-    state: OptState,
-    params: Params,
+    theta: dict[str, Array] | list[dict[str, Array]],
+    tensors: list[RuleTensor],
     layers: list[int],
+    groups: list[list[int]],
     kernel: str,
     min_rms: float | Array = 0.0,
-) -> tuple[list[Array], RuleState]:
+) -> tuple[Stacks, list[TensorStats]]:
     """One step of the rule for every tensor.
 
     Args:
       rule: which network.
-      theta: its weights.
-      grads: pytree like `params`.
-      state: as `init_state` makes it.
-      params: pytree of arrays.
-      layers: for each leaf, how many leading axes count tensors.
+      theta: its weights, or of each tensor its own, with the axes before them that count tensors.
+      tensors: as `checked_tensors` gives them.
+      layers: for each, how many leading axes count tensors.
+      groups: which are computed together, as `computed_together` gives them.
       kernel: "native" or "xla".
       min_rms: as in `rule_network.tensor_update`.
 
     Returns:
-      (the step of each leaf, float32; the new state).
-
-    Raises:
-      CeloError: for gradients or a state of other shapes, or a tensor that the kernel does not take.
+      (of each tensor its step, float32, and root mean square, None of a rule that says no length; new
+      statistics of each).
     """
-    tensors = checked_tensors(state, grads, params, layers, kernel)
-    step = partial(tensor_update, rule, kernel, min_rms, theta)
-    results = over_tensors(step, tensors, layers, computed_together(tensors, layers, kernel))
-    stats = pack([stats for _, stats in results], jax.tree.structure(params))
-    return [one for one, _ in results], stats
+    if kernel == "native":
+        return _take_native_steps(rule, theta, tensors, layers, groups, min_rms)
+    stats = [_observe(rule, n, s, grad) for (s, grad, _), n in zip(tensors, layers, strict=True)]
+    seen = [(s, grad, param) for s, (_, grad, param) in zip(stats, tensors, strict=True)]
+    if isinstance(theta, dict):
+        return over_tensors(partial(_step, rule, min_rms, theta), seen, layers, groups), stats
+    with_own = [(own, *tensor) for own, tensor in zip(theta, seen, strict=True)]
+    return over_tensors(partial(_step, rule, min_rms), with_own, layers, groups), stats
+
+
+@partial(jax.jit, static_argnums=(0, 1))  # traced once for all tensors of one shape
+def _observe(rule: RuleNetwork, layers: int, stats: TensorStats, grad: Array) -> TensorStats:
+    if grad.size == 0:  # means over nothing are NaN
+        return stats
+    return over_slices(partial(rule_network.observe, rule), layers)(stats, grad)
+
+
+def _step(
+    rule: RuleNetwork,
+    min_rms: float | Array,
+    theta: dict[str, Array],
+    stats: TensorStats,
+    grad: Array,
+    param: Array,
+) -> tuple[Array, Array | None]:
+    if param.size == 0:
+        return jnp.zeros(param.shape, jnp.float32), jnp.zeros(()) if rule.says_length else None
+    return rule_network.sized_step(rule, theta, stats, grad, param, min_rms)
+
+
+def _take_native_steps(
+    rule: RuleNetwork,
+    theta: dict[str, Array] | list[dict[str, Array]],
+    tensors: list[RuleTensor],
+    layers: list[int],
+    groups: list[list[int]],
+    min_rms: float | Array,
+) -> tuple[Stacks, list[TensorStats]]:
+    """`take_steps` by one call for all tensors that have elements."""
+    full = [n for n, (_, _, param) in enumerate(tensors) if param.size]
+    own = theta if isinstance(theta, dict) else [theta[n] for n in full]
+    found = native.tensor_updates(rule, own, [tensors[n] for n in full], [layers[n] for n in full], min_rms)
+    updates = dict(zip(full, found, strict=True))
+    for n, (stats, _, param) in enumerate(tensors):
+        if not param.size:
+            size = jnp.zeros(param.shape[: layers[n]]) if rule.says_length else None
+            updates[n] = jnp.zeros(param.shape, jnp.float32), stats, size
+    steps = [(step, size) for step, _, size in (updates[n] for n in range(len(tensors)))]
+    return Stacks(groups, steps), [updates[n][1] for n in range(len(tensors))]
 
 
 def checked_tensors(
@@ -119,12 +159,18 @@ def checked_tensors(
     return list(zip(stats, treedef.flatten_up_to(grads), [leaf for _, leaf in paths], strict=True))
 
 
-def computed_together(tensors: list[RuleTensor], layers: list[int], kernel: str) -> list[list[int]]:
-    """Groups of tensors that are stacked for the rule, as indices."""
+def computed_together(tensors: list[RuleTensor], kernel: str, *alike: Sequence[Any]) -> list[list[int]]:
+    """Groups of tensors that are stacked for the rule, as indices.
+
+    Args:
+      tensors: as `checked_tensors` gives them.
+      kernel: "native" or "xla".
+      alike: what else is the same for all of a group, one value a tensor: leading axes that count tensors.
+    """
     if kernel == "native":  # compiled already: nothing is gained by stacking
         return [[i] for i in range(len(tensors))]
     dtypes = [grad.dtype for _, grad, _ in tensors]
-    return stackable([param for _, _, param in tensors], list(zip(layers, dtypes, strict=True)))
+    return stackable([param for _, _, param in tensors], list(zip(dtypes, *alike, strict=True)))
 
 
 def _zero_stats(param: Array | jax.ShapeDtypeStruct, layers: int) -> TensorStats:
@@ -154,22 +200,6 @@ def _stats_shapes(shape: tuple[int, ...], layers: int) -> list[tuple[int, ...]]:
     """The shape of the arrays in each field of a tensor's statistics."""
     stats = jax.eval_shape(lambda: _zero_stats(jax.ShapeDtypeStruct(shape, jnp.float32), layers))
     return [jax.tree.leaves(field)[0].shape for field in stats]
-
-
-def tensor_update(
-    rule: RuleNetwork,
-    kernel: str,
-    min_rms: float | Array,
-    theta: dict[str, Array],
-    stats: TensorStats,
-    grad: Array,
-    param: Array,
-) -> tuple[Array, TensorStats]:
-    """The rule for one tensor of any shape: (update, float32; new statistics)."""
-    if param.size == 0:  # means over nothing are NaN
-        return jnp.zeros(param.shape, jnp.float32), stats
-    form = native if kernel == "native" else rule_network
-    return form.tensor_update(rule, theta, stats, grad, param, min_rms)
 
 
 def pack(stats: Sequence[TensorStats], treedef: Any) -> RuleState:

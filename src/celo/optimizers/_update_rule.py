@@ -27,9 +27,12 @@ from celo.optimizers._matrix_steps import init_first_size, matrix_steps
 from celo.optimizers._rule_steps import (
     GROUP,
     RuleState,
+    checked_tensors,
+    computed_together,
     each_tree,
     init_state,
     init_weights,
+    pack,
     take_steps,
 )
 
@@ -109,21 +112,24 @@ class UpdateRule(LearnedOptimizer):
         layers = leading_axes(self.per_layer, params)
         kernel = native.resolve(self.kernel)
         least = self._least_rms(theta)
-        steps, statistics = take_steps(CELO, theta[GROUP], grads, state, params, layers, kernel, least)
         by_default = "log_matrix_gain" in theta[GROUP]
-        steps, first_size = matrix_steps(
+        wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=by_default)
+        tensors = checked_tensors(state, grads, params, layers, kernel)
+        groups = computed_together(tensors, kernel, layers, wanted)
+        steps, stats = take_steps(CELO, theta[GROUP], tensors, layers, groups, kernel, least)
+        stacks, first_size = matrix_steps(
             theta[GROUP],
             steps,
             state.first_size,
             params,
-            wanted=per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=by_default),
+            wanted=wanted,
             layers=layers,
             least=least,
             kernel=kernel,
         )
         leaves, treedef = jax.tree.flatten(params)
-        updates = [step.astype(p.dtype) for step, p in zip(steps, leaves, strict=True)]
-        after = statistics._replace(first_size=first_size)
+        updates = [step.astype(p.dtype) for step, p in zip(stacks.apart(), leaves, strict=True)]
+        after = pack(stats, treedef)._replace(first_size=first_size)
         return jax.tree.unflatten(treedef, updates), filled(after, before)
 
     def _least_rms(self, theta: Theta) -> float | Array:

@@ -13,7 +13,6 @@ be negative.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -54,7 +53,7 @@ from celo.optimizers._rule_steps import (
     computed_together,
     init_state,
     pack,
-    tensor_update,
+    take_steps,
 )
 from celo.optimizers._schedule import (
     LossHistory,
@@ -185,18 +184,18 @@ class Velo(LearnedOptimizer):
         kernel = native.resolve(self.kernel)
         tensors = checked_tensors(state.rule, grads, params, layers, kernel)
         # The LSTM hears of gradients up to the last step's, the networks of this one too: as published.
-        groups = computed_together(tensors, layers, "xla")
-        heard = over_tensors(tensor_inputs, [(stats, p) for stats, _, p in tensors], layers, groups)
+        groups = computed_together(tensors, "xla", layers)
+        known = [(stats, p) for stats, _, p in tensors]
+        heard = over_tensors(tensor_inputs, known, layers, groups).apart()
         controls, factors, controller = _control(
             theta[CONTROLLER], state.controller, heard, [p.size for _, _, p in tensors], value
         )
         networks = self._mixed(theta[BANK], controls, factors, [x.shape[:-1] for x in heard])
-        step = functools.partial(tensor_update, CELO, kernel, 0.0)
-        with_networks = [(own, *tensor) for own, tensor in zip(networks, tensors, strict=True)]
-        steps = over_tensors(step, with_networks, layers, computed_together(tensors, layers, kernel))
-        updates = [update.astype(p.dtype) for (update, _), (_, _, p) in zip(steps, tensors, strict=True)]
+        groups = computed_together(tensors, kernel, layers)
+        steps, stats = take_steps(CELO, networks, tensors, layers, groups, kernel)
+        updates = [step.astype(p.dtype) for (step, _), (_, _, p) in zip(steps.apart(), tensors, strict=True)]
         treedef = jax.tree.structure(params)
-        rule = pack([stats for _, stats in steps], treedef)
+        rule = pack(stats, treedef)
         return jax.tree.unflatten(treedef, updates), VeloState(rule, controller)
 
     def _mixed(
