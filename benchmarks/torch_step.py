@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -129,10 +130,10 @@ def of_steps(model: str, device: str) -> dict[str, Callable[[], None]]:
 
 def of_training(size: str, device: str) -> dict[str, Callable[[], None]]:
     """One training step by each contestant, in bfloat16 on a GPU."""
-    *sizes, context, sequences = GPTS[size]
+    layers, width, heads, vocabulary, context, sequences = GPTS[size]
     torch.manual_seed(0)
-    model = GPT(*sizes, context).to(device)
-    tokens = torch.randint(0, sizes[-1], (sequences, context + 1), device=device)
+    model = GPT(layers, width, heads, vocabulary, context).to(device)
+    tokens = torch.randint(0, vocabulary, (sequences, context + 1), device=device)
 
     def train(own: list[torch.optim.Optimizer]) -> None:
         model.zero_grad()
@@ -184,9 +185,9 @@ def main() -> None:
     on_gpu = options.device == "cuda"
     models = ["transformer 100 M"] if on_gpu else [name for name in MODELS if not name.endswith("100 M")]
     models = models if options.models is None else options.models
-    made = {name: lambda name=name: of_steps(name, options.device) for name in models}
+    made = {name: partial(of_steps, name, options.device) for name in models}
     if gpt := options.gpt or ("124 M" if on_gpu else None):
-        made[f"training step, GPT {gpt}"] = lambda: of_training(gpt, options.device)
+        made[f"training step, GPT {gpt}"] = partial(of_training, gpt, options.device)
     clock = time.process_time if options.cpu else time.perf_counter
     table = Table("optimizer", *made)
     rows: dict[str, list[str]] = {}

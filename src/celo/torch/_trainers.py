@@ -160,7 +160,8 @@ def _make(
         params = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
     else:
         params = param_groups(model, **adamw)
-    return _OPTIMIZERS[name](params, num_steps=num_steps if num_steps > 0 else _UNKNOWN, **options)
+    horizon = {"num_steps": num_steps if num_steps > 0 else _UNKNOWN}
+    return _OPTIMIZERS[name](params, **horizon, **options)
 
 
 def _set_horizon(optimizer: LearnedOptimizer, num_steps: int) -> None:

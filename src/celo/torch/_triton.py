@@ -133,7 +133,7 @@ def _steps(
     tiles_a, tiles_b, _ = g.tiles
     across = buffer(count, tiles_a, g.across if g.FACTORED else 0)
     along = buffer(count, tiles_b, g.along if g.FACTORED else 0)
-    passes.observe[grid](
+    passes.observe[grid](  # pyright: ignore[reportIndexIssue]
         grads, params, momenta, second_moment, row, rates, plain, across, along, *g, num_warps=_WARPS
     )
     sums = plain.sum(dim=1).split([INPUTS[name] for name in names], dim=1)  # [n, inputs] each
@@ -148,7 +148,8 @@ def _steps(
         assert axes
         means = row.mean(dim=2 + axes[1], keepdim=True)
         factored = buffer(count, g.blocks, 6)
-        passes.normalise[grid](grads, momenta, row, col, means, factored, *g, num_warps=_WARPS)
+        arguments = (grads, momenta, row, col, means, factored, *g)
+        passes.normalise[grid](*arguments, num_warps=_WARPS)  # pyright: ignore[reportIndexIssue]
         squares["factored_grad"], squares["factored_momentum"] = (
             factored.sum(dim=1).div_(g.size).split(3, dim=1)
         )
@@ -166,7 +167,7 @@ def _steps(
     scaled = weights[:, :first] * scales.repeat_interleave(HIDDEN, dim=1)
     networks = torch.cat([scaled, weights[:, first:-1], length], dim=1)
     steps = torch.empty_like(params)
-    passes.step[grid](
+    passes.step[grid](  # pyright: ignore[reportIndexIssue]
         grads, params, momenta, second_moment, row, col, means, networks, steps, *g, num_warps=_WARPS
     )
     return steps
@@ -195,8 +196,9 @@ def steps(
     """
     call = _steps_op if torch.compiler.is_compiling() else _steps
     taken = taken if isinstance(taken, Tensor) else grads.new_full((), taken)
-    in_order = [x.contiguous() for x in stats]
-    found = call(network, *in_order, grads.contiguous(), params.contiguous(), taken)
+    in_order = tuple(x.contiguous() for x in stats)
+    momenta, second_moment, row, col = in_order
+    found = call(network, momenta, second_moment, row, col, grads.contiguous(), params.contiguous(), taken)
     for x, changed in zip(stats, in_order, strict=True):
         if x is not changed:
             x.copy_(changed)
