@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import celo
-from celo.optimizers import Celo, CeloAdam, DecayedRule
+from celo.optimizers import RNNMLP, Celo, CeloAdam, DecayedRule, NNAdam, Velo
 from celo.transforms import accumulate, orthogonalize
 
 jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -43,6 +43,9 @@ def transforms(kernel):
         "accumulate": accumulate(celo.celo(10, kernel=kernel), 2),
         "unbound": bound(Celo(kernel)),
         "decayed": bound(DecayedRule(kernel)),
+        "velo": bound(Velo(kernel=kernel)),
+        "rnn_mlp": bound(RNNMLP(kernel)),
+        "nn_adam": bound(NNAdam(kernel)),
         "orthogonalize": optax.chain(optax.scale_by_adam(), orthogonalize(kernel=kernel)),
     }
 

@@ -160,3 +160,13 @@ def test_states_and_gradients_of_other_parameters_are_refused(step):
         tx.update(PARAMS, short, PARAMS, value=1.0)
     with pytest.raises(CeloError, match="real floating-point"):
         tx.init({"w": jnp.ones(3, jnp.int32)})
+
+
+def test_slopes_of_a_step_are_finite_where_a_tensor_is_zero(weights):
+    tx, params = rnn_mlp(weights=weights), {"bias": jnp.zeros(3)}
+
+    def length(params):
+        updates, _ = tx.update({"bias": jnp.ones(3)}, tx.init(params), params, value=1.0)
+        return jnp.sum(jnp.square(updates["bias"]))
+
+    assert np.isfinite(jax.jit(jax.grad(length))(params)["bias"]).all()

@@ -30,7 +30,7 @@ from celo._kernels.stacking import (
     stackable,
 )
 from celo._kernels.statistics import finite_gradient, log_size, mean_and_variance
-from celo._layout import zeros_beside
+from celo._layout import varying_zero, zeros_beside
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
@@ -110,10 +110,11 @@ class NNAdam(LearnedOptimizer):
         """
         del num_steps
         check_parameters(params)
-        rows = sum(count_tensors(jax.tree.leaves(params), leading_axes(self.per_layer, params)))
-        own = theta[GROUP]
+        leaves = jax.tree.leaves(params)
+        rows = sum(count_tensors(leaves, leading_axes(self.per_layer, params)))
+        own, zero = theta[GROUP], varying_zero(leaves)
         first, second = (jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in range(2))
-        tiled = (jnp.tile(own[name], (rows, 1)) for name in ("hyperparameters", "h0", "c0"))
+        tiled = (jnp.tile(own[name], (rows, 1)) + zero for name in ("hyperparameters", "h0", "c0"))
         return NNAdamState(Moments(first, second), *tiled)
 
     def update(

@@ -40,7 +40,7 @@ from celo._kernels.stacking import (
     stackable,
 )
 from celo._kernels.statistics import ema, finite_gradient, log_size, mean_and_variance
-from celo._layout import zeros_beside
+from celo._layout import varying_zero, zeros_beside
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
@@ -157,8 +157,9 @@ class RNNMLP(LearnedOptimizer):
         """
         del num_steps
         check_parameters(params)
-        rows = sum(count_tensors(jax.tree.leaves(params), leading_axes(self.per_layer, params)))
-        own = theta[GROUP]
+        leaves = jax.tree.leaves(params)
+        rows = sum(count_tensors(leaves, leading_axes(self.per_layer, params)))
+        own, zero = theta[GROUP], varying_zero(leaves)
 
         def zeros() -> tuple[Params, ...]:
             return tuple(jax.tree.map(lambda p: zeros_beside(p, jnp.shape(p)), params) for _ in DECAYS)
@@ -167,12 +168,12 @@ class RNNMLP(LearnedOptimizer):
             return jnp.full((), value, jnp.float32)
 
         memory = Memory(
-            hidden=jnp.tile(own["h0"], (rows, 1)),
-            cell=jnp.tile(own["c0"], (rows, 1)),
-            from_network=jnp.tile(own["first_from_network"], (rows, 1)),
+            hidden=jnp.tile(own["h0"], (rows, 1)) + zero,
+            cell=jnp.tile(own["c0"], (rows, 1)) + zero,
+            from_network=jnp.tile(own["first_from_network"], (rows, 1)) + zero,
             # A copy: a donated state must not take θ along.
-            across=jnp.array(own["first_across"], jnp.float32),
-            gradient_size=scalar(1.0 - CLIP_DECAY),  # as after one gradient of size 1
+            across=jnp.array(own["first_across"], jnp.float32) + zero,
+            gradient_size=scalar(1.0 - CLIP_DECAY) + zero,  # as after one gradient of size 1
             seen=jnp.zeros((), jnp.int32),
         )
         losses = LossAverages(scalar(0.0), scalar(0.0), jnp.zeros((), jnp.int32))
@@ -275,7 +276,7 @@ def _hear(
     (mean_m, var_m), (mean_v, var_v) = mean_and_variance(first), mean_and_variance(second)
     mean_p, var_p = mean_and_variance((param,))
     sizes = [*param.shape, *[1] * SHOWN_AXES][:SHOWN_AXES]  # of further axes nothing is heard, as published
-    norms = [jnp.sqrt(jnp.sum(jnp.square(x))) for x in (grad, param)]
+    norms = [_norm(x) for x in (grad, param)]
     inputs = [
         log_size(norms[0]),
         jnp.float32(1.0 if param.ndim == 0 else -1.0),
@@ -328,8 +329,7 @@ def _step(
     channels = [grad, param, jnp.log(jnp.abs(param) + 1e-8), *first, *second, *scaled, *inverse]
     inputs = jnp.stack([x.reshape(-1) for x in channels], axis=1)
     scale = jax.lax.rsqrt(INPUT_FLOOR + jnp.mean(jnp.square(inputs), axis=0))
-    norm = jnp.sqrt(jnp.sum(jnp.square(param)))
-    of_tensor = jnp.stack([jnp.log(norm + 1e-8), jnp.float32(math.log(param.size))])
+    of_tensor = jnp.stack([jnp.log(_norm(param) + 1e-8), jnp.float32(math.log(param.size))])
     bias = bias + jnp.concatenate([of_tensor, told]) @ own["w0"][-2 - TO_NETWORK :]
     hidden = jax.nn.relu(_product(inputs, own["w0"][:PARAMETER_INPUTS] * scale[:, None]) + bias)
     hidden = jax.nn.relu(_product(hidden, own["w1"]) + own["b1"])
@@ -338,6 +338,11 @@ def _step(
     # The last layer is linear: the mean of what it says is what it says of the mean.
     said = jnp.mean(hidden, axis=0) @ own["w2"][:, 2:] + own["b2"][2:]
     return update.reshape(param.shape), said
+
+
+def _norm(x: Array) -> Array:
+    """The Euclidean norm, 1e-15 for zeros, where its slope is then finite."""
+    return jnp.sqrt(jnp.sum(jnp.square(x)) + 1e-30)
 
 
 def _product(inputs: Array, weights: Array) -> Array:

@@ -44,6 +44,7 @@ from celo._errors import CeloError
 from celo._kernels import native
 from celo._kernels.stacking import PerLayer, as_rows, count_tensors, leading_axes, over_tensors
 from celo._kernels.statistics import TensorStats, log_size, mean_and_variance
+from celo._layout import varying_zero
 from celo._nn import lstm_step, truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
@@ -162,10 +163,11 @@ class Velo(LearnedOptimizer):
         check_parameters(params)
         layers = leading_axes(self.per_layer, params)
         rule = init_state(params, layers)
-        rows = sum(count_tensors(jax.tree.leaves(params), layers))
+        leaves = jax.tree.leaves(params)
+        rows, zero = sum(count_tensors(leaves, layers)), varying_zero(leaves)
 
         def for_each(first: Array) -> Array:
-            return jnp.array(jnp.broadcast_to(first, (rows, *first.shape)), jnp.float32)
+            return jnp.array(jnp.broadcast_to(first, (rows, *first.shape)), jnp.float32) + zero
 
         controller = ControllerState(
             step=jnp.zeros((), jnp.int32),
