@@ -117,7 +117,11 @@ def deviations(name, form):
     }
 
 
-@pytest.mark.parametrize(("name", "form"), RUNS)
+# Slow: that `as_optax` takes the steps of `chain` is tested in `tests/optimizers/test_registry.py`.
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [pytest.param(*run, marks=[pytest.mark.slow] * (run[1] == "as_optax")) for run in RUNS],
+)
 def test_all_31_points_of_every_tensor_are_reproduced(name, form):
     _, ours = run(name, form)
     for tensor, theirs in golden_data.below(GOLDEN, f"traj/{name}/params").items():
@@ -128,8 +132,9 @@ def test_all_31_points_of_every_tensor_are_reproduced(name, form):
         np.testing.assert_allclose(ours[tensor], theirs, rtol=0, atol=allowed, err_msg=tensor)
 
 
+@pytest.mark.slow
 def test_table_of_deviations():
-    """`pytest tests/golden -s -k table` prints it."""
+    """`pytest tests/golden -s -k table -m slow` prints it."""
     rows, worst = [], 0.0
     for name, form in RUNS:
         pairs = deviations(name, form)

@@ -179,7 +179,7 @@ CASES = ("zero for ever", "zero from a step on", "spikes", "tiny", "not finite")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("optimizer", ["celo2base", "celo2"])
+@pytest.mark.parametrize("optimizer", [pytest.param("celo2base", marks=pytest.mark.slow), "celo2"])
 @pytest.mark.parametrize("case", CASES)
 def test_stress(case, optimizer, kernel):
     grads, params = stress(case), drawn(1)

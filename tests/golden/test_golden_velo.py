@@ -74,7 +74,11 @@ def check(ours, theirs):
         np.testing.assert_allclose(ours[tensor], path, rtol=0, atol=allowed, err_msg=tensor)
 
 
-@pytest.mark.parametrize("form", FORMS)
+# Slow: that it takes the steps of `xla` is tested in `tests/optimizers/test_registry.py`.
+RUNS = [pytest.param(form, marks=[pytest.mark.slow] * (form == "as_optax")) for form in FORMS]
+
+
+@pytest.mark.parametrize("form", RUNS)
 @pytest.mark.parametrize("name", golden_data.VELO_TRAJECTORIES)
 def test_all_31_points_of_every_tensor_are_reproduced(name, form):
     check(run(name, form)[1], golden_data.below(GOLDEN, f"traj/{name}/params"))
@@ -89,15 +93,16 @@ def test_the_reading_reproduces_them_too(name):
     )
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", RUNS)
 def test_stress(form):
     """Zero and huge gradients, spikes of the loss and one below zero; the reading stands for a recording."""
     theta, num_steps, params, grads, losses = case("velo_s__noisy__stress")
     check(run("velo_s__noisy__stress", form)[1], velo_reading.run(theta, params, grads, losses, num_steps))
 
 
+@pytest.mark.slow
 def test_table_of_deviations():
-    """`pytest tests/golden -s -k table` prints it."""
+    """`pytest tests/golden -s -k table -m slow` prints it."""
     rows = []
     for name in [n for n in golden_data.VELO_TRAJECTORIES if "noisy" in n]:  # fresh weights hardly move
         theirs = golden_data.below(GOLDEN, f"traj/{name}/params")
@@ -112,7 +117,7 @@ def test_table_of_deviations():
 
 @pytest.mark.parametrize("name", golden_data.VELO_TRAJECTORIES)
 def test_final_state(name):
-    state, _ = run(name, "as_optax")
+    (state, _), _ = run(name, "xla")
     theirs = golden_data.below(GOLDEN, f"traj/{name}/final_state")
     ours = state.controller
     assert int(ours.step) == int(theirs["iteration"]) == int(ours.losses.step) == 30

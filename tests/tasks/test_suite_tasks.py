@@ -67,7 +67,14 @@ def study(family):
         return jax.jit(lambda seeds: jax.lax.map(run, seeds))(jnp.asarray(SEEDS, jnp.uint32))
 
 
-@pytest.fixture(scope="module", params=NAMES)
+# They compile for longest; what they owe to the library is tested always.
+SLOW = ("resnet_groupnorm", "conv_batchnorm", "conv_layernorm", "transformer", "vit", "mixer", "gru")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.slow] * name.endswith(SLOW)) for name in NAMES],
+)
 def studied(request, make):
     """(name, family, what `study` found)."""
     family = make(request.param)
