@@ -12,8 +12,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's newer way to make loops takes nearly twice as long as the one before it. XLA ends a process that names a
-# flag it does not have: hence the releases.
+# XLA's newer way to make loops takes nearly twice as long as the one before it. XLA ends a process that names
+# a flag it does not have: hence the releases.
 if metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_cpu_use_fusion_emitters" not in flags:

@@ -44,7 +44,7 @@ FORMS = {
         "users": lambda theta: nn_adam(weights=theta),
     },
 }
-# Slow: that `as_optax` takes the steps of `users` is tested for every optimizer in `tests/optimizers/test_registry.py`.
+# Slow: that `as_optax` takes the steps of `users` is tested in `tests/optimizers/test_registry.py`.
 RUNS = [
     pytest.param(stem, form, marks=[pytest.mark.slow] * (form == "as_optax"))
     for stem in FORMS
