@@ -61,6 +61,7 @@ FIRST_RATES = RATES[1:4]
 TRIAL_SHARE, TRIAL_SEED = 0.1, 1000
 SPEED_STEPS = 60  # outer steps of a phase, for a first estimate of what one costs
 LEAST_STEPS = 2 * STEPS_PER_CALL  # of a phase: its first call compiles, the second can be timed
+RUNS_PER_WORKER = 8  # then a new process: what programs were compiled to is never all given back
 CPU_LOG = "cpu.jsonl"  # beside a training's own log: CPU seconds between its rows
 
 # Rule and scheduler trained together, which the paper tried and gave up. Its weights are Celo's.
@@ -279,28 +280,26 @@ def keep(results: Results, kind: str, runs: Sequence[Run], workers: int, train: 
     """
     waiting = [run for run in runs if run.name not in results[kind]]
     failed: list[str] = []
-    if not waiting:
-        return
-    with pools.local(workers) as pool:
-        futures = {pool.executor.submit(train, run): run for run in waiting}
-        for number, future in enumerate(as_completed(futures), 1):
-            run = futures[future]
-            if error := future.exception():
-                failed.append(f"{run.name}: {in_a_line(error)}")
-                continue
-            result = future.result()
-            results[kind][run.name] = result
-            results.save()
-            shutil.rmtree(run.runs / "meta" / run.name, ignore_errors=True)
-            cost = ", ".join(f"{phase} {each:.4f}" for phase, each in result["cost"].items())
-            loss, seconds, setup = (result.get(part, np.nan) for part in ("meta_loss", "seconds", "setup"))
-            print(
-                f"{kind} {number}/{len(waiting)}: {run.name}, meta-loss {loss:.3f}, CPU {seconds:.0f} s, "
-                f"set-up {setup:.0f} s, s/outer step: {cost}",
-                flush=True,
-            )
+    for first in range(0, len(waiting), some := RUNS_PER_WORKER * workers):
+        with pools.local(workers) as pool:
+            futures = {pool.executor.submit(train, run): run for run in waiting[first : first + some]}
+            for future in as_completed(futures):
+                run = futures[future]
+                if error := future.exception():
+                    failed.append(f"{run.name}: {in_a_line(error)}")
+                    continue
+                results[kind][run.name] = future.result()
+                results.save()
+                shutil.rmtree(run.runs / "meta" / run.name, ignore_errors=True)
+                print(f"{kind}: {run.name}, {_in_words(results[kind][run.name])}", flush=True)
     if failed:
         raise CeloError("; ".join(failed))
+
+
+def _in_words(result: Mapping[str, Any]) -> str:
+    cost = ", ".join(f"{phase} {each:.4f}" for phase, each in result["cost"].items())
+    loss = f"meta-loss {result['meta_loss']:.3f}, " if "meta_loss" in result else ""
+    return f"{loss}CPU {result['seconds']:.0f} s, set-up {result['setup']:.0f} s, s/outer step: {cost}"
 
 
 def find_rates(results: Results, runs: Path, kernel: str, workers: int) -> None:
@@ -320,7 +319,8 @@ def find_rates(results: Results, runs: Path, kernel: str, workers: int) -> None:
         return Run(title, name, augmentation, rate, TRIAL_SEED, steps[name], runs, kernel)
 
     while trials := [trial(*pair, rate) for pair in PAIRS for rate in next_rates(results.losses(*pair))]:
-        keep(results, "trials", trials, workers)
+        # Trials of one variant far from each other in time: the machine's speed drifts.
+        keep(results, "trials", sorted(trials, key=lambda run: run.rate), workers)
 
 
 def final_runs(results: Results, runs: Path, kernel: str, seeds: int) -> list[Run]:

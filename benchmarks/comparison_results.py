@@ -157,6 +157,7 @@ def draw(known: Mapping[str, Any], path: Path) -> None:
         axes.axvline(1.0, color=LIGHT.ink, linewidth=1)
         axes.annotate("tuned Adam", (1.0, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
         axes.set_yticks([-number for number in range(len(titles))], titles)
+        axes.set_ylim(0.5 - len(titles), 0.5)
         axes.set_xlabel(f"loss ratio on {SUITE}, {known['minutes']:g} core-minutes of meta-training each")
         axes.grid(axis="x", alpha=0.25)
         figure.legend(loc="outside lower right", frameon=False, ncols=2)
