@@ -12,12 +12,6 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# XLA's newer way to make loops takes nearly twice as long as the one before it. XLA ends a process that names
-# a flag it does not have: hence the releases.
-if metadata.version("jaxlib").startswith(("0.10.", "0.11.")):
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_cpu_use_fusion_emitters" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
 
 import jax
 import pytest
@@ -29,6 +23,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Dispatched asynchronously, a vmapped program on CPUs waited for ever, all of XLA's threads idle (twice in
 # `test_suite_tasks`, with nothing cached; others report the same). `avoid_faults` may have mended that, too.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters"
+
+
+def pytest_configure(config):
+    """Quick tests do without XLA's newer way to make loops, which takes nearly twice as long to compile."""
+    slow = "slow" in config.option.markexpr.replace("not slow", "")
+    flags = os.environ.get("XLA_FLAGS", "")
+    # XLA ends a process that names a flag it does not have: hence the releases.
+    known = metadata.version("jaxlib").startswith(("0.10.", "0.11."))
+    if known and not slow and FUSION_EMITTERS not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {FUSION_EMITTERS}=false".strip()
 
 
 @pytest.fixture

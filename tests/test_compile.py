@@ -153,6 +153,7 @@ def test_auto_does_without_a_kernel_that_cannot_be_had_and_says_so_once(framewor
     assert "cannot be created" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no mount namespaces here")
 def test_a_cache_mounted_noexec(tmp_path):
     """As on machines of some clusters, in a namespace with mounts of its own."""

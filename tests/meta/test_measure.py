@@ -16,6 +16,7 @@ def theta():
     return Celo().init_theta(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_it_repeats_itself_and_other_problems_give_the_same_within_the_error(theta):
     one, again = (measure(theta, RECIPE, kernel="xla", problems=200, seed=1) for _ in range(2))
     assert one == again

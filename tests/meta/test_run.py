@@ -166,6 +166,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, whole, number, rows):
 ELO = {"resume_slots": 2, "resume_share": 0.9, "expert_steps": 20, "expert_share": 0.7}
 
 
+@pytest.mark.slow
 def test_a_resume_buffer_and_an_expert_are_part_of_what_is_resumed(tmp_path):
     recipe = Recipe(**{**TINY, **ELO, "scheduler_steps": 10})
     meta.start(tmp_path / "whole", recipe)
@@ -240,6 +241,7 @@ def test_there_is_nothing_to_resume(tmp_path):
         meta.resume(tmp_path / "nothing")
 
 
+@pytest.mark.slow
 def test_the_third_phase_trains_the_rule_alone(tmp_path, monkeypatch):
     entering = []
     train_phase = _run._Run._train_phase

@@ -462,7 +462,7 @@ def spoiled(number, bad_steps=None):
     return params, grads, losses
 
 
-@pytest.mark.parametrize("number", [np.nan, -np.inf])
+@pytest.mark.parametrize("number", [np.nan, pytest.param(-np.inf, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("policy", [None, *POLICIES])
 @pytest.mark.parametrize("optimizer", ["Celo", "CeloAdam", "VeLO"])
 def test_bad_steps_are_treated_as_in_jax(optimizer, policy, number):

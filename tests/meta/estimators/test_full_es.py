@@ -34,6 +34,7 @@ def test_that_of_the_final_loss_is_unbiased_for_it_alone(
     assert distance(found, exact).max() > 10
 
 
+@pytest.mark.slow
 def test_all_horizons_count_equally(make_problem, back_propagate, own_horizons, mean_and_error, distance):
     """Also where each particle has its own, and particles whose lives are over wait for the others."""
     problem = make_problem(5, 30)

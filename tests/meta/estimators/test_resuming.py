@@ -80,11 +80,15 @@ def exact(problem):
     return found.mean(axis=1), found.std(axis=1) / np.sqrt(found.shape[1])
 
 
-@pytest.mark.parametrize("noise_truncations", [1, WHOLE_LIFE], ids=["pes", "nres"])
+@pytest.mark.parametrize(
+    "noise_truncations",
+    [pytest.param(1, id="pes"), pytest.param(WHOLE_LIFE, id="nres", marks=pytest.mark.slow)],
+)
 def test_a_life_that_goes_on_is_estimated_without_bias(problem, exact, distance, noise_truncations):
     assert (distance(second_lives(problem, noise_truncations, forget=False), exact) < 4).all()
 
 
+@pytest.mark.slow
 def test_without_the_noise_of_the_life_before_the_estimate_is_biased(problem, exact, distance):
     assert distance(second_lives(problem, 1, forget=True), exact).max() > 10
 
