@@ -71,7 +71,13 @@ def test_few_blocks_are_not_run():
     assert markers == sum(NOT_RUN.values()), "a marker that stands before no block"
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON)
+# What users read first runs always.
+SLOW = ("docs/tutorial/", "docs/howto/", "docs/how_it_works.md", "docs/optimizers.md")
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] * page.startswith(SLOW)) for page in WITH_PYTHON]
+)
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     """All blocks of a page, one after another, as a reader would run them."""
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ def stand_in_data():
 LARGEST = (*ZERO_HEAD, "lstm256", "_full")
 # Networks that another task trains on other data.
 ALREADY_SEEN = ("lm1b_", "wikipedia_", "moby_dick_", "letters_", "flower_")
-ALREADY_SEEN += ("digits_conv", "digits_mixer", "digits_vit", "digits_vae")
+ALREADY_SEEN += ("digits_conv", "digits_mixer", "digits_vit", "digits_vae", "cifar10_conv_layernorm")
 
 
 def _slow(name):

@@ -152,6 +152,7 @@ def final_state(name):
     return golden_data.below(GOLDEN, f"traj/{name}/final_state")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in golden_data.TRAJECTORIES if not n.startswith("celo_adam")])
 def test_final_accumulators(name):
     state, _ = run(name, "as_optax")

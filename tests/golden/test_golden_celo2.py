@@ -109,14 +109,22 @@ def trajectory(name):
     return optimizer, THETA[kind], grads, golden_data.below(GOLDEN, f"traj/{name}/params")
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("name", golden_data.CELO2_TRAJECTORIES)
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        # Parts of Celo2 are slow where Celo2 itself is not, unless nothing has to be compiled for them.
+        pytest.param(name, kernel, marks=[pytest.mark.slow] * (kernel == "xla" and "celo2__" not in name))
+        for name in golden_data.CELO2_TRAJECTORIES
+        for kernel in KERNELS
+    ],
+)
 def test_all_31_points_of_every_tensor_are_reproduced(name, kernel):
     optimizer, theta, grads, theirs = trajectory(name)
     _, ours = run(USERS[optimizer][kernel], theta, PARAMS, grads)
     check(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["celo2base__noisy__n30", "celo2__noisy__n30"])
 def test_meta_training_takes_the_same_steps(name):
     optimizer, theta, grads, theirs = trajectory(name)

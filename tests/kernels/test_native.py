@@ -43,7 +43,7 @@ SHAPES = [
     *[(3, 3, 4, 8), (7, 7, 3, 64), (16, 16, 3, 3), (12, 64, 5), (48, 4, 7), (2, 1, 3), (6, 40, 5, 30)],
     *[(400_000,), (700, 600), (2, 200_000), (90_000, 4)],
 ]
-SOME_SHAPES = [(), (37,), (5, 3), (16, 16), (3, 3, 4, 8), (12, 64, 5), (6, 40, 5, 30), (700, 600)]
+SOME_SHAPES = [(), (1,), (37,), (5, 3), (16, 16), (3, 3, 4, 8), (12, 64, 5), (6, 40, 5, 30), (700, 600)]
 
 
 @pytest.fixture(params=[CELO, CELO2], ids=lambda rule: rule.name)
@@ -97,9 +97,11 @@ def assert_close(ours, theirs, relative):
 @needs_compiler
 @pytest.mark.parametrize(
     ("rule", "shape"),
-    [(CELO, shape) for shape in SHAPES]
-    # What differs between rules are inputs, sizes and how matrices are normalised.
-    + [pytest.param(CELO2, shape, marks=[pytest.mark.slow] * (shape not in SOME_SHAPES)) for shape in SHAPES],
+    [
+        pytest.param(rule, shape, marks=[pytest.mark.slow] * (shape not in SOME_SHAPES))
+        for rule in (CELO, CELO2)
+        for shape in SHAPES
+    ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_equals_the_jax_code(shape, rule, weights):
@@ -255,6 +257,7 @@ def test_derivatives_are_those_of_the_jax_form(shape, rule, weights):
         assert_close(a, b, 1e-3)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_whoever_differentiates_through_steps_needs_no_other_kernel(theta):
     """Forward and backward through two steps of Celo, matrices orthogonalised, by what "auto" is here."""

@@ -63,7 +63,7 @@ def test_a_stack_gives_what_each_gives():
     jax.tree.map(np.testing.assert_array_equal, stacked, each)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_the_rule_steps_a_stack_as_it_steps_each_tensor(dtype):
     rule = UpdateRule("xla")
     theta = rule.init_theta(jax.random.key(1))

@@ -26,6 +26,7 @@ def test_it_repeats_itself_and_other_problems_give_the_same_within_the_error(the
     assert one.task_losses == pytest.approx({"quadratic": one.meta_loss}, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rule_that_does_not_move_keeps_the_loss_of_the_start(theta):
     """On quadratics half the sum of curvature times squared distance: 10 * mean curvature on average."""
     head = theta["update_rule"]

@@ -158,6 +158,7 @@ def test_pairs_say_how_much_of_the_meta_gradient_is_noise():
     assert 0 < seen.gradient_square <= seen.pair_square
 
 
+@pytest.mark.slow
 def test_families_train_together_and_each_counts_by_its_kinds():
     """Each family has problems of its own, and its losses go to its own kinds."""
     recipe = Recipe(**{**TINY, "tasks": ("quadratic", "quadratic"), "scheduler_steps": 0}, average_decay=0.5)

@@ -54,6 +54,7 @@ def test_a_bad_element_counts_for_something_finite_and_does_not_stay(step, bad):
         assert np.all(np.isfinite(leaf))
 
 
+@pytest.mark.slow
 def test_stacked_layers_are_stepped_as_tensors_of_their_own(weights):
     stacked = {"block": jax.random.normal(jax.random.key(3), (3, 4, 5))}
     apart = {str(i): stacked["block"][i] for i in range(3)}
@@ -134,6 +135,7 @@ def test_states_and_gradients_of_other_parameters_are_refused(step):
         tx.init({"w": jnp.ones(3, jnp.int32)})
 
 
+@pytest.mark.slow
 def test_a_wide_network_says_the_same_block_by_block(noisy_theta, monkeypatch):
     """Of matrices, vectors, more axes, and of rows whose number has no divisors."""
     optimizer = AdafacMLP(hidden=32)

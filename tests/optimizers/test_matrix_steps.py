@@ -12,7 +12,7 @@ KEY = jax.random.key(3)
 
 
 @pytest.mark.parametrize("kernel", ["xla", "auto"])
-@pytest.mark.parametrize("power", [0.5, 1.0])
+@pytest.mark.parametrize("power", [0.5, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_matrices_remember_how_large_they_began(kernel, power):
     """Three times as large as at its first step, a matrix takes steps of 3^(1 - power) times the length."""
     theta = {

@@ -124,6 +124,7 @@ def test_stacked_layers_are_stepped_as_tensors_of_their_own(weights):
             np.testing.assert_allclose(ours["block"][i], theirs[str(i)], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_half_the_moments(weights):
     whole, narrow = (rnn_mlp(weights=weights, state_dtype=d) for d in ("float32", "bfloat16"))
     state = narrow.init(PARAMS)[0]

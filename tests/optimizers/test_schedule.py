@@ -78,7 +78,7 @@ def test_a_spike_counts_as_twice_the_largest_average(observe):
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("at", [0, 1, 5])
+@pytest.mark.parametrize("at", [0, 1, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_bad_loss_does_not_poison(observe, bad, at):
     losses = noisy_losses()
     broken = losses.copy()

@@ -68,7 +68,7 @@ def study(family):
 
 
 # They compile for longest; what they owe to the library is tested always.
-SLOW = ("resnet_groupnorm", "conv_batchnorm", "conv_layernorm", "transformer", "vit", "mixer", "gru")
+SLOW = ("resnet_groupnorm", "conv_batchnorm", "conv_layernorm", "transformer", "vit", "mixer", "gru", "lstm")
 
 
 @pytest.fixture(

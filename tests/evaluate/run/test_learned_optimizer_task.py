@@ -41,6 +41,7 @@ def loss(small):
     return run
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_the_steps_of_a_training_by_adafac_mlp(small, loss):
     """Step by step, each with the batch of its own."""
     task, theta, episode = small
@@ -80,6 +81,7 @@ def along(small, loss):
     return losses
 
 
+@pytest.mark.slow
 def test_the_derivative_is_that_of_the_whole_training(along):
     _, slopes = jax.jvp(along, (jnp.zeros(()),), (jnp.ones(()),))
     differences = [float(a - b) / 0.04 for a, b in zip(along(0.02), along(-0.02), strict=True)]

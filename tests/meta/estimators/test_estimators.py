@@ -20,7 +20,12 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+# Each of the slow ones is the same code as another one, or as the runs of test_run.py.
+SLOW = ("pes", "nres", "full_es_final")
+SOME = [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ESTIMATORS]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_sides_share_everything_but_noise(problem, name):
     """With a vanishing perturbation no difference of losses is left, also after resets."""
     theta = problem.optimizer.init_theta(None)
@@ -35,7 +40,7 @@ def test_sides_share_everything_but_noise(problem, name):
         assert estimate.inner_steps == 2 * 3 * (20 if name.startswith("full_es") else 5)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", SOME)
 def test_particles_do_not_depend_on_their_neighbours(make_problem, own_horizons, name):
     """A particle draws the same alone as with others, whose lives may be longer: the shards' contract."""
     problem = own_horizons(make_problem(5, 40))
@@ -60,12 +65,7 @@ def test_particles_do_not_depend_on_their_neighbours(make_problem, own_horizons,
         np.testing.assert_allclose(together.gradient["sgd"][leaf], mean, rtol=1e-3, atol=1e-3)
 
 
-SLOW = ("pes", "nres", "full_es_final")  # each the same code as another one, or as the runs of test_run.py
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in ESTIMATORS]
-)
+@pytest.mark.parametrize("name", SOME)
 def test_a_run_with_each(tmp_path, name):
     run = tmp_path / "run"
     start(run, Recipe(**TINY, estimator=name), kernel="xla")

@@ -69,7 +69,11 @@ def estimates(problem, forget: bool, noise_truncations: int = 1):
     return blocks.mean(axis=1), blocks.std(axis=1, ddof=1) / np.sqrt(BLOCKS)
 
 
-@pytest.mark.parametrize("noise_truncations", [1, 2, WHOLE_LIFE], ids=["pes", "gpes", "nres"])
+@pytest.mark.parametrize(
+    "noise_truncations",
+    [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(WHOLE_LIFE, marks=pytest.mark.slow)],
+    ids=["pes", "gpes", "nres"],
+)
 def test_unbiased_against_back_propagation(problem, exact, noise_truncations):
     mean, error = estimates(problem, False, noise_truncations)
     distance = np.abs(mean - exact[0]) / np.hypot(error, exact[1])

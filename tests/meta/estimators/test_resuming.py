@@ -80,9 +80,10 @@ def exact(problem):
     return found.mean(axis=1), found.std(axis=1) / np.sqrt(found.shape[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "noise_truncations",
-    [pytest.param(1, id="pes"), pytest.param(WHOLE_LIFE, id="nres", marks=pytest.mark.slow)],
+    [pytest.param(1, id="pes"), pytest.param(WHOLE_LIFE, id="nres")],
 )
 def test_a_life_that_goes_on_is_estimated_without_bias(problem, exact, distance, noise_truncations):
     assert (distance(second_lives(problem, noise_truncations, forget=False), exact) < 4).all()

@@ -11,7 +11,18 @@ from celo.tasks import TASKS, Augmented, Reparametrisation, make_task, value_and
 OTHER_DATA = {"small_coordinates": ["cifar10_0", "cifar10_1"], "small_language": ["state_of_the_union"]}
 
 
-@pytest.fixture(scope="module", params=[name for name in TASKS if name.startswith("small_")])
+# They compile for longest.
+SLOW = ("small_language", "small_transformers", "small_recurrent")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+        for name in TASKS
+        if name.startswith("small_")
+    ],
+)
 def family(request):
     if request.param not in OTHER_DATA:
         yield make_task(request.param, datasets=("digits", "digits"))
