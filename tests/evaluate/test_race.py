@@ -44,6 +44,7 @@ def test_another_contestant_is_added_and_the_others_are_not_run_again(raced, und
     assert (raced / "records" / "quadratic" / "celo.npz").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_is_one_line(tmp_path, monkeypatch, capsys):
     pytest.importorskip("altair", reason="needs celo[plots]")
     text = "from celo.tasks import Quadratics\n\nvalley = Quadratics()\n"

@@ -124,6 +124,7 @@ def close(ours, theirs, rtol=1e-4):
     np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mlps_data.KINDS)
 def test_last_state_of_adafac_mlp(kind):
     state, _ = trained("adafac_mlp", "as_optax", theta_of("adafac_mlp", kind), *problem())
@@ -139,6 +140,7 @@ def test_last_state_of_adafac_mlp(kind):
                 close(trees[k][name].reshape(array.shape), array)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mlps_data.KINDS)
 def test_last_state_of_rnn_mlp(kind):
     state, _ = trained("rnn_mlp", "as_optax", theta_of("rnn_mlp", kind), *problem())
@@ -160,6 +162,7 @@ def test_last_state_of_rnn_mlp(kind):
     assert int(state.losses.seen) == int(theirs["train_loss_accum/updates"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mlps_data.KINDS)
 def test_last_state_of_nn_adam(kind):
     state, _ = trained("nnadam", "as_optax", theta_of("nnadam", kind), *problem())

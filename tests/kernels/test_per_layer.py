@@ -11,6 +11,7 @@ from celo._errors import CeloError
 from celo.optimizers import UpdateRule, scale_by_celo_rule
 
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
+SOME = [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
 LAYERS = 3
 SHAPES = {"kernel": (4, 5), "bias": (5,), "gain": (), "conv": (2, 2, 3, 2)}
 
@@ -43,7 +44,7 @@ def unstacked(tree):
     return {"head": tree["head"], **{f"layer{i}": layer(tree["blocks"], i) for i in range(LAYERS)}}
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SOME)
 def test_a_stack_is_its_layers(theta, kernel):
     """And not what it is without `per_layer`."""
     params, grads = draw(0), draw(1)
@@ -104,7 +105,7 @@ def test_what_does_not_fit_is_refused(theta):
 # Tensors that begin at zero
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SOME)
 def test_min_rms_is_a_floor_of_the_size_that_a_step_is_taken_for(theta, kernel):
     params = {"zero": jnp.zeros((4, 3)), "small": 0.001 * jnp.ones(3), "large": jnp.full((2, 2), -3.0)}
     grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size, dtype=jnp.float32)).reshape(p.shape), params)
@@ -115,7 +116,7 @@ def test_min_rms_is_a_floor_of_the_size_that_a_step_is_taken_for(theta, kernel):
     np.testing.assert_array_equal(floored["large"], plain["large"])
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SOME)
 def test_weights_may_say_the_floor_and_the_caller_overrules_them(theta, kernel):
     params = {"zero": jnp.zeros((4, 3)), "large": jnp.full((2, 2), -3.0), "none": jnp.zeros((0, 2))}
     grads = jax.tree.map(jnp.ones_like, params)

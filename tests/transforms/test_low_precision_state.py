@@ -11,6 +11,7 @@ from celo.optimizers import celo, scale_by_celo_rule
 from celo.transforms._low_precision_state import round_at_random
 
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
+SOME = [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 48).reshape(8, 6), "b": jnp.linspace(0.1, 0.5, 6), "s": jnp.float32(1)}
 
 
@@ -47,7 +48,7 @@ def test_rounding_is_right_on_average():
     np.testing.assert_array_equal(rounded[:, -1], 0.0)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", SOME)
 def test_half_the_state_and_nearly_the_same_updates(theta, kernel):
     wide, narrow = (
         scale_by_celo_rule(theta, kernel=kernel, state_dtype=d) for d in ("float32", jnp.bfloat16)
