@@ -92,7 +92,10 @@ def test_the_first_phase_trains_the_rule_and_the_second_leaves_every_bit_of_it(t
     first, both = theta_of(one), theta_of(whole)
     for name in both:
         if name.startswith("update_rule/"):
-            as_before = name in ("update_rule/b2", "update_rule/log_min_rms")  # the second is put back at the end
+            as_before = name in (
+                "update_rule/b2",
+                "update_rule/log_min_rms",
+            )  # the second is put back at the end
             assert as_before or (first[name] != start[name]).any(), name
         else:
             np.testing.assert_array_equal(first[name], start[name])

@@ -106,7 +106,9 @@ def test_tensors_without_elements_are_not_heard(step):
     ours, _ = tx.update(grads, tx.init(PARAMS), PARAMS, value=1.0)
     theirs, _ = tx.update({n: grads[n] for n in fewer}, tx.init(fewer), fewer, value=1.0)
     for name in fewer:
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5 * jnp.abs(theirs[name]).max())
+        np.testing.assert_allclose(
+            ours[name], theirs[name], rtol=1e-5, atol=1e-5 * jnp.abs(theirs[name]).max()
+        )
 
 
 def test_stacked_layers_are_stepped_as_tensors_of_their_own(weights):

@@ -69,6 +69,8 @@ RuleInputs = Mapping[
     str, Sequence[Array]
 ]  # name of `INPUTS` -> that many arrays, which broadcast to one shape
 
+RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
+
 
 def tensor_update(
     rule: RuleNetwork,

@@ -111,16 +111,16 @@ def over_stack(function: Callable[..., Any], tensors: list[tuple[Any, ...]]) -> 
         return [function(*tensors[0])]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *tensors)
     results = jax.lax.map(lambda arguments: function(*arguments), stacked)
-    return [jax.tree.map(partial(_at, place), results) for place in _places(len(tensors))]
+    return [jax.tree.map(partial(_at, place), results) for place in hidden(range(len(tensors)))]
 
 
-def _places(count: int) -> list[Array]:
-    """0, 1, …, hidden from the compiler.
+def hidden(places: Sequence[int]) -> list[Array]:
+    """Places in an array, hidden from the compiler.
 
     XLA compiles a kernel for each slice at a place that it knows, milliseconds each; one kernel serves all at
     places that it learns when it runs. A scalar it would see through, even behind a barrier.
     """
-    pairs = [np.array([place, count], np.uint32) for place in range(count)]
+    pairs = [np.array([place, len(places)], np.uint32) for place in places]
     return [pair[0] for pair in jax.lax.optimization_barrier([jnp.asarray(pair) for pair in pairs])]
 
 

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from celo._arguments import check_gradients, check_state
 from celo._definitions import FACTORED_DECAYS, MOMENTUM_DECAYS, RuleNetwork
 from celo._errors import CeloError
-from celo._kernels import native, rule_network
+from celo._kernels import native, rule_network, small_tensors
+from celo._kernels.rule_network import RuleTensor
 from celo._kernels.stacking import over_tensors, stackable
 from celo._kernels.statistics import TensorStats, init_stats
 from celo._nn import truncated_normal_fan_in
 from celo._types import Array, Key, OptState, Params, Updates
 
 GROUP = "update_rule"  # of θ
-RuleTensor = tuple[TensorStats, Array, Array]  # statistics, gradient and parameters of one tensor
 
 
 class RuleState(NamedTuple):
@@ -87,10 +87,23 @@ def take_steps(
       CeloError: for gradients or a state of other shapes, or a tensor that the kernel does not take.
     """
     tensors = checked_tensors(state, grads, params, layers, kernel)
-    step = partial(tensor_update, rule, kernel, min_rms, theta)
-    results = over_tensors(step, tensors, layers, computed_together(tensors, layers, kernel))
-    stats = pack([stats for _, stats in results], jax.tree.structure(params))
-    return [one for one, _ in results], stats
+
+    def together(tensors: list[RuleTensor], layers: list[int]) -> list[tuple[Array, TensorStats]]:
+        return small_tensors.tensor_updates(rule, theta, tensors, layers, min_rms)
+
+    def apart(tensors: list[RuleTensor], layers: list[int]) -> list[tuple[Array, TensorStats]]:
+        step = partial(tensor_update, rule, kernel, min_rms, theta)
+        return over_tensors(step, tensors, layers, computed_together(tensors, layers, kernel))
+
+    params_of = [param for _, _, param in tensors]
+    small = small_tensors.chosen(rule, params_of, layers) if kernel == "xla" else []
+    others = [n for n in range(len(tensors)) if n not in set(small)]
+    results: dict[int, tuple[Array, TensorStats]] = {}
+    for which, function in ((small, together), (others, apart)):
+        found = function([tensors[n] for n in which], [layers[n] for n in which]) if which else []
+        results |= zip(which, found, strict=True)
+    stats = pack([results[n][1] for n in range(len(tensors))], jax.tree.structure(params))
+    return [results[n][0] for n in range(len(tensors))], stats
 
 
 def checked_tensors(
