@@ -1,6 +1,7 @@
 """Strict promotion for every test (nothing may rest on a silent change of dtype), and shared fixtures."""
 
 import functools
+import gc
 import itertools
 import os
 import sys
@@ -19,6 +20,7 @@ import pytest
 from celo._jaxlib import avoid_faults
 
 avoid_faults()
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects that stay, and are looked through each time
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Dispatched asynchronously, a vmapped program on CPUs waited for ever, all of XLA's threads idle (twice in
 # `test_suite_tasks`, with nothing cached; others report the same). `avoid_faults` may have mended that, too.

@@ -146,8 +146,8 @@ def settings():
         yield
 
 
-# What is checked without its options, or without what is around it, already.
-SLOW = ("celo, all options", "velo", "celo2", "accumulate")
+# What is checked without its options, without what is around it, or under another name already.
+SLOW = ("celo, all options", "velo", "celo2", "accumulate", "as_optax(celo)", "as_optax(celo2)", "xla")
 
 
 @pytest.fixture(

@@ -186,7 +186,9 @@ def stress(case, steps=12):
 CASES = ("zero for ever", "zero from a step on", "spikes", "tiny", "not finite")
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    "kernel", [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
+)
 @pytest.mark.parametrize("optimizer", [pytest.param("celo2base", marks=pytest.mark.slow), "celo2"])
 @pytest.mark.parametrize("case", CASES)
 def test_stress(case, optimizer, kernel):

@@ -238,8 +238,8 @@ def test_auto_is_native_on_one_device_and_xla_where_arrays_may_be_split(monkeypa
     assert native.resolve("native") == "native"
 
 
+@pytest.mark.slow
 @needs_compiler
-@pytest.mark.parametrize("rule", [CELO, pytest.param(CELO2, marks=pytest.mark.slow)], ids=lambda r: r.name)
 @pytest.mark.parametrize("shape", [(5, 3)], ids=str)
 def test_derivatives_are_those_of_the_jax_form(shape, rule, weights):
     """Forward and backward: whoever differentiates through training may have the native kernel, too."""

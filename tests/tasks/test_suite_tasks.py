@@ -67,8 +67,20 @@ def study(family):
         return jax.jit(lambda seeds: jax.lax.map(run, seeds))(jnp.asarray(SEEDS, jnp.uint32))
 
 
-# They compile for longest; what they owe to the library is tested always.
-SLOW = ("resnet_groupnorm", "conv_batchnorm", "conv_layernorm", "transformer", "vit", "mixer", "gru", "lstm")
+# They compile for longest.
+SLOW = (
+    "resnet_groupnorm",
+    "conv_batchnorm",
+    "conv_layernorm",
+    "transformer",
+    "vit",
+    "mixer",
+    "gru",
+    "lstm",
+    "conv",
+    "vae",
+    "fourier",
+)
 
 
 @pytest.fixture(

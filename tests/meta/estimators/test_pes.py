@@ -81,6 +81,7 @@ def test_unbiased_against_back_propagation(problem, exact, noise_truncations):
     assert (distance < 4).all(), (mean, error, exact)
 
 
+@pytest.mark.slow
 def test_without_accumulator_the_estimate_is_biased(problem, exact):
     """The test above would notice: such an estimate is off by many of its error bars."""
     mean, error = estimates(problem, forget=True)
