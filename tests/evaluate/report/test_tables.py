@@ -144,13 +144,14 @@ def test_on_one_task_the_headline_is_steps_time_and_cost():
     adam, celo = falling("adam", SLOW), falling("celo", FAST, seconds=3e-3)
     assert told(adam, celo) == (
         "On wine_mlp, celo reaches tuned adam's final training loss (1) in 50 steps instead of 100 and "
-        "150 ms instead of 100 ms; a step costs 3.00 of adam's"
+        "150 ms instead of 100 ms; a step costs 3.00 times adam's"
     )
     untimed = [dataclasses.replace(one, seconds_per_step=np.nan) for one in (adam, celo)]
     assert told(*untimed).endswith("in 50 steps instead of 100")
     behind = falling("celo", SLOW + 1, seconds=3e-3)
     assert told(adam, behind) == (
-        "On wine_mlp, celo does not reach tuned adam's final training loss (1); a step costs 3.00 of adam's"
+        "On wine_mlp, celo does not reach tuned adam's final training loss (1); "
+        "a step costs 3.00 times adam's"
     )
     # Of several the best one, be the reference ahead of it or not.
     assert "muon does not reach" in told(adam, behind, falling("muon", SLOW + 0.1))

@@ -69,7 +69,7 @@ def _headline_of_one_task(board: Leaderboard) -> str:
     best, target = others[0], known[f"{LOSSES[board.loss]} loss"]
     entry, adams = best.entries[task], reference.entries[task].record
     [taken], horizon = targets.typical_times([entry.times]), int(entry.record.steps[-1])
-    cost = f"a step costs {entry.cost:.2f} of {board.reference}'s" if math.isfinite(entry.cost) else ""
+    cost = f"a step costs {entry.cost:.2f} times {board.reference}'s" if math.isfinite(entry.cost) else ""
     goal = f"{ref} final {LOSSES[board.loss]} loss ({target:.3g})"
     if not math.isfinite(taken):
         return "; ".join(filter(None, (f"On {task}, {best.contestant} does not reach {goal}", cost)))
