@@ -111,12 +111,10 @@ def cases():
     for kernel in ("xla", "native"):
         for name, tx in transforms(kernel).items():
             yield f"{kernel} {name} in shard_map, split", in_shard_map, tx, P("x")
-            if kernel == "xla":
-                yield f"{name} in shard_map, whole", in_shard_map, tx, P()
+            yield f"{kernel} {name} in shard_map, whole", in_shard_map, tx, P()
             if (kernel, name) != ("native", "per_layer"):  # under vmap JAX types foreign results as unsplit
                 yield f"{kernel} {name} on an explicit mesh of one", on_explicit, tx, ONE, P("x")
-            if kernel == "native" or name == "celo":  # native results have the types that we say
-                yield f"{kernel} {name} refuses", shards_that_differ_are_not_one, tx
+            yield f"{kernel} {name} refuses", shards_that_differ_are_not_one, tx
             if kernel == "xla":
                 yield f"{name} on an explicit mesh", on_explicit, tx, EXPLICIT, P("x")
     begun = transforms("xla")

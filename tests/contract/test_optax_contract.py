@@ -146,7 +146,7 @@ def settings():
         yield
 
 
-# What is checked without its options, without what is around it, or under another name already.
+# What is checked without its options, without what is around it, under another name, or natively already.
 SLOW = ("celo, all options", "velo", "celo2", "accumulate", "as_optax(celo)", "as_optax(celo2)", "xla")
 
 
@@ -330,7 +330,7 @@ def test_half_precision_parameters(tx, dtype):
 
 @pytest.mark.parametrize(
     "value",
-    [2, np.float64(2), jnp.bfloat16(2), jnp.int32(2)],
+    [2, np.float64(2), np.array(2.0), np.float32(2), jnp.bfloat16(2), jnp.float16(2), jnp.int32(2)],
     ids=lambda value: f"{type(value).__name__}-{np.asarray(value).dtype}",
 )
 def test_value_of_any_real_dtype(tx, value):
@@ -488,9 +488,7 @@ def stack(trees):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
-def test_vmap_over_theta_and_parameters_equals_loops(request, row, noisy_theta):
-    if "as_optax" not in request.node.callspec.id:
-        pytest.skip("meta-training maps over registered optimizers")
+def test_vmap_over_theta_and_parameters_equals_loops(row, noisy_theta):
     thetas = [noisy_theta(row.optimizer, seed) for seed in range(2)]
     problems = [(normal(seed, SMALL), normal(seed + 10, SMALL), jnp.float32(seed + 1)) for seed in range(3)]
 
