@@ -1,10 +1,11 @@
 """Run by test_layout.py: optimizers inside `shard_map`, on explicit meshes, and begun outside of `jit`.
 
-Prints one JSON object: case -> "" or what went wrong. Types are compared when a program is traced, so that
-most cases compute nothing.
+Its arguments are the names of those to try; without any it tries all. Prints one JSON object: case -> "" or
+what went wrong. Types are compared when a program is traced, so that most cases compute nothing.
 """
 
 import json
+import sys
 import warnings
 
 import jax
@@ -107,9 +108,11 @@ def compiled_once(tx, place):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(params))
 
 
-def cases():
+def cases(names):
     for kernel in ("xla", "native"):
         for name, tx in transforms(kernel).items():
+            if names and name not in names:
+                continue
             yield f"{kernel} {name} in shard_map, split", in_shard_map, tx, P("x")
             yield f"{kernel} {name} in shard_map, whole", in_shard_map, tx, P()
             if (kernel, name) != ("native", "per_layer"):  # under vmap JAX types foreign results as unsplit
@@ -132,4 +135,4 @@ def outcome(check, *arguments):
 
 
 if __name__ == "__main__":
-    print(json.dumps({name: outcome(check, *arguments) for name, check, *arguments in cases()}))
+    print(json.dumps({name: outcome(check, *arguments) for name, check, *arguments in cases(sys.argv[1:])}))

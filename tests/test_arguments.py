@@ -148,7 +148,10 @@ def adam(**options):
     "tx",
     [
         celo.celo(100),
-        celo.celo(100, kernel="xla", nonfinite="shrink", weight_decay=0.1, state_dtype="bfloat16"),
+        pytest.param(
+            celo.celo(100, kernel="xla", nonfinite="shrink", weight_decay=0.1, state_dtype="bfloat16"),
+            marks=pytest.mark.slow,
+        ),
         celo.celo_rule(
             1.0,
             nonfinite="hold",

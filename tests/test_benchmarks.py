@@ -119,6 +119,7 @@ def run_of(comparison, variant, steps, **changes):
     return dataclasses.replace(run, **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "trained"),
     [("celo", [{"update_rule"}, {"scheduler"}]), ("celo_joint", [{"update_rule", "scheduler"}])],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from marks import slow_but
 
 from celo import _compile
 from celo._errors import CeloError
@@ -141,7 +142,7 @@ for _ in range(2):
 }
 
 
-@pytest.mark.parametrize("framework", STEPS)
+@pytest.mark.parametrize("framework", slow_but(["jax"], STEPS))
 def test_auto_does_without_a_kernel_that_cannot_be_had_and_says_so_once(framework, tmp_path):
     """A cache that is a file: nothing can be compiled into it."""
     (tmp_path / "cache").write_text("")

@@ -72,7 +72,7 @@ def test_few_blocks_are_not_run():
 
 
 # What users read first runs always.
-SLOW = ("docs/tutorial/", "docs/howto/", "docs/how_it_works.md", "docs/optimizers.md")
+SLOW = ("docs/tutorial/", "docs/howto/", "docs/how_it_works.md", "docs/optimizers.md", "docs/loops.md")
 
 
 @pytest.mark.parametrize(

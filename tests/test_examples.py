@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from marks import slow_but
 
 EXAMPLES = {path.name: path for path in sorted((Path(__file__).parents[1] / "examples").glob("*.py"))}
 
@@ -31,7 +32,7 @@ def test_examples_are_short(name):
     assert len(EXAMPLES[name].read_text(encoding="utf-8").splitlines()) < 100
 
 
-@pytest.mark.parametrize("name", IN_JAX)
+@pytest.mark.parametrize("name", slow_but(["train_digits.py", "flax_nnx.py"], IN_JAX))
 def test_digits_are_learned(name, capsys):
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         accuracy = runpy.run_path(str(EXAMPLES[name]))["main"]()

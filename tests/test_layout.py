@@ -55,12 +55,15 @@ def test_outside_of_meshes_nothing_varies():
     assert (found.shape, found.dtype) == ((4,), jnp.float32)
 
 
-@pytest.fixture(scope="module")
-def outcomes():
+@pytest.fixture(
+    scope="module",
+    params=["celo accumulate orthogonalize", pytest.param("", id="all", marks=pytest.mark.slow)],
+)
+def outcomes(request):
     """Case -> what went wrong in it, of `on_two_devices.py`."""
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
-    script = Path(__file__).with_name("on_two_devices.py")
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
+    script = [sys.executable, str(Path(__file__).with_name("on_two_devices.py")), *request.param.split()]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

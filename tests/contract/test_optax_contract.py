@@ -147,7 +147,9 @@ def settings():
 
 
 # What is checked without its options, without what is around it, under another name, or natively already.
-SLOW = ("celo, all options", "velo", "celo2", "accumulate", "as_optax(celo)", "as_optax(celo2)", "xla")
+SLOW = ("celo, all options", "velo", "celo2", "accumulate", "xla")
+# What needs no schedule of its own, NN-Adam and the toy among them, stands for the others here.
+SLOW += tuple(f"as_optax({name})" for name in ("celo", "celo2", "adafac_mlp", "rnn_mlp", "velo_s"))
 
 
 @pytest.fixture(

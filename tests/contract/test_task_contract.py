@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import stand_ins
+from marks import slow_but
 from task_contract import check_task_family
 
 from celo.tasks import SPLITS, TASKS, Quadratic, Quadratics, TaskFamily, make_task
@@ -21,18 +22,12 @@ def stand_in_data():
         yield
 
 
-# They compile for seconds. Smaller ones of their kinds run always; what is in them is tested with the models.
-LARGEST = (*ZERO_HEAD, "lstm256", "_full", "_vit", "_mixer", "_resnet_groupnorm", "_conv_batchnorm", "_gru")
-# Networks that another task trains on other data.
-ALREADY_SEEN = ("lm1b_", "wikipedia_", "moby_dick_", "letters_", "flower_")
-ALREADY_SEEN += ("digits_conv", "digits_vae", "cifar10_conv_layernorm", "kjv_transformer")
+# One of each kind; what is in the networks is tested with the models.
+QUICK = ("quadratic", "celo_image_mlps", "breast_cancer_mlp", "china_siren", "fashion_mnist_mlp_relu")
+QUICK += ("cifar10_conv", "mnist_vae", "kjv_lstm", "small_transformers")
 
 
-def _slow(name):
-    return name.endswith(LARGEST) or name.startswith(ALREADY_SEEN)
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * _slow(n)) for n in TASKS])
+@pytest.mark.parametrize("name", slow_but(QUICK, TASKS))
 def test_contract(name):
     settings = {} if TASKS[name] is Quadratics else {"batch_size": 8}  # for speed; sizes are tested elsewhere
     family = make_task(name, **settings)

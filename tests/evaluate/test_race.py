@@ -18,6 +18,7 @@ def raced(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_celo_and_adam_race_by_default(raced):
     adam, celo = load_records(raced / "records")
     assert (adam.contestant, celo.contestant) == ("adam", "celo")

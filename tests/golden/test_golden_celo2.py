@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from marks import slow_but
 
 from celo import _compile, convert
 from celo._published import layout
@@ -112,8 +113,7 @@ def trajectory(name):
 @pytest.mark.parametrize(
     ("name", "kernel"),
     [
-        # Parts of Celo2 are slow where Celo2 itself is not, unless nothing has to be compiled for them.
-        pytest.param(name, kernel, marks=[pytest.mark.slow] * (kernel == "xla" and "celo2__" not in name))
+        pytest.param(name, kernel, marks=[pytest.mark.slow] * (kernel == "xla"))
         for name in golden_data.CELO2_TRAJECTORIES
         for kernel in KERNELS
     ],
@@ -186,9 +186,7 @@ def stress(case, steps=12):
 CASES = ("zero for ever", "zero from a step on", "spikes", "tiny", "not finite")
 
 
-@pytest.mark.parametrize(
-    "kernel", [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
-)
+@pytest.mark.parametrize("kernel", slow_but(KERNELS[-1:], KERNELS))
 @pytest.mark.parametrize("optimizer", [pytest.param("celo2base", marks=pytest.mark.slow), "celo2"])
 @pytest.mark.parametrize("case", CASES)
 def test_stress(case, optimizer, kernel):

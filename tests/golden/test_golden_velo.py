@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import velo_reading
+from marks import slow_but
 
 from celo import _compile
 from celo.optimizers import Velo, as_optax, velo
@@ -74,8 +75,8 @@ def check(ours, theirs):
         np.testing.assert_allclose(ours[tensor], path, rtol=0, atol=allowed, err_msg=tensor)
 
 
-# Slow: that it takes the steps of `xla` is tested in `tests/optimizers/test_registry.py`.
-RUNS = [pytest.param(form, marks=[pytest.mark.slow] * (form == "as_optax")) for form in FORMS]
+# Slow: that all three take the same steps is tested with the optimizers.
+RUNS = slow_but(list(FORMS)[-1:], FORMS)
 
 
 @pytest.mark.parametrize("form", RUNS)

@@ -137,6 +137,7 @@ def test_many_threads_give_what_one_gives():
         np.testing.assert_allclose(one, alone, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_derivatives_of_the_native_form_are_those_of_the_jax_form():
     native.load()

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow_but
 
 from celo import _compile
 from celo._errors import CeloError
 from celo.optimizers import UpdateRule, scale_by_celo_rule
 
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
-SOME = [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
+SOME = slow_but(KERNELS[-1:], KERNELS)
 LAYERS = 3
 SHAPES = {"kernel": (4, 5), "bias": (5,), "gain": (), "conv": (2, 2, 3, 2)}
 

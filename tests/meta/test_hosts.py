@@ -111,6 +111,7 @@ def theta_in(path):
     return {name: array for name, array in arrays(path).items() if name.startswith("[0].theta")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 8])
 def test_theta_is_the_same_on_any_number_of_devices(topologies, count):
     start = theta_in(topologies / "start-1.npz")

@@ -43,6 +43,7 @@ def recording(horizons, rows_length=60):
     )
 
 
+@pytest.mark.slow
 def test_the_scheduler_learns_the_decay_and_carries_it_to_another_horizon(theta):
     told = []
     fitted = imitation.imitate(

@@ -83,6 +83,7 @@ def test_scalars_of_theta_do_not_decay():
     assert steps_of(Recipe(weight_decay=0.5), [0.0], theta=-4.6) == 0
 
 
+@pytest.mark.slow
 def test_weights_that_are_settings_stay_as_the_recipe_gave_them():
     recipe = Recipe(**TINY, orthogonalize=True, start_power=0.5)
     phase = phases(recipe)[0]

@@ -48,6 +48,7 @@ def whole(tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_weights_end_with_the_floor_of_sizes_of_their_recipe(whole):
     assert theta_of(whole)["update_rule/log_min_rms"] == np.log(np.float32(0.125))
 
@@ -179,6 +180,7 @@ def test_a_resume_buffer_and_an_expert_are_part_of_what_is_resumed(tmp_path):
     assert_same_theta(stopped, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_without_them_their_settings_change_no_bit(tmp_path, whole):
     settings = {"resume_share": 0.3, "expert_share": 0.3, "expert_learning_rate": 1.0}
     meta.start(tmp_path / "run", Recipe(**TINY, **settings))
@@ -337,6 +339,7 @@ def toy(monkeypatch):
     return "toy"
 
 
+@pytest.mark.slow
 def test_a_registered_optimizer_with_one_phase_trains_resumes_and_is_measured(tmp_path, toy):
     recipe = Recipe(**{**OF_ANY, "optimizer": toy, "rule_steps": 20, "scheduler_steps": 100})
     path = meta.start(tmp_path / "whole", recipe)
@@ -356,6 +359,7 @@ def test_a_registered_optimizer_with_one_phase_trains_resumes_and_is_measured(tm
     assert np.isfinite(meta.measure(trained.theta, stored, problems=2).meta_loss)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_imports_what_registers_its_optimizer(tmp_path, monkeypatch, toy):
     (tmp_path / "registers_it.py").write_text(
         "from celo.optimizers import OPTIMIZERS\n"

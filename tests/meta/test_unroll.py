@@ -119,6 +119,7 @@ def test_an_end_becomes_a_middle(theta):
     jax.tree.map(np.testing.assert_array_equal, again.opt_state, timeless.opt_state)
 
 
+@pytest.mark.slow
 def test_with_an_expert_that_takes_every_step_theta_says_nothing_but_how_it_differs(theta):
     """Losses are the expert's whatever θ is, costs are distances of θ's steps from the expert's."""
     problem = unroll(expert=Expert(1.0), horizon_min=K, horizon_max=K)

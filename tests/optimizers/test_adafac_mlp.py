@@ -68,6 +68,7 @@ def test_stacked_layers_are_stepped_as_tensors_of_their_own(weights):
             np.testing.assert_allclose(ours["block"][i], theirs[str(i)], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_of_any_width_are_taken(noisy_theta):
     wide = noisy_theta(AdafacMLP(hidden=32))
     updates, _ = (tx := adafac_mlp(weights=wide)).update(PARAMS, tx.init(PARAMS), PARAMS)
@@ -113,6 +114,7 @@ def test_decay_and_rate(weights, step):
         np.testing.assert_allclose(ours[name], 0.5 * (plain[name] - 0.001 * 0.1 * p), rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_half_the_state(weights):
     def nbytes(tx):
         return sum(leaf.nbytes for leaf in jax.tree.leaves(tx.init(PARAMS)))

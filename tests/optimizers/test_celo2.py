@@ -67,6 +67,7 @@ def test_a_mask_says_who_takes_what(theta):
         np.testing.assert_allclose(updates["dense"]["kernel"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_base_is_the_rule_for_all_tensors(theta):
     base, _ = first_step(celo2_base(RATE, weights=theta, kernel="xla"))
     for leaf in jax.tree.leaves(base):
@@ -89,6 +90,7 @@ def test_steps_point_downhill(key):
     )
 
 
+@pytest.mark.slow
 def test_the_size_of_gradients_hardly_matters(theta):
     small, _ = first_step(celo2_base(RATE, weights=theta, kernel="xla"))
     large, _ = first_step(
@@ -125,6 +127,7 @@ def test_a_schedule_is_a_learning_rate(theta):
     close(scheduled, jax.tree.map(lambda u: 2 * u, plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 4, 6), (3, 5)], ids=str)
 def test_stacked_layers_are_treated_apart(theta, shape):
     rng = np.random.default_rng(0)

@@ -73,6 +73,7 @@ def test_zero_gradients_move_nothing_at_all(step):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_stacked_layers_are_stepped_as_tensors_of_their_own(weights):
     stacked = {"block": jax.random.normal(jax.random.key(3), (3, 4, 5))}
     apart = {str(i): stacked["block"][i] for i in range(3)}

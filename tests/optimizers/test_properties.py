@@ -76,6 +76,7 @@ def test_finite_in_finite_out(update, shape, seed, grad_size, param_size):
         assert np.all(np.isfinite(leaf))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     shapes=shapes,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from celo.convert import LAYOUTS, read_official, to_official
 from celo.meta import Recipe
@@ -30,6 +31,9 @@ def test_files_of_every_published_architecture_hold_the_weights_of_an_optimizer(
     jax.tree.map(np.testing.assert_array_equal, found, theta)
 
 
+@pytest.mark.parametrize(
+    "name", slow_but(["celo", "celo_adam", "celo_rule", "celo2", "velo_4000", "toy"], OPTIMIZERS)
+)
 def test_users_and_meta_training_get_the_same_optimizer(name, noisy_theta):
     """Half the learning rate is half the step."""
     entry = OPTIMIZERS[name]

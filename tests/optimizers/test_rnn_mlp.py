@@ -110,6 +110,7 @@ def test_tensors_without_elements_are_not_heard(step):
         np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-5, atol=1e-5 * largest)
 
 
+@pytest.mark.slow
 def test_stacked_layers_are_stepped_as_tensors_of_their_own(weights):
     stacked = {"block": jax.random.normal(jax.random.key(3), (3, 4, 5))}
     apart = {str(i): stacked["block"][i] for i in range(3)}

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 import velo_reading
+from marks import slow_but
 
 from celo import _compile
 from celo import weights as weights_files
@@ -15,7 +16,7 @@ from celo._errors import CeloError
 from celo.optimizers import OPTIMIZERS, Velo, as_optax, cool_down, velo, with_horizon
 
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
-SOME = [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
+SOME = slow_but(KERNELS[-1:], KERNELS)
 SMALL = Velo("xla", units=8, banks=4)
 SHAPES = {
     "scalar": (),

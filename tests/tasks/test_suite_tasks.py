@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from marks import slow_but
 
 from celo.evaluate._run.suites import SUITES
 from celo.tasks import make_task, value_and_grad
@@ -67,25 +68,13 @@ def study(family):
         return jax.jit(lambda seeds: jax.lax.map(run, seeds))(jnp.asarray(SEEDS, jnp.uint32))
 
 
-# They compile for longest.
-SLOW = (
-    "resnet_groupnorm",
-    "conv_batchnorm",
-    "conv_layernorm",
-    "transformer",
-    "vit",
-    "mixer",
-    "gru",
-    "lstm",
-    "conv",
-    "vae",
-    "fourier",
-)
+# Others compile for longer.
+QUICK = ("quadratic", "breast_cancer_mlp", "china_siren", "fashion_mnist_mlp_relu", "mnist_autoencoder")
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=[pytest.mark.slow] * name.endswith(SLOW)) for name in NAMES],
+    params=slow_but(QUICK, NAMES),
 )
 def studied(request, make):
     """(name, family, what `study` found)."""

@@ -103,6 +103,7 @@ def test_it_takes_the_steps_it_takes_in_jax(theta, in_jax, name, options):
     assert {x.dtype for state in optimizer.state.values() for x in state.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_slices_change_nothing(monkeypatch, theta, in_jax):
     from celo.torch import _rule
 
@@ -130,6 +131,7 @@ def test_groups_say_what_adam_takes(theta):
     assert_alike(ours, jax_run(tx))
 
 
+@pytest.mark.slow
 def test_it_follows_a_scheduler_of_pytorch(theta):
     rates = RATE * 0.5 * (1 + np.cos(np.pi * np.arange(50) / 50))
     tx = celo.celo2(lambda step: jnp.asarray(rates, jnp.float32)[step], weights=theta, adam_mask=vectors)

@@ -1,7 +1,7 @@
 """Run by test_sharding.py on 8 devices: a training on one device and on several layouts, and its checkpoint.
 
-Writes into the folder it is given: NAME.hlo, the optimizer's compiled step on a layout, and programs that do
-what it must not; and report.json, how far apart the trainings end.
+Its arguments are a folder and names of `PARTS`. Writes into the folder: NAME.hlo, the optimizer's compiled
+step on a layout, and programs that do what it must not; and report.json, how far apart the trainings end.
 """
 
 import json
@@ -205,7 +205,7 @@ def velos(folder):
     return report
 
 
-def rotated():
+def rotated(_):
     """SOAP, whose eigenbases are split by rows, on a stack of layers."""
     mesh = jax.make_mesh((2, 4), ALL, axis_types=(AxisType.Auto,) * 2)
     tx = soap(1e-2, max_precond_dim=32)  # gradients span the axes of 2 and 32: others' bases are arbitrary
@@ -229,15 +229,18 @@ def bad(folder):
     for name, (function, sharding) in programs.items():
         program = jax.jit(function, out_shardings=sharding).lower(w).compile()
         (folder / f"{name}.hlo").write_text(program.as_text())
+    return {}
 
 
-def main(folder):
-    bad(folder)
-    report = {**plain(folder), **wrapped(folder), **velos(folder), **rotated()}
+PARTS = {part.__name__: part for part in (bad, plain, wrapped, velos, rotated)}
+
+
+def main(folder, *parts):
+    report = {name: apart for part in parts for name, apart in PARTS[part](folder).items()}
     (folder / "report.json").write_text(json.dumps(report, indent=1))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_disable_most_optimizations", True)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from celo import _compile
 from celo._errors import CeloError
@@ -11,7 +12,7 @@ from celo.optimizers import celo, scale_by_celo_rule
 from celo.transforms._low_precision_state import round_at_random
 
 KERNELS = ["xla", "native"] if _compile.find_compiler() else ["xla"]
-SOME = [*(pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS[:-1]), KERNELS[-1]]
+SOME = slow_but(KERNELS[-1:], KERNELS)
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 48).reshape(8, 6), "b": jnp.linspace(0.1, 0.5, 6), "s": jnp.float32(1)}
 
 

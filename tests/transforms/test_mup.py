@@ -57,6 +57,7 @@ def test_vectors_are_no_hidden_layers():
         mup_scale({"in": True}).update(UPDATES, optax.EmptyState())
 
 
+@pytest.mark.slow
 def test_what_a_layer_says_changes_alike_at_all_widths(noisy_theta):
     """One step of AdaFac-MLP, whose elements do not depend on the width, seen through the layer."""
     tx, changes = adafac_mlp(weights=noisy_theta(AdafacMLP())), {}

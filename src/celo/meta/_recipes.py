@@ -235,7 +235,7 @@ RECIPES: dict[str, Recipe] = {
         resume_slots=1,
         expert_steps=50_000,
     ),
-    # The shipped weights (seed 0). A run with convolutions and autoencoders in phase 1, six times as long,
+    # The shipped weights (seed 2). A run with convolutions and autoencoders in phase 1, six times as long,
     # took smaller steps and ended behind on the probe (results/LOG.md).
     "laptop": dataclasses.replace(
         _QUICK,

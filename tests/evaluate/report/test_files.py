@@ -34,6 +34,7 @@ def test_every_figure_is_a_png_and_an_svg_of_which_the_png_is_twice_the_size(dra
         np.testing.assert_allclose(size, [2 * float(root.get(side)) for side in ("width", "height")], atol=2)
 
 
+@pytest.mark.slow
 def test_figures_say_which_losses_they_show(drawn, monkeypatch):
     valid = leaderboard([synthetic.record("quadratic", name) for name in NAMES], loss="valid")
     assert "training loss against steps" in svg_texts(drawn["curves.svg"])
@@ -51,6 +52,7 @@ def test_figures_over_tasks_name_each_of_them_and_are_on_white(drawn, board):
         assert f'fill="{LIGHT.paper}"' in drawn[f"{name}.svg"].decode()
 
 
+@pytest.mark.slow
 def test_nothing_to_show_is_drawn_all_the_same():
     record = synthetic.record("wine_mlp", "celo", seeds=1, num_steps=40)
     names = {"adam": [[2.0, 1.0, 0.0]], "zero": [[2.0, 0.0, 0.0]], "lost": [[np.nan] * 3]}

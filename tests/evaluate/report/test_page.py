@@ -81,11 +81,12 @@ def test_settings_that_records_share_are_there_once(board):
     assert len(settings) < 4 * len(TASKS) * len(NAMES)
 
 
-@pytest.mark.parametrize(
-    "evil", ["</script><script>alert(1)</script>", "<!--<script>", "a\"'&<b>", "@@DATA@@", "  "]
-)
-def test_a_name_cannot_break_the_page(small, evil):
-    board = leaderboard(renamed(small, {"muon": evil}))
+EVIL = ["</script><script>alert(1)</script>", "<!--<script>", "a\"'&<b>", "@@DATA@@", "  "]
+
+
+@pytest.mark.parametrize("names", [EVIL, *(pytest.param([name], marks=pytest.mark.slow) for name in EVIL)])
+def test_a_name_cannot_break_the_page(small, names):
+    board = leaderboard([one for evil in names for one in renamed(small, {"muon": evil})])
     text = page_of(board)
     assert "alert(1)</script>" not in text
     assert text.count("</script>") == 3
@@ -93,7 +94,7 @@ def test_a_name_cannot_break_the_page(small, evil):
     assert "<!--" not in body
     assert "<b>" not in body
     assert data_of(text) == json.loads(json.dumps(as_json(board)))
-    assert evil in data_of(text)["order"]
+    assert set(names) <= set(data_of(text)["order"])
 
 
 def test_one_task_comes_with_its_curves_first(small):

@@ -47,6 +47,7 @@ OPTIMIZERS["toy_celo"] = Entry(Celo, celo, ())
 """
 
 
+@pytest.mark.slow
 def test_weights_of_an_architecture_from_outside_run_in_worker_processes(tmp_path, monkeypatch, theta):
     (tmp_path / "toy_registered.py").write_text(TOY)
     monkeypatch.syspath_prepend(tmp_path)
@@ -63,6 +64,7 @@ def test_weights_of_an_architecture_from_outside_run_in_worker_processes(tmp_pat
     assert [record.contestant for record in load_records(tmp_path / "out")] == ["toy"]
 
 
+@pytest.mark.slow
 def test_progress_is_told(tmp_path):
     told = []
     evaluate(

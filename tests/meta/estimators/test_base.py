@@ -26,6 +26,7 @@ class Life(NamedTuple):
     shift: jax.Array
 
 
+@pytest.mark.slow
 @dataclasses.dataclass(frozen=True)
 class Plane:
     """A problem that trains nothing: its cost is a linear function of θ, and noise that both sides share."""

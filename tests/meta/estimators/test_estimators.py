@@ -40,6 +40,7 @@ def test_sides_share_everything_but_noise(problem, name):
         assert estimate.inner_steps == 2 * 3 * (20 if name.startswith("full_es") else 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOME)
 def test_particles_do_not_depend_on_their_neighbours(make_problem, own_horizons, name):
     """A particle draws the same alone as with others, whose lives may be longer: the shards' contract."""
@@ -65,6 +66,7 @@ def test_particles_do_not_depend_on_their_neighbours(make_problem, own_horizons,
         np.testing.assert_allclose(together.gradient["sgd"][leaf], mean, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOME)
 def test_a_run_with_each(tmp_path, name):
     run = tmp_path / "run"

@@ -26,6 +26,7 @@ def test_it_is_unbiased(problem, exact, mean_and_error, distance):
     assert (distance(mean_and_error(FullES(problem, 5), 30), exact) < 4).all()
 
 
+@pytest.mark.slow
 def test_that_of_the_final_loss_is_unbiased_for_it_alone(
     problem, exact, back_propagate, mean_and_error, distance
 ):
@@ -43,6 +44,7 @@ def test_all_horizons_count_equally(make_problem, back_propagate, own_horizons, 
     assert (distance(mean_and_error(FullES(own_horizons(problem), 5), 30), exact) < 4).all()
 
 
+@pytest.mark.slow
 def test_an_outer_step_costs_whole_lives():
     recipe = Recipe(**RECIPE, estimator="full_es")
     program = PhaseProgram(recipe, phases(recipe)[0], task_families(recipe, phases(recipe)[0]))
@@ -51,6 +53,7 @@ def test_an_outer_step_costs_whole_lives():
     assert progress.inner_steps == 2 * recipe.pairs_per_task * 20
 
 
+@pytest.mark.slow
 def test_one_perturbation_acts_on_a_whole_life(problem):
     """Two particles of one number have one ε, one start and one horizon: they say the same."""
     theta = problem.optimizer.init_theta(None)
@@ -65,6 +68,7 @@ def test_one_perturbation_acts_on_a_whole_life(problem):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_all_particles_of_an_estimate_share_a_horizon_that_is_drawn_anew_for_each(make_problem):
     problem = make_problem(10, 40)
     theta = problem.optimizer.init_theta(None)

@@ -121,6 +121,7 @@ def test_a_problem_that_is_taken_up_again_has_a_fresh_horizon_added_to_its_steps
     assert (np.asarray(state.kept) >= ends).all()
 
 
+@pytest.mark.slow
 def test_the_oldest_state_gives_way_and_all_are_taken_up(make_problem):
     problem = make_problem(LENGTH, LENGTH)  # every truncation is an end
     theta = problem.optimizer.init_theta(None)

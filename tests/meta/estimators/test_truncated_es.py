@@ -9,6 +9,7 @@ from celo._errors import CeloError
 from celo.meta import TruncatedES
 
 
+@pytest.mark.slow
 def test_it_is_biased(problem, exact, mean_and_error, distance):
     assert distance(mean_and_error(TruncatedES(problem, 5), 120, skip=4), exact).max() > 10
 
@@ -20,6 +21,7 @@ def test_it_is_unbiased_where_a_life_is_one_truncation(
     assert (distance(mean_and_error(TruncatedES(problem, 5), 60), back_propagate(problem)) < 4).all()
 
 
+@pytest.mark.slow
 def test_a_problem_goes_on_from_where_theta_plus_epsilon_has_brought_it(problem):
     """The next truncation begins with the state that the plus side ended with."""
     theta = problem.optimizer.init_theta(None)

@@ -39,6 +39,7 @@ def test_members_are_called_after_set_and_model(family, request):
         assert member.startswith(name)
 
 
+@pytest.mark.slow
 def test_it_learns_and_many_run_side_by_side_in_other_units(family):
     """As meta-training runs it: vmapped over tasks of both members, each in units of its own."""
     augmented = Augmented(family, Reparametrisation("global", 0.1, 10.0))
