@@ -334,7 +334,7 @@ struct Factor {
   }
 };
 
-constexpr int64_t kSegment = 512;  // elements of a line that are worked on together
+constexpr int64_t kSegment = 128 * kLanes;  // elements of a line that are worked on together
 
 // The segments of a tensor in the order of memory, without divisions: lines are often shorter than those take.
 struct Walk {
@@ -350,6 +350,7 @@ struct Walk {
   int64_t at() const { return line * shape.line() + from; }
   int64_t across() const { return (outer * shape.middle + middle) * shape.line() + from; }
   int64_t along() const { return line * shape.inner; }
+  bool ends_line() const { return from + kSegment >= shape.line(); }
   void next() {
     if ((from += kSegment) >= shape.line()) {
       from = 0, line++;
@@ -362,38 +363,73 @@ struct Walk {
   }
 };
 
-// Values of the moment averaged along lines at each place of a segment: one number, or a pattern.
-struct Pattern {
-  const float* values;  // [I] of this line
-  int64_t inner;
-  float buffer[kSegment];
-  Pattern(const float* all_lines, const Walk& walk) : values(all_lines + walk.along()), inner(walk.shape.inner) {
-    if (inner == 1) return;
-    int64_t filled = std::min(inner, walk.count);
-    for (int64_t j = 0, phase = walk.from % inner; j < filled; j++) {
-      buffer[j] = values[phase];
-      if (++phase == inner) phase = 0;
-    }
-    for (int64_t n; filled < walk.count; filled += n) {  // what is filled is the pattern, a whole number of times
-      n = std::min(filled, walk.count - filled);
-      std::memcpy(buffer + filled, buffer, n * sizeof(float));
-    }
+// Sums over a line where I > 1: its element j belongs to the j % I-th of them. Vectors are added up first, apart by
+// which of them each lane belongs to: that repeats after I vectors.
+struct SumsAlong {
+  const int64_t inner;
+  float* const vectors;  // [I, lanes], and a vector more that is read and not used
+  int64_t here = 0;
+  SumsAlong(int64_t inner, float* vectors) : inner(inner), vectors(vectors) { clear(); }
+  static int64_t scratch(int64_t inner) { return (inner + 1) * kLanes; }
+  void clear() { std::fill(vectors, vectors + scratch(inner), 0.0f); }
+  void begin(int64_t from) { here = from / kLanes % inner; }
+  void add(V x) {
+    float* sum = vectors + here * kLanes;
+    store(sum, load(sum) + x);
+    if (++here == inner) here = 0;
   }
-  template <typename Load>
-  V at(int64_t j, Load get) const {
-    return inner == 1 ? all(*values) : get(buffer + j);
+  void finish(float* sums) {
+    by_lanes(inner, [&](int64_t j, auto get, auto put, auto) {
+      V sum = get(sums + j);
+      for (int i = 0; i < kLanes; i++) sum += load(vectors + i * inner + j);
+      put(sums + j, sum);
+    });
+    clear();
   }
 };
 
-// One for each of some moments.
-template <size_t kCount, size_t... i>
-std::array<Pattern, kCount> patterns(const float* const* moments, const Walk& walk, std::index_sequence<i...>) {
-  return {Pattern(moments[i], walk)...};
-}
+// Values of the moment averaged along lines, a vector for any place on a line: one number, or a pattern that repeats.
+struct Pattern {
+  const float* const all_lines;
+  const int64_t inner;
+  const int64_t last;  // a vector that begins here or later runs past the pattern's end
+  const float* values = nullptr;   // [I], of this line
+  float ends[2 * kLanes];  // from `last` on, repeated
+  Pattern(const float* all_lines, int64_t inner)
+      : all_lines(all_lines), inner(inner), last(std::max<int64_t>(inner - kLanes, 0)) {}
+  void enter(int64_t line) {
+    values = all_lines + line * inner;
+    for (int64_t j = 0, place = last; inner > 1 && j < 2 * kLanes; j++) {
+      ends[j] = values[place];
+      if (++place == inner) place = 0;
+    }
+  }
+  V at(int64_t place) const {
+    if (inner == 1) return all(*values);
+    return load(place < last ? values + place : ends + (place - last));
+  }
+};
+
+// Patterns of some moments, and the place on them.
 template <size_t kCount>
-std::array<Pattern, kCount> patterns(float* const (&moments)[kCount], const Walk& walk) {
-  return patterns<kCount>(moments, walk, std::make_index_sequence<kCount>());
-}
+struct Patterns {
+  std::array<Pattern, kCount> each;
+  int64_t inner, step, line = -1, place = 0;
+  Patterns(float* const (&moments)[kCount], int64_t inner)
+      : Patterns(moments, inner, std::make_index_sequence<kCount>()) {}
+  template <size_t... i>
+  Patterns(float* const (&moments)[kCount], int64_t inner, std::index_sequence<i...>)
+      : each{Pattern(moments[i], inner)...}, inner(inner), step(kLanes % inner) {}
+  void enter(const Walk& walk) {
+    if (walk.line != line)
+      for (Pattern& one : each) one.enter(walk.line);
+    line = walk.line, place = walk.from % inner;
+  }
+  void next() {
+    if ((place += step) >= inner) place -= inner;
+  }
+  V operator()(int k) const { return each[k].at(place); }
+};
 
 template <typename Rule>
 void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape) {
@@ -403,13 +439,15 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
 
   static thread_local std::vector<float> scratch;  // kept: for small tensors an allocation costs as much as work
   std::vector<float> own;
-  const int64_t needed = (chunks + kFactored + Rule::kHidden) * (across_size + along_size);
+  const int64_t for_sums = shape.inner > 1 ? SumsAlong::scratch(shape.inner) : 0;
+  const int64_t needed = (chunks + kFactored + Rule::kHidden) * (across_size + along_size) + chunks * for_sums;
   std::vector<float>& buffer = chunks == 1 ? scratch : own;  // body runs on other threads where chunks > 1
   if ((int64_t)buffer.size() < needed) buffer.resize(needed);
   float* free = buffer.data();
   const auto take = [&free](int64_t n) { return std::exchange(free, free + n); };
   float* across_sum = take(chunks * across_size);
   float* along_sum = take(chunks * along_size);
+  float* sums_scratch = take(chunks * for_sums);
   std::fill(across_sum, across_sum + chunks * (across_size + along_size), 0.0f);
 
   Factor<Rule> across{across_size, shape.row_along ? t.col : t.row, shape.row_along ? t.new_col : t.new_row, {}, {}};
@@ -424,28 +462,30 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     Accumulator<kPlainSums> plain;
     const Range range = part(segments, chunks, chunk);
     Walk walk(shape, range.begin);
-    for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
-      const int64_t at = walk.at(), from = walk.from, count = walk.count;
+    const auto segment = [&](auto add) {
+      const int64_t at = walk.at();
       float* across_here = across_sum + chunk * across_size + walk.across();
-      float* along_here = along_sum + chunk * along_size + walk.along();
-      V line_sum{};
-      alignas(64) float square_at[kSegment];
-      by_lanes(count, [&](int64_t j, auto get, auto put, auto only) {
+      by_lanes(walk.count, [&](int64_t j, auto get, auto put, auto only) {
         const V square = observe<Rule>(t, at + j, get, put, only, plain.sum);
         put(across_here + j, get(across_here + j) + square);
-        if (shape.inner == 1)
-          line_sum += square;
-        else
-          put(square_at + j, square);
+        add(square);
       });
-      if (shape.inner == 1)
-        along_here[0] += total(line_sum);
-      else
-        for (int64_t j = 0, phase = from % shape.inner; j < count; j++) {
-          along_here[phase] += square_at[j];
-          if (++phase == shape.inner) phase = 0;
-        }
-      plain.seen(count);
+      plain.seen(walk.count);
+    };
+    float* along_here = along_sum + chunk * along_size;
+    if (shape.inner == 1) {
+      for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
+        V sum{};
+        segment([&](V square) { sum += square; });
+        along_here[walk.along()] += total(sum);
+      }
+    } else {
+      SumsAlong sums(shape.inner, sums_scratch + chunk * for_sums);
+      for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
+        sums.begin(walk.from);
+        segment([&](V square) { sums.add(square); });
+        if (n + 1 == range.end || walk.ends_line()) sums.finish(along_here + walk.along());
+      }
     }
     plain.flush();
     take_plain(plain, parts[chunk]);
@@ -478,16 +518,18 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
     Accumulator<2 * kFactored> factored;
     const Range range = part(segments, chunks, chunk);
     Walk walk(shape, range.begin);
+    Patterns<kFactored> inverse(along.inverse, shape.inner);
     for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
       const int64_t at = walk.at(), over = walk.across();
-      const auto inverse = patterns(along.inverse, walk);
+      inverse.enter(walk);
       by_lanes(walk.count, [&](int64_t j, auto get, auto, auto) {
         const V g = clean(get(t.grad + at + j));
         for (int k = 0; k < kFactored; k++) {
-          const V factor = get(across.inverse[k] + over + j) * inverse[k].at(j, get);
+          const V factor = get(across.inverse[k] + over + j) * inverse(k);
           const V fg = g * factor, fm = get(t.new_momentum[k] + at + j) * factor;
           factored.sum[k] += fg * fg, factored.sum[3 + k] += fm * fm;
         }
+        inverse.next();
       });
       factored.seen(walk.count);
     }
@@ -504,16 +546,18 @@ void run_matrix(Pool& pool, int64_t chunks, const Tensor& t, const Shape& shape)
   in_parallel(pool, chunks, [&](int64_t chunk) {
     const Range range = part(segments, chunks, chunk);
     Walk walk(shape, range.begin);
+    Patterns<kFactored> inverse(along.inverse, shape.inner);
+    Patterns<Rule::kHidden> units(along.unit, shape.inner);
     for (int64_t n = range.begin; n < range.end; n++, walk.next()) {
       const int64_t at = walk.at(), over = walk.across();
-      const auto inverse = patterns(along.inverse, walk);
-      const auto units = patterns(along.unit, walk);
+      inverse.enter(walk), units.enter(walk);
       by_lanes(walk.count, [&](int64_t j, auto get, auto put, auto) {
         V unit[Rule::kHidden], factor[3];
-        for (int i = 0; i < Rule::kHidden; i++) unit[i] = units[i].at(j, get) + get(across.unit[i] + over + j);
-        for (int k = 0; k < kFactored; k++) factor[k] = get(across.inverse[k] + over + j) * inverse[k].at(j, get);
+        for (int i = 0; i < Rule::kHidden; i++) unit[i] = units(i) + get(across.unit[i] + over + j);
+        for (int k = 0; k < kFactored; k++) factor[k] = get(across.inverse[k] + over + j) * inverse(k);
         first_layer<true>(net, t, at + j, get, factor, factor, unit);
         put(t.update + at + j, net.update(unit));
+        inverse.next(), units.next();
       });
     }
   });
