@@ -49,6 +49,11 @@ class Recipe:
         "power of a matrix's size at its first step in the length of its steps, where its own size has the "
         "rest: from 0 to 1; not trained",
     )
+    momentum_share: float = _setting(
+        0.0,
+        "share of Nesterov's momentum in the direction of a matrix's step before it is orthogonalised, where "
+        "the rule's has the rest: from 0 to 1; not trained",
+    )
     min_rms: float = _setting(
         0.0,
         "size, as root mean square, that a tensor counts as at least; trained along, and put back at the end",
@@ -142,6 +147,8 @@ class Recipe:
             )
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
+        if not 0 <= self.momentum_share <= 1:
+            raise CeloError(f"momentum_share must be from 0 to 1, got {self.momentum_share}")
         for name in ("horizon_power", "min_rms", "start_power"):
             if not math.isfinite(getattr(self, name)):
                 raise CeloError(f"{name} must be finite, got {getattr(self, name)}")
@@ -171,6 +178,7 @@ class Recipe:
             ("rule_start", "normal", has_rule, "Celo's update rule"),
             ("orthogonalize", False, update_rule.MATRIX_GAIN in optional, "Celo's update rule"),
             ("start_power", 0.0, self.orthogonalize, "orthogonalised steps"),
+            ("momentum_share", 0.0, self.orthogonalize, "orthogonalised steps"),
             ("min_rms", 0.0, update_rule.MIN_RMS in optional, "Celo's update rule"),
             ("rule_schedule", "constant", entry.phases[0].decayed, "a rule with a decayed form"),
             ("imitation_steps", 0, has_rule and has_schedule, "Celo's update rule and scheduler"),
@@ -242,12 +250,13 @@ RECIPES: dict[str, Recipe] = {
         tasks=("celo_image_mlps", "small_deep_perceptrons", "small_autoencoders"),
         rule_tasks=("celo_image_mlps",),
         pairs_per_task=8,
-        rule_steps=5_000,
-        scheduler_steps=1_000,
-        refinement_steps=1_000,
-        finish_steps=500,
+        rule_steps=3_000,
+        scheduler_steps=700,
+        refinement_steps=700,
+        finish_steps=400,
         orthogonalize=True,
         start_power=0.5,
+        momentum_share=1.0,
         min_rms=0.01,
         refinement_learning_rate=2e-3,
         finish_learning_rate=1e-3,

@@ -34,8 +34,8 @@ from celo.optimizers._rule_steps import (
 )
 
 # Weights that θ may have.
-MIN_RMS, MATRIX_GAIN, START_POWER = (
-    f"{GROUP}/{name}" for name in ("log_min_rms", "log_matrix_gain", "start_power")
+MIN_RMS, MATRIX_GAIN, START_POWER, MOMENTUM_SHARE = (
+    f"{GROUP}/{name}" for name in ("log_min_rms", "log_matrix_gain", "start_power", "momentum_share")
 )
 Orthogonalize = Any | Callable[[Params], Any] | None  # pytree prefix of bools, or a function giving one
 
@@ -45,8 +45,8 @@ class UpdateRule(LearnedOptimizer):
     """Celo's update rule by itself: the optimizer of meta-training's first phase.
 
     It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
-    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms, log_matrix_gain and
-    start_power.
+    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms, log_matrix_gain,
+    start_power and momentum_share.
 
     Attributes:
       kernel: "auto" (see `_kernels.native.resolve`), "native" or "xla".
@@ -71,9 +71,11 @@ class UpdateRule(LearnedOptimizer):
         MIN_RMS: (),
         MATRIX_GAIN: (),
         START_POWER: (),
+        MOMENTUM_SHARE: (),
     }
-    # Meta-training on short runs would take it beyond 1, where long ones want half of that (results/LOG.md).
-    fixed_theta: ClassVar[tuple[str, ...]] = (START_POWER,)
+    # Meta-training on short runs would take the power beyond 1, where long ones want half of that
+    # (results/LOG.md).
+    fixed_theta: ClassVar[tuple[str, ...]] = (START_POWER, MOMENTUM_SHARE)
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
@@ -115,6 +117,8 @@ class UpdateRule(LearnedOptimizer):
             steps,
             state.first_size,
             params,
+            grads,
+            statistics.momenta[0],
             wanted=per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=by_default),
             layers=layers,
             least=least,

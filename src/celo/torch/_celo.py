@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from celo._definitions import CELO, RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
+from celo._definitions import CELO, MOMENTUM_DECAYS, RULE_STEP, SMALLEST, ZERO_SIZE, matrix_shape, usual_size
 from celo.torch import _kernel, _native, _rule, _rule_steps, _schedule
 from celo.torch._base import LearnedOptimizer
 from celo.torch._orthogonal import polar_factor
@@ -53,12 +53,15 @@ def _orthogonalized(
         native = _kernel.chosen(group["kernel"], steps.device) == "native"
         if matrix := _wants_matrix(theta, group, tuple(steps.shape[1:])):
             stack = steps.view(-1, *matrix)
+            if "momentum_share" in theta:
+                stack = _along_momentum(theta["momentum_share"], stack, batch)
             gain = torch.cat([_matrix_gains(theta, item, matrix, least, taken) for item in batch])
             if native:
                 matrices.append(stack)
                 gains.append(gain)
             else:
-                steps = polar_factor(stack).mul_(gain.view(-1, 1, 1)).view(steps.shape)
+                stack = polar_factor(stack).mul_(gain.view(-1, 1, 1))
+            steps = stack.view(steps.shape)
         if native:
             done.append((batch, steps))
         else:
@@ -66,6 +69,21 @@ def _orthogonalized(
     if matrices:
         _native.orthogonalize(matrices, torch.cat(gains))
     yield from done
+
+
+def _along_momentum(share: Tensor, steps: Tensor, batch: list[Work]) -> Tensor:
+    """Matrices' steps [n, rows, columns], that share of each replaced by as long a one along Nesterov's momentum."""
+    decay = MOMENTUM_DECAYS[0]
+    grads = torch.cat([_rule.finite_gradient(item.grad).reshape(-1, *steps.shape[1:]) for item in batch])
+    momenta = torch.cat([item.state["momenta"][0].reshape(-1, *steps.shape[1:]) for item in batch])
+    ahead = grads.mul_(1 - decay).add_(momenta, alpha=decay)
+    return (1 - share) * steps - share * _lengths(steps) / _lengths(ahead).clamp(min=SMALLEST) * ahead
+
+
+def _lengths(x: Tensor) -> Tensor:
+    """Root mean squares [n, 1, 1] of n matrices, also of such as are too small to be squared."""
+    largest = x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=SMALLEST)
+    return largest * (x / largest).square().mean(dim=(1, 2), keepdim=True).sqrt()
 
 
 def _wants_matrix(

@@ -29,7 +29,11 @@ class Part(NamedTuple):
     optional: Shapes = MappingProxyType({})  # of weights that need not be there
 
 
-CELO_RULE = Part(RULE, CELO.shapes, {"log_min_rms": (), "log_matrix_gain": (), "start_power": ()})
+CELO_RULE = Part(
+    RULE,
+    CELO.shapes,
+    {"log_min_rms": (), "log_matrix_gain": (), "start_power": (), "momentum_share": ()},
+)
 CELO2_RULE = Part(RULE, CELO2.shapes)
 CELO_SCHEDULE = Part(
     SCHEDULE,
