@@ -148,9 +148,11 @@ def test_the_largest_model_is_counted_in_parameters():
 def test_a_rule_begins_with_the_settings_that_it_is_to_carry():
     key = jax.random.key(0)
     plain = first_theta(make_recipe("quick"), key)["update_rule"]
-    recipe = make_recipe("quick", orthogonalize=True, min_rms=0.01, start_power=0.75)
+    recipe = make_recipe("quick", orthogonalize=True, min_rms=0.01, start_power=0.75, momentum_share=0.5)
     theta = first_theta(recipe, key)["update_rule"]
-    assert theta.keys() - plain.keys() == {"log_matrix_gain", "log_min_rms", "start_power"}
+    settings = {"log_matrix_gain", "log_min_rms", "start_power", "momentum_share"}
+    assert theta.keys() - plain.keys() == settings
+    assert float(theta["momentum_share"]) == 0.5
     assert float(theta["start_power"]) == 0.75
     assert float(theta["log_matrix_gain"]) == 0.0
     assert float(jnp.exp(theta["log_min_rms"])) == pytest.approx(0.01)

@@ -72,7 +72,7 @@ def _orthogonalized(
 
 
 def _along_momentum(share: Tensor, steps: Tensor, batch: list[Work]) -> Tensor:
-    """Matrices' steps [n, rows, columns], that share of each replaced by as long a one along Nesterov's momentum."""
+    """Matrices' steps [n, rows, columns], that share of each replaced by one along Nesterov's momentum."""
     decay = MOMENTUM_DECAYS[0]
     grads = torch.cat([_rule.finite_gradient(item.grad).reshape(-1, *steps.shape[1:]) for item in batch])
     momenta = torch.cat([item.state["momenta"][0].reshape(-1, *steps.shape[1:]) for item in batch])
