@@ -185,7 +185,7 @@ def test_muons_factors_are_its_iterations(kernel):
     tall = with_singular_values(np.geomspace(1e-2, 1.0, 17), 33, 17)
     steep = with_singular_values(np.geomspace(1e-4, 1.0, 17), 33, 17)
     matrices = {2: tall, 3: 1e6 * tall.T, 5: normal(3, 2, 8, 9), 7: normal(1, 6), 8: normal(5, 300), 9: steep}
-    found = jax.jit(lambda x: orthogonal.muon_factors(x, kernel))(
+    found = jax.jit(lambda x: orthogonal.factors(x, kernel, MUON))(
         {i: jnp.asarray(x, jnp.float32) for i, x in {**matrices, 1: np.zeros((3, 3))}.items()}
     )
     assert not found.pop(1).any()

@@ -49,8 +49,8 @@ def orthogonalized(
         if wanted[i] and step.size and (matrix := matrix_shape(step.shape, layers[i]))
     }
 
-    def restored(step: Array, factor: Array, length: Array) -> Array:
-        return (factor * length[..., None, None]).reshape(step.shape)
+    def restored(step: Array, of_step: Array, length: Array) -> Array:
+        return (of_step * length[..., None, None]).reshape(step.shape)
 
     def replaced(shape: tuple[int, ...], step: Array) -> Array:
         return restored(step, *polar_factor(step.reshape(shape)))
@@ -59,16 +59,19 @@ def orthogonalized(
         return {}
     if kernel != "native":
         return {i: _as_whole(partial(replaced, shape), steps[i]) for i, shape in shapes.items()}
-    factors, lengths = _native(tuple(steps[i].reshape(shape) for i, shape in shapes.items()))
-    return {i: restored(steps[i], f, n) for i, f, n in zip(shapes, factors, lengths, strict=True)}
+    found, lengths = _native(tuple(steps[i].reshape(shape) for i, shape in shapes.items()))
+    return {i: restored(steps[i], f, n) for i, f, n in zip(shapes, found, lengths, strict=True)}
 
 
-def muon_factors(matrices: Mapping[int, Array], kernel: str) -> dict[int, Array]:
-    """Polar factors as Muon approximates them, of the matrices in the last two axes of each tensor.
+def factors(
+    matrices: Mapping[int, Array], kernel: str, iteration: PolarIteration = POLAR
+) -> dict[int, Array]:
+    """Polar factors of the matrices in the last two axes of each tensor.
 
     Args:
       matrices: tensors of two or more axes, none of size 0, by any keys; float32.
       kernel: "native" or "xla".
+      iteration: how they are approximated; `MUON` is as Muon does.
 
     Returns:
       Factors of the same shapes and keys; a matrix of zeros stays as it is.
@@ -76,9 +79,14 @@ def muon_factors(matrices: Mapping[int, Array], kernel: str) -> dict[int, Array]
     if not matrices:
         return {}
     if kernel != "native":
-        return {i: _as_whole(lambda x: polar_factor(x, MUON)[0], x) for i, x in matrices.items()}
-    factors, _ = _native(tuple(matrices.values()), MUON)
-    return dict(zip(matrices, factors, strict=True))
+        return {i: factor(x, iteration) for i, x in matrices.items()}
+    found, _ = _native(tuple(matrices.values()), iteration)
+    return dict(zip(matrices, found, strict=True))
+
+
+def factor(x: Array, iteration: PolarIteration = POLAR) -> Array:
+    """The polar factor of each matrix in the last two axes, by XLA."""
+    return _as_whole(lambda whole: polar_factor(whole, iteration)[0], x)
 
 
 def _as_whole(function: Callable[[Array], Array], x: Array) -> Array:

@@ -72,10 +72,9 @@ def first_theta(recipe: Recipe, key: Key) -> Theta:
         theta = {**theta, update_rule.GROUP: update_rule.mirrored(theta[update_rule.GROUP])}
     extra = {}
     if recipe.orthogonalize:
-        extra["log_matrix_gain"] = jnp.zeros((), jnp.float32)
-    for name in ("start_power", "momentum_share"):
-        if getattr(recipe, name):
-            extra[name] = jnp.float32(getattr(recipe, name))
+        extra["log_matrix_step"] = jnp.zeros((), jnp.float32)
+    if recipe.start_power:
+        extra["start_power"] = jnp.float32(recipe.start_power)
     extra |= _floor(recipe)
     if extra:
         theta = {**theta, update_rule.GROUP: {**theta[update_rule.GROUP], **extra}}

@@ -43,16 +43,13 @@ class Recipe:
     rule_tasks: tuple[str, ...] = _setting((), "families of tasks for phase 1, if different from tasks")
     rule_steps: int = _setting(100_000, "outer steps of phase 1, which trains the update rule")
     rule_start: str = _setting("normal", f"first weights of the rule: {' or '.join(RULE_STARTS)}")
-    orthogonalize: bool = _setting(False, "whether the rule's steps of matrices are orthogonalised")
+    orthogonalize: bool = _setting(
+        False, "whether matrices step along their orthogonalised momentum, and the rule has the other tensors"
+    )
     start_power: float = _setting(
         0.0,
         "power of a matrix's size at its first step in the length of its steps, where its own size has the "
         "rest: from 0 to 1; not trained",
-    )
-    momentum_share: float = _setting(
-        0.0,
-        "share of Nesterov's momentum in the direction of a matrix's step before it is orthogonalised, where "
-        "the rule's has the rest: from 0 to 1; not trained",
     )
     min_rms: float = _setting(
         0.0,
@@ -147,8 +144,6 @@ class Recipe:
             )
         if self.average_decay >= 1:
             raise CeloError(f"average_decay must be below 1, got {self.average_decay}")
-        if not 0 <= self.momentum_share <= 1:
-            raise CeloError(f"momentum_share must be from 0 to 1, got {self.momentum_share}")
         for name in ("horizon_power", "min_rms", "start_power"):
             if not math.isfinite(getattr(self, name)):
                 raise CeloError(f"{name} must be finite, got {getattr(self, name)}")
@@ -176,9 +171,8 @@ class Recipe:
         has_rule, has_schedule = update_rule.GROUP in groups, schedule.GROUP in groups
         wanted = (
             ("rule_start", "normal", has_rule, "Celo's update rule"),
-            ("orthogonalize", False, update_rule.MATRIX_GAIN in optional, "Celo's update rule"),
+            ("orthogonalize", False, update_rule.MATRIX_STEP in optional, "Celo's update rule"),
             ("start_power", 0.0, self.orthogonalize, "orthogonalised steps"),
-            ("momentum_share", 0.0, self.orthogonalize, "orthogonalised steps"),
             ("min_rms", 0.0, update_rule.MIN_RMS in optional, "Celo's update rule"),
             ("rule_schedule", "constant", entry.phases[0].decayed, "a rule with a decayed form"),
             ("imitation_steps", 0, has_rule and has_schedule, "Celo's update rule and scheduler"),
@@ -256,7 +250,6 @@ RECIPES: dict[str, Recipe] = {
         finish_steps=400,
         orthogonalize=True,
         start_power=0.5,
-        momentum_share=1.0,
         min_rms=0.01,
         refinement_learning_rate=2e-3,
         finish_learning_rate=1e-3,

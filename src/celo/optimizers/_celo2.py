@@ -25,6 +25,7 @@ from celo._definitions import (
     CELO2_ADAM_MULTIPLIER,
     CELO2_DIRECTION_FLOOR,
     CELO2_STEP,
+    MUON,
 )
 from celo._errors import CeloError
 from celo._kernels import native, orthogonal
@@ -156,7 +157,7 @@ class Celo2(LearnedOptimizer):
         matrices = {
             i: step for i, step in enumerate(steps) if wanted[i] and step.size and step.ndim - layers[i] >= 2
         }
-        factors = orthogonal.muon_factors(matrices, kernel)
+        factors = orthogonal.factors(matrices, kernel, MUON)
         steps = [factors.get(i, step) for i, step in enumerate(steps)]
         return [_unit(step, n) for step, n in zip(steps, layers, strict=True)], state
 

@@ -1,133 +1,186 @@
-"""The steps of matrices: orthogonalised, and how long they then are.
+"""Matrices that step along their orthogonalised momentum; the rule has no part in it.
 
-Each keeps the root mean square that the rule gave it, times a gain that θ carries (`log_matrix_gain`). A rule
-whose steps are in proportion to a matrix's own size lets that size grow exponentially, and long steps then
-diverge. With the setting `start_power`, s, in θ, a step is in proportion to
+An element-wise rule sees one number of a matrix at a time, and finds the length of a step better than its
+direction. As in Muon (Jordan et al. 2024), a matrix's step here is the polar factor of Nesterov's momentum of
+its gradients,
+
+    m <- 0.9 m + 0.1 g,    -polar(0.1 g + 0.9 m) * length,
+
+all singular values equal. Its length as a root mean square, where the matrix has full rank, is that of the
+rule's steps: in proportion to the matrix's own size, by a factor that θ carries (`log_matrix_step`).
+
+Steps in proportion to a matrix's own size let that size grow exponentially, and long ones then diverge. With
+the setting `start_power`, s, in θ, they are in proportion to
 
     size^(1 - s) * (size at the first step)^s
 
 so that at s = 1 a matrix grows no faster than the number of steps. A matrix of zeros counts as one that began
 with usual initial weights.
-
-What is orthogonalised is the rule's step: element by element it is nearly of one size, as Adam's is, and that
-loses what the gradient says of a matrix as a whole. With the setting `momentum_share`, c, in θ it is
-
-    (1 - c) * step + c * (as long a step along Nesterov's momentum)
-
-of the gradient and its first momentum, so that at c = 1 the rule says how long the step is, and no more.
 """
 
+import math
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from celo._definitions import MOMENTUM_DECAYS, RMS_FLOOR, SMALLEST, ZERO_SIZE, matrix_shape, usual_size
-from celo._errors import CeloError
-from celo._kernels import orthogonal
-from celo._kernels.stacking import over_slices
+from celo._definitions import MOMENTUM_DECAYS, RMS_FLOOR, RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
+from celo._kernels import native, orthogonal
+from celo._kernels.stacking import over_slices, over_stack, stackable
 from celo._kernels.statistics import finite_gradient, rms
 from celo._layout import zeros_beside
 from celo._types import Array, Params, Updates
 from celo.optimizers._rule_steps import check_state_shape
 
+DECAY = MOMENTUM_DECAYS[0]
 
-def init_first_size(params: Params, layers: list[int]) -> Params:
-    """Zeros, one for each tensor that a leaf stacks, until a first step says more."""
+
+class MatrixState(NamedTuple):
+    """What is kept of matrices: pytrees like the parameters, `optax.MaskedNode` in the others' places."""
+
+    momentum: Params
+    first_size: Params  # root mean square at the first step; 0 before
+
+    holds_gradient_statistics = True  # `guard_nonfinite` keeps them as they were
+
+
+def init_matrices(params: Params, layers: list[int]) -> MatrixState:
+    """No momentum, float32, and no sizes yet.
+
+    Args:
+      params: pytree of the matrices, arrays or their shapes.
+      layers: for each leaf, how many leading axes count matrices.
+    """
     leaves, treedef = jax.tree.flatten(params)
-    zeros = [zeros_beside(p, jnp.shape(p)[:axes]) for p, axes in zip(leaves, layers, strict=True)]
-    return jax.tree.unflatten(treedef, zeros)
+    momentum = [zeros_beside(p, jnp.shape(p)) for p in leaves]
+    first_size = [zeros_beside(p, jnp.shape(p)[:axes]) for p, axes in zip(leaves, layers, strict=True)]
+    return MatrixState(jax.tree.unflatten(treedef, momentum), jax.tree.unflatten(treedef, first_size))
 
 
-def matrix_steps(
+def take_matrix_steps(
     theta: dict[str, Array],
-    steps: list[Array],
-    first_size: Params | None,
-    params: Params,
     grads: Updates,
-    momentum: Params,
+    state: MatrixState,
+    params: Params,
     *,
-    wanted: list[bool],
     layers: list[int],
     least: float | Array,
     kernel: str,
-) -> tuple[list[Array], Params | None]:
-    """The steps, those of matrices orthogonalised, and the first sizes.
+) -> tuple[list[Array], MatrixState]:
+    """The step of each matrix, float32, and the state after it.
 
     Args:
-      theta: the rule's weights.
-      steps: of each leaf, float32.
-      first_size: as `init_first_size` makes it, or None where θ has no `start_power`.
-      params: the parameters.
-      grads: their gradients.
-      momentum: the rule's first one, with these gradients in it.
-      wanted: for each leaf, whether it is to be orthogonalised if it is a matrix.
+      theta: the rule's weights, with `log_matrix_step`.
+      grads: pytree like `params`.
+      state: as `init_matrices` makes it.
+      params: pytree of the matrices.
       layers: for each leaf, how many leading axes count matrices.
       least: a matrix counts as at least this large.
       kernel: "native" or "xla".
 
     Raises:
-      CeloError: if first sizes are there and θ has no use for them, or the other way round; or for a state of
-        other shapes.
+      CeloError: for a state of other shapes.
     """
-    if ("start_power" in theta) != (first_size is not None):
-        raise CeloError(
-            "the state was made with other weights: first_size in it goes with start_power in θ. "
-            "Begin with tx.init(params), or take the weights that the state was made with"
+    paths, treedef = jax.tree_util.tree_flatten_with_path(params)
+    leaves = [leaf for _, leaf in paths]
+    momenta, first_sizes = treedef.flatten_up_to(state.momentum), treedef.flatten_up_to(state.first_size)
+    for (path, leaf), axes, momentum, first in zip(paths, layers, momenta, first_sizes, strict=True):
+        name = jax.tree_util.keystr(path)
+        check_state_shape(name, leaf, "momentum", leaf.shape, momentum)
+        check_state_shape(name, leaf, "first_size", leaf.shape[:axes], first)
+        if kernel == "native":
+            native.check_whole(leaf, name)
+    tensors = list(zip(leaves, treedef.flatten_up_to(grads), momenta, first_sizes, strict=True))
+
+    def looked_at(axes: int, *tensor: Array) -> _Ahead:
+        return _look(theta, least, axes, *tensor)
+
+    def stepped(axes: int, *tensor: Array) -> tuple[Array, Array, Array]:
+        ahead = looked_at(axes, *tensor)
+        return (
+            _step(ahead, orthogonal.factor(ahead.direction), tensor[0].shape),
+            ahead.momentum,
+            ahead.first_size,
         )
-    if "momentum_share" in theta:
-        treedef = jax.tree.structure(params)
-        each = zip(
-            steps, treedef.flatten_up_to(grads), treedef.flatten_up_to(momentum), layers, wanted, strict=True
-        )
-        directions = [
-            over_slices(partial(_along_momentum, theta["momentum_share"]), axes)(step, grad, mean)
-            if asked and step.size and matrix_shape(step.shape, axes)
-            else step
-            for step, grad, mean, axes, asked in each
+
+    if kernel == "native":  # all factors in one call
+        ahead = [looked_at(axes, *tensor) for axes, tensor in zip(layers, tensors, strict=True)]
+        factors = orthogonal.factors(dict(enumerate(one.direction for one in ahead)), kernel)
+        results = [
+            (_step(one, factors[i], leaves[i].shape), one.momentum, one.first_size)
+            for i, one in enumerate(ahead)
         ]
-    else:
-        directions = steps
-    replaced = orthogonal.orthogonalized(directions, wanted, layers, kernel)
-    gain = jnp.exp(theta["log_matrix_gain"]) if "log_matrix_gain" in theta else jnp.ones(())
-    gains = dict.fromkeys(replaced, gain)
-    if first_size is not None:
-        paths, treedef = jax.tree_util.tree_flatten_with_path(params)
-        first = treedef.flatten_up_to(first_size)
-        for i in replaced:
-            path, leaf = paths[i]
-            stack = leaf.shape[: layers[i]]
-            check_state_shape(jax.tree_util.keystr(path), leaf, "first_size", stack, first[i])
-            size = over_slices(_size, layers[i])(leaf)
-            first[i] = jnp.where(first[i] == 0.0, _began(size, leaf.shape, layers[i]), first[i])
-            share = jnp.maximum(first[i], least) / jnp.maximum(size, least)
-            gains[i] = gain * share ** theta["start_power"]
-        first_size = jax.tree.unflatten(treedef, first)
-    for i, matrix in replaced.items():
-        replaced[i] = jnp.expand_dims(gains[i], tuple(range(gains[i].ndim, matrix.ndim))) * matrix
-    return [replaced.get(i, step) for i, step in enumerate(steps)], first_size
+    else:  # matrices of one shape by one program
+        results: list[Any] = [None] * len(tensors)
+        for group in stackable(leaves, list(zip(layers, [g.dtype for _, g, *_ in tensors], strict=True))):
+            of_group = over_stack(partial(stepped, layers[group[0]]), [tensors[i] for i in group])
+            for i, result in zip(group, of_group, strict=True):
+                results[i] = result
+    steps, momenta, first_sizes = zip(*results, strict=True) if results else ((), (), ())
+    after = MatrixState(jax.tree.unflatten(treedef, momenta), jax.tree.unflatten(treedef, first_sizes))
+    return list(steps), after
 
 
-def _along_momentum(share: Array, step: Array, grad: Array, momentum: Array) -> Array:
-    """A matrix's step, that share of it replaced by one as long along Nesterov's momentum."""
-    decay = MOMENTUM_DECAYS[0]
-    ahead = (1 - decay) * finite_gradient(grad) + decay * momentum
-    return (1 - share) * step - share * _length(step) * ahead / jnp.maximum(_length(ahead), SMALLEST)
+class _Ahead(NamedTuple):
+    """What a tensor's step is made of."""
+
+    direction: Array  # [*stack, rows, columns], uphill
+    length: Array  # [*stack], of a step whose factor has singular values of one
+    momentum: Array
+    first_size: Array
 
 
-def _length(x: Array) -> Array:
-    """The root mean square, also of what is too small to be squared."""
-    largest = jnp.maximum(jnp.max(jnp.abs(x)), SMALLEST)
-    return largest * jnp.sqrt(jnp.mean(jnp.square(x / largest)))
+def _look(
+    theta: dict[str, Array],
+    least: float | Array,
+    layers: int,
+    param: Array,
+    grad: Array,
+    momentum: Array,
+    first: Array,
+) -> _Ahead:
+    grad = finite_gradient(grad)
+    momentum = DECAY * momentum + (1 - DECAY) * grad
+    matrix = matrix_shape(param.shape, layers)
+    assert matrix is not None, f"a tensor of shape {param.shape} has no matrices"
+    ahead = (1 - DECAY) * grad + DECAY * momentum
+    size = over_slices(_size, layers)(param)
+    began = jnp.where(size < ZERO_SIZE, usual_size(matrix), size)  # the size of zeros says nothing
+    first = jnp.where(first == 0.0, began, first)
+    power = theta.get("start_power", 0.0)
+    share = jnp.maximum(size, least) ** (1 - power) * jnp.maximum(first, least) ** power
+    # A factor of full rank has a root mean square of 1 / sqrt(the longer side).
+    length = RULE_STEP * jnp.exp(theta["log_matrix_step"]) * share * math.sqrt(max(matrix))
+    return _Ahead(ahead.reshape(*param.shape[:layers], *matrix), length, momentum, first)
+
+
+def _step(ahead: _Ahead, factor: Array, shape: tuple[int, ...]) -> Array:
+    return (-ahead.length[..., None, None] * factor).reshape(shape)
+
+
+def are_matrices(params: Params, layers: list[int], wanted: list[bool]) -> list[bool]:
+    """For each leaf, whether it is wanted, holds matrices, and not thin ones."""
+    return [
+        want and leaf.size > 0 and matrix_shape(jnp.shape(leaf), axes) is not None
+        for leaf, axes, want in zip(jax.tree.leaves(params), layers, wanted, strict=True)
+    ]
+
+
+def only(mask: list[bool], tree: Params, like: Params) -> Params:
+    """A tree shaped like `like`, with `optax.MaskedNode` where the mask is False."""
+    treedef = jax.tree.structure(like)
+    leaves = treedef.flatten_up_to(tree)
+    kept = [leaf if keep else optax.MaskedNode() for leaf, keep in zip(leaves, mask, strict=True)]
+    return jax.tree.unflatten(treedef, kept)
+
+
+def without(mask: list[bool], tree: Params, like: Params) -> Params:
+    """A tree shaped like `like`, with `optax.MaskedNode` where the mask is True."""
+    return only([not taken for taken in mask], tree, like)
 
 
 def _size(param: Array) -> Array:
     """What the rule's steps are in proportion to; above 0."""
     return rms(param.astype(jnp.float32), RMS_FLOOR)
-
-
-def _began(size: Array, shape: tuple[int, ...], layers: int) -> Array:
-    """The first sizes of matrices; of zeros, whose size says nothing, that of usual initial weights."""
-    matrix = matrix_shape(shape, layers)
-    assert matrix is not None, f"a tensor of shape {shape} has no matrices"
-    return jnp.where(size < ZERO_SIZE, usual_size(matrix), size)

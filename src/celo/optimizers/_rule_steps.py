@@ -31,7 +31,6 @@ class RuleState(NamedTuple):
     second_moment: Params
     row: tuple[Params, ...]
     col: tuple[Params, ...]
-    first_size: Params | None = None  # root mean squares at the first step (`_matrix_steps`), where θ asks
 
     holds_gradient_statistics = True  # `guard_nonfinite` keeps them as they were
 
@@ -194,7 +193,6 @@ def each_tree(change: Callable[[Params], Params], state: RuleState) -> RuleState
         second_moment=change(state.second_moment),
         row=tuple(map(change, state.row)),
         col=tuple(map(change, state.col)),
-        first_size=None if state.first_size is None else change(state.first_size),
     )
 
 

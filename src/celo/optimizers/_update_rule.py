@@ -2,14 +2,14 @@
 
 Celo (arXiv 2501.12670), section 3; `_kernels.rule_network` has the mathematics for one tensor. A tensor that
 begins at zero hardly moves under the published rule. Ours may have one weight more, `log_min_rms`: in the
-length of its step a tensor counts as at least the exponential of that. And where they have `log_matrix_gain`,
-the steps of matrices are orthogonalised (`_matrix_steps`).
+length of its step a tensor counts as at least the exponential of that. And where they have `log_matrix_step`,
+matrices step along their orthogonalised momentum (`_matrix_steps`), and the network has the other tensors.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,19 @@ from celo._arguments import check_parameters, check_state, filled, where_given
 from celo._definitions import CELO
 from celo._errors import CeloError
 from celo._kernels import native
+from celo._kernels.orthogonal import orthogonalized
 from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
-from celo.optimizers._matrix_steps import init_first_size, matrix_steps
+from celo.optimizers._matrix_steps import (
+    MatrixState,
+    are_matrices,
+    init_matrices,
+    only,
+    take_matrix_steps,
+    without,
+)
 from celo.optimizers._rule_steps import (
     GROUP,
     RuleState,
@@ -34,10 +42,20 @@ from celo.optimizers._rule_steps import (
 )
 
 # Weights that θ may have.
-MIN_RMS, MATRIX_GAIN, START_POWER, MOMENTUM_SHARE = (
-    f"{GROUP}/{name}" for name in ("log_min_rms", "log_matrix_gain", "start_power", "momentum_share")
+MIN_RMS, MATRIX_STEP, START_POWER = (
+    f"{GROUP}/{name}" for name in ("log_min_rms", "log_matrix_step", "start_power")
 )
 Orthogonalize = Any | Callable[[Params], Any] | None  # pytree prefix of bools, or a function giving one
+
+
+class SplitState(NamedTuple):
+    """Statistics of the tensors that the network steps, and of those that step along their momentum.
+
+    Each is a pytree like the parameters, with `optax.MaskedNode` in place of the other's tensors.
+    """
+
+    rule: RuleState
+    matrices: MatrixState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +63,8 @@ class UpdateRule(LearnedOptimizer):
     """Celo's update rule by itself: the optimizer of meta-training's first phase.
 
     It reads neither the horizon nor the loss. θ is {"update_rule": {w0 [30, 4], b0 [4], w1 [4, 4],
-    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms, log_matrix_gain,
-    start_power and momentum_share.
+    b1 [4], w2 [4, 2], b2 [2]}}, 154 weights, and there may be scalars log_min_rms, log_matrix_step and
+    start_power.
 
     Attributes:
       kernel: "auto" (see `_kernels.native.resolve`), "native" or "xla".
@@ -69,13 +87,12 @@ class UpdateRule(LearnedOptimizer):
     theta_groups: ClassVar[tuple[str, ...]] = (GROUP,)
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = {
         MIN_RMS: (),
-        MATRIX_GAIN: (),
+        MATRIX_STEP: (),
         START_POWER: (),
-        MOMENTUM_SHARE: (),
     }
     # Meta-training on short runs would take the power beyond 1, where long ones want half of that
     # (results/LOG.md).
-    fixed_theta: ClassVar[tuple[str, ...]] = (START_POWER, MOMENTUM_SHARE)
+    fixed_theta: ClassVar[tuple[str, ...]] = (START_POWER,)
 
     def __post_init__(self):
         if isinstance(self.min_rms, int | float) and not 0 <= self.min_rms < float("inf"):
@@ -86,7 +103,7 @@ class UpdateRule(LearnedOptimizer):
         """Truncated normal weights of deviation 1/sqrt(fan in), zero biases."""
         return {GROUP: init_weights(CELO, key)}
 
-    def init(self, theta: Theta, params: Params, num_steps: Array) -> RuleState:
+    def init(self, theta: Theta, params: Params, num_steps: Array) -> RuleState | SplitState:
         """Zero statistics, float32.
 
         Raises:
@@ -95,45 +112,76 @@ class UpdateRule(LearnedOptimizer):
         del num_steps
         check_parameters(params)
         layers = leading_axes(self.per_layer, params)
-        state = init_state(params, layers)
-        if "start_power" not in theta[GROUP]:
-            return state
-        return state._replace(first_size=init_first_size(params, layers))
+        matrices = self._matrices(theta, params, layers)
+        rule = init_state(without(matrices, params, params), _where(matrices, layers, False))
+        if not _has_matrices(theta):
+            return rule
+        return SplitState(rule, init_matrices(only(matrices, params, params), _where(matrices, layers, True)))
 
     def update(
         self, theta: Theta, grads: Updates, state: OptState, params: Params, *, value: Array
-    ) -> tuple[Updates, RuleState]:
-        """One step of the rule for every tensor."""
+    ) -> tuple[Updates, RuleState | SplitState]:
+        """One step for every tensor."""
         del value
-        check_state(state, RuleState)
-        before, state = state, each_tree(partial(where_given, grads), state)
+        split = _has_matrices(theta)
+        check_state(state, SplitState if split else RuleState)
+        given = partial(where_given, grads)
+        rule, of_matrices = state if split else (state, None)
         layers = leading_axes(self.per_layer, params)
-        kernel = native.resolve(self.kernel)
-        least = self._least_rms(theta)
-        steps, statistics = take_steps(CELO, theta[GROUP], grads, state, params, layers, kernel, least)
-        by_default = "log_matrix_gain" in theta[GROUP]
-        steps, first_size = matrix_steps(
+        matrices = self._matrices(theta, params, layers)
+        kernel, least = native.resolve(self.kernel), self._least_rms(theta)
+        steps, rule_after = take_steps(
+            CELO,
             theta[GROUP],
-            steps,
-            state.first_size,
-            params,
-            grads,
-            statistics.momenta[0],
-            wanted=per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=by_default),
-            layers=layers,
-            least=least,
-            kernel=kernel,
+            without(matrices, grads, params),
+            each_tree(given, rule),
+            without(matrices, params, params),
+            _where(matrices, layers, False),
+            kernel,
+            least,
         )
+        after: RuleState | SplitState = filled(rule_after, rule)
+        if of_matrices is not None:
+            matrix_steps, matrices_after = take_matrix_steps(
+                theta[GROUP],
+                only(matrices, grads, params),
+                MatrixState(*map(given, of_matrices)),
+                only(matrices, params, params),
+                layers=_where(matrices, layers, True),
+                least=least,
+                kernel=kernel,
+            )
+            parts = {True: iter(matrix_steps), False: iter(steps)}
+            steps = [next(parts[is_matrix]) for is_matrix in matrices]
+            after = SplitState(filled(rule_after, rule), filled(matrices_after, of_matrices))
+        else:
+            wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=False)
+            replaced = orthogonalized(steps, wanted, layers, kernel)
+            steps = [replaced.get(i, step) for i, step in enumerate(steps)]
         leaves, treedef = jax.tree.flatten(params)
         updates = [step.astype(p.dtype) for step, p in zip(steps, leaves, strict=True)]
-        after = statistics._replace(first_size=first_size)
-        return jax.tree.unflatten(treedef, updates), filled(after, before)
+        return jax.tree.unflatten(treedef, updates), after
+
+    def _matrices(self, theta: Theta, params: Params, layers: list[int]) -> list[bool]:
+        """For each leaf, whether it steps along its momentum; none does where θ says nothing of it."""
+        wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=True)
+        return are_matrices(params, layers, [_has_matrices(theta) and want for want in wanted])
 
     def _least_rms(self, theta: Theta) -> float | Array:
         """The least size of a tensor: what the caller says, else θ, else none."""
         if self.min_rms is not None:
             return self.min_rms
         return jnp.exp(theta[GROUP]["log_min_rms"]) if "log_min_rms" in theta[GROUP] else 0.0
+
+
+def _has_matrices(theta: Theta) -> bool:
+    """Whether θ has matrices step along their momentum."""
+    return "log_matrix_step" in theta[GROUP]
+
+
+def _where(mask: list[bool], values: list[int], kept: bool) -> list[int]:
+    """The values where the mask is `kept`."""
+    return [value for value, is_kept in zip(values, mask, strict=True) if is_kept == kept]
 
 
 def mirrored(theta: dict[str, Array]) -> dict[str, Array]:
