@@ -254,7 +254,7 @@ def test_to_official_checks_theta(tmp_path, group, name, value, message):
 
 def test_weights_of_ours_that_the_official_form_lacks_are_named(tmp_path):
     """The bundled ones among them, which have such weights."""
-    ours = "scheduler/horizon_w, update_rule/log_matrix_gain, update_rule/log_min_rms, "
+    ours = "scheduler/horizon_w, update_rule/log_matrix_step, update_rule/log_min_rms, "
     ours += "update_rule/start_power"
     with pytest.raises(CeloError, match=rf"no place for: {ours}\. Its"):
         convert("celo", tmp_path / "theta.state")

@@ -262,7 +262,7 @@ def test_derivatives_are_those_of_the_jax_form(shape, rule, weights):
 @needs_compiler
 def test_whoever_differentiates_through_steps_needs_no_other_kernel(theta):
     """Forward and backward through two steps of Celo, matrices orthogonalised, by what "auto" is here."""
-    theta = {**theta, "update_rule": {**theta["update_rule"], "log_matrix_gain": jnp.zeros(())}}
+    theta = {**theta, "update_rule": {**theta["update_rule"], "log_matrix_step": jnp.zeros(())}}
 
     def loss(params):
         return jnp.sum(jnp.square(params["w"] @ params["v"] - 1))

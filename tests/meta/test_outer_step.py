@@ -85,15 +85,15 @@ def test_scalars_of_theta_do_not_decay():
 
 @pytest.mark.slow
 def test_weights_that_are_settings_stay_as_the_recipe_gave_them():
-    recipe = Recipe(**TINY, orthogonalize=True, start_power=0.5, momentum_share=1.0)
+    recipe = Recipe(**TINY, orthogonalize=True, start_power=0.5)
     phase = phases(recipe)[0]
     program = PhaseProgram(recipe, phase, task_families(recipe, phase))
     state, frozen = program.init(first_theta(recipe, jax.random.key(0)), jax.random.key(1))
-    assert frozen["update_rule"].keys() == {"start_power", "momentum_share"}
+    assert frozen["update_rule"].keys() == {"start_power"}
     state, _ = program.advance(state, frozen, 2)
     assert state.theta.keys() == {"update_rule"}
-    assert not {"start_power", "momentum_share"} & state.theta["update_rule"].keys()
-    assert float(state.theta["update_rule"]["log_matrix_gain"]) != 0.0
+    assert "start_power" not in state.theta["update_rule"]
+    assert float(state.theta["update_rule"]["log_matrix_step"]) != 0.0
 
 
 def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():

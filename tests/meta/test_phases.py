@@ -82,9 +82,9 @@ def test_a_rule_trained_under_a_decay_gets_a_scheduler_of_the_same_power_of_the_
 
 def test_weights_that_a_recipe_asks_for_begin_at_what_it_says(key):
     found = first_theta(Recipe(orthogonalize=True, min_rms=0.25), key)["update_rule"]
-    assert found["log_matrix_gain"] == 0  # a gain of one
+    assert found["log_matrix_step"] == 0  # 0.01 of a matrix's size
     np.testing.assert_allclose(np.exp(found["log_min_rms"]), 0.25, rtol=1e-6)
-    assert not {"log_matrix_gain", "log_min_rms"} & first_theta(Recipe(), key)["update_rule"].keys()
+    assert not {"log_matrix_step", "log_min_rms"} & first_theta(Recipe(), key)["update_rule"].keys()
 
 
 def test_the_floor_of_sizes_is_put_back_at_the_end_and_nothing_else(key):
@@ -148,13 +148,12 @@ def test_the_largest_model_is_counted_in_parameters():
 def test_a_rule_begins_with_the_settings_that_it_is_to_carry():
     key = jax.random.key(0)
     plain = first_theta(make_recipe("quick"), key)["update_rule"]
-    recipe = make_recipe("quick", orthogonalize=True, min_rms=0.01, start_power=0.75, momentum_share=0.5)
+    recipe = make_recipe("quick", orthogonalize=True, min_rms=0.01, start_power=0.75)
     theta = first_theta(recipe, key)["update_rule"]
-    settings = {"log_matrix_gain", "log_min_rms", "start_power", "momentum_share"}
+    settings = {"log_matrix_step", "log_min_rms", "start_power"}
     assert theta.keys() - plain.keys() == settings
-    assert float(theta["momentum_share"]) == 0.5
     assert float(theta["start_power"]) == 0.75
-    assert float(theta["log_matrix_gain"]) == 0.0
+    assert float(theta["log_matrix_step"]) == 0.0
     assert float(jnp.exp(theta["log_min_rms"])) == pytest.approx(0.01)
     for name, weights in plain.items():
         np.testing.assert_array_equal(theta[name], weights)

@@ -27,9 +27,9 @@ def test_what_does_not_fit_is_named(theta):
 
 
 def test_optional_weights_are_read_where_they_are(theta):
-    rule = {**theta["update_rule"], "log_matrix_gain": np.float32(0.5)}
-    assert bind({"update_rule": rule}, UpdateRule()).theta["update_rule"]["log_matrix_gain"] == 0.5
-    assert "update_rule/log_matrix_gain" not in expected_shapes(UpdateRule())
+    rule = {**theta["update_rule"], "log_matrix_step": np.float32(0.5)}
+    assert bind({"update_rule": rule}, UpdateRule()).theta["update_rule"]["log_matrix_step"] == 0.5
+    assert "update_rule/log_matrix_step" not in expected_shapes(UpdateRule())
 
 
 def test_traced_weights_pass(theta):

@@ -113,7 +113,7 @@ def as_in_torch(path):
 
 
 def with_orthogonal_steps(theta):
-    """θ with all that ours may have: orthogonalised steps, first sizes remembered, a least size."""
-    extra = {"log_matrix_gain": 0.3, "log_min_rms": -3.0, "start_power": 0.7, "momentum_share": 0.8}
+    """θ with all that ours may have: matrices along their momentum, first sizes remembered, a least size."""
+    extra = {"log_matrix_step": 0.3, "log_min_rms": -3.0, "start_power": 0.7}
     rule = {**theta["update_rule"], **{name: np.float32(value) for name, value in extra.items()}}
     return {**theta, "update_rule": rule}

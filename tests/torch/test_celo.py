@@ -141,12 +141,15 @@ def test_the_rule_follows_a_scheduler_of_pytorch():
     assert_alike(ours, theirs)
 
 
-def test_first_sizes_are_kept_where_the_weights_ask_for_them_alone():
-    """Also by an optimizer that is made after one with such weights."""
-    for kind, there in (("orthogonal", True), ("plain", False)):
-        optimizer = Celo([torch.ones(5, 3, 7, requires_grad=True)], HORIZON, weights=THETA[kind])
-        [state] = optimizer.state.values()
-        assert ("first_size" in state) is there
+def test_of_a_matrix_its_momentum_is_kept_and_its_first_size():
+    """Also by an optimizer that is made after one with other weights; of a vector, what the rule needs."""
+    rules = {"momenta", "second_moment", "row", "col"}
+    for kind, matrixs in (("plain", rules), ("orthogonal", {"momentum", "first_size"})):
+        params = [torch.ones(5, 3, 7, requires_grad=True), torch.ones(7, requires_grad=True)]
+        optimizer = Celo(params, HORIZON, weights=THETA[kind])
+        of_matrix, of_vector = optimizer.state.values()
+        assert set(of_matrix) == matrixs
+        assert set(of_vector) == rules
 
 
 # ---------------------------------------------------------------------- as published

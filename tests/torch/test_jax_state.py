@@ -295,7 +295,7 @@ def test_parameters_in_another_order_are_named_by_a_pytree(axes):
         ({"tx": lambda: celo.celo(90, state_dtype="bfloat16")}, "bfloat16.*use state_dtype='float32'"),
         ({"tx": lambda: celo.celo_rule(1.0, weights=BUNDLED)}, "Celo has 'schedule_cell' and JAX's"),
         ({"tx": lambda: celo.celo(90, weights=BUNDLED, nonfinite="skip")}, "has 'bad_gradients' and Celo"),
-        ({"tx": lambda: celo.celo(90, weights=THETA)}, "first_size: the weights of one have start_power"),
+        ({"tx": lambda: celo.celo(90, weights=THETA)}, "dense/kernel steps along its momentum in JAX alone"),
         ({"tx": lambda: celo.celo(90, weights=BUNDLED, per_layer=1)}, "row of dense/kernel .* per_layer=0"),
         ({"tx": lambda: celo.celo_adam(90, weights=adams_theta())}, "0 of RuleState"),
         ({"tx": lambda: optax.adam(1.0)}, "corresponds to one state of celo.celo or celo.celo_rule"),

@@ -52,7 +52,7 @@ def test_only_the_groups_asked_for_are_read(theta):
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(RULE, "log_min_rms"), (RULE, "log_matrix_gain"), (SCHEDULE, "horizon_w")]
+    ("group", "name"), [(RULE, "log_min_rms"), (RULE, "log_matrix_step"), (SCHEDULE, "horizon_w")]
 )
 def test_weights_that_published_ones_lack_may_be_there(theta, group, name):
     bound = bind(changed(theta, group, name, np.float32(0.5)), BOTH).theta

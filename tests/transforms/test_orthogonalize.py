@@ -93,16 +93,3 @@ def test_celo_orthogonalises_the_steps_of_matrices(kernel):
     found = updated(together)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)
-
-
-def test_weights_carry_the_setting_and_its_gain():
-    theta = celo.weights.load("celo-1").theta
-    theta = {"update_rule": {**theta["update_rule"], "log_matrix_gain": jnp.log(2.0)}}
-    told = updated(celo.scale_by_celo_rule(theta))
-    asked = updated(celo.scale_by_celo_rule("celo-1", orthogonalize=True))
-    np.testing.assert_allclose(told["embedding"], 2 * asked["embedding"], rtol=1e-5)
-    np.testing.assert_array_equal(told["blocks"]["bias"], asked["blocks"]["bias"])
-    declined = updated(celo.scale_by_celo_rule(theta, orthogonalize=False))
-    np.testing.assert_array_equal(
-        declined["embedding"], updated(celo.scale_by_celo_rule("celo-1"))["embedding"]
-    )

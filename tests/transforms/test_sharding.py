@@ -171,10 +171,7 @@ COL = {  # without the second largest
     "bias": P(),
     "scale": P(),
 }
-NOT_SPLIT = dict.fromkeys(PARAMS, P())
-RULE = RuleState(
-    momenta=(WHOLE,) * 3, second_moment=WHOLE, row=(ROW,) * 3, col=(COL,) * 3, first_size=NOT_SPLIT
-)
+RULE = RuleState(momenta=(WHOLE,) * 3, second_moment=WHOLE, row=(ROW,) * 3, col=(COL,) * 3)
 
 
 def is_rule(node):

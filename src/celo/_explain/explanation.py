@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from celo._arguments import check_num_steps, check_parameters
 from celo._definitions import RMS_FLOOR
@@ -24,6 +25,7 @@ from celo._types import Array, Batch, Params, Theta
 from celo.optimizers import _rule_steps, _schedule
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._celo import Celo, CeloState
+from celo.optimizers._update_rule import SplitState
 from celo.tasks import make_task
 
 TASK = "digits_mlp128x128"  # its images come with scikit-learn
@@ -42,7 +44,8 @@ class Explanation:
       tensors: names of the parameters' tensors, those without elements left out.
       relative_steps: [T, tensors] root mean square of each update over that of its tensor under horizon T; a
         tensor counts as at least 3e-5, as it does in the rule.
-      rule: the rule's step as a function of gradient and momentum, in the largest tensor at step T // 2.
+      rule: the rule's step as a function of gradient and momentum, at step T // 2 in the largest tensor that
+        it steps; None where all tensors are matrices that step along their momentum.
     """
 
     weights: str
@@ -50,7 +53,7 @@ class Explanation:
     losses: dict[int, np.ndarray]
     tensors: tuple[str, ...]
     relative_steps: np.ndarray
-    rule: RuleMap
+    rule: RuleMap | None
 
 
 def explain(
@@ -96,7 +99,7 @@ def explain(
     names, sizes = _tensors(params)
     if not any(sizes):
         raise CeloError("params have no elements, so there is nothing to explain; pass those of a model")
-    shown, largest = np.flatnonzero(sizes), int(np.argmax(sizes))
+    shown = np.flatnonzero(sizes)
     runs = {
         horizon: _Run(params, Celo().init(theta, params, jnp.asarray(horizon, jnp.int32)))
         for horizon in sorted({max(1, num_steps // 9), max(1, num_steps // 3), num_steps})
@@ -112,7 +115,7 @@ def explain(
         losses={horizon: report.loss for horizon, report in seen.items()},
         tensors=tuple(names[i] for i in shown),
         relative_steps=seen[num_steps].relative_steps[:, shown],
-        rule=_map_of(theta, *halfway, largest, names[largest]),
+        rule=_map_of(theta, *halfway, names),
     )
 
 
@@ -185,16 +188,22 @@ def _step(loss: Loss, theta: Theta, run: _Run, batch: Batch) -> tuple[_Run, _Rep
     return _Run(jax.tree.map(jnp.add, run.params, updates), state), report, grads
 
 
-def _map_of(theta: Theta, run: _Run, grads: Params, index: int, name: str) -> RuleMap:
-    """The rule's map for one tensor of a run."""
+def _map_of(theta: Theta, run: _Run, grads: Params, names: list[str]) -> RuleMap | None:
+    """The rule's map for the largest tensor of a run that it steps."""
+    state = run.state.rule
+    every = state.rule if isinstance(state, SplitState) else state
+    stats = _rule_steps.tensor_stats(every, jax.tree.structure(run.params))
+    own = [i for i, one in enumerate(stats) if not isinstance(one.second_moment, optax.MaskedNode)]
+    index = max(own, key=lambda i: stats[i].second_moment.size, default=None)
+    if index is None or not stats[index].second_moment.size:
+        return None
 
     def tensor(tree: Params) -> Array:
         return jax.tree.leaves(tree)[index]
 
-    stats = _rule_steps.tensor_stats(run.state.rule, jax.tree.structure(run.params))[index]
     grad, param = (tensor(tree).astype(jnp.float32) for tree in (grads, run.params))
-    steps = rule_map(theta[_rule_steps.GROUP], stats, grad, param, run.state.schedule.step)
-    return RuleMap(name, AXIS, AXIS, *map(np.asarray, steps))
+    steps = rule_map(theta[_rule_steps.GROUP], stats[index], grad, param, run.state.schedule.step)
+    return RuleMap(names[index], AXIS, AXIS, *map(np.asarray, steps))
 
 
 def _digits(num_steps: int) -> tuple[Loss, Params, Iterator[Batch]]:

@@ -39,9 +39,12 @@ def draw_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> 
         figure.subplots_adjust(left=0.07, right=0.93, top=0.83, bottom=0.13, hspace=0.42, wspace=0.5)
         _schedule(panels[0, 0], explanation)
         _tensors(panels[0, 1], explanation)
-        rule = explanation.rule
-        _map(panels[1, 0], rule, rule.celo, "Celo's rule", "step, in thousandths of the tensor's RMS")
-        _map(panels[1, 1], rule, rule.adam, "Adam, to compare", "step, in learning rates")
+        if rule := explanation.rule:
+            _map(panels[1, 0], rule, rule.celo, "Celo's rule", "step, in thousandths of the tensor's RMS")
+            _map(panels[1, 1], rule, rule.adam, "Adam, to compare", "step, in learning rates")
+        else:
+            for panel in panels[1]:
+                panel.set_axis_off()
         _words(figure, explanation)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
@@ -132,16 +135,23 @@ def _words(figure: Any, explanation: Explanation) -> None:
     figure.text(
         0.07,
         0.93,
-        f"seen in {longest:,} steps of training; an update is the schedule's step size × the rule's step",
+        f"seen in {longest:,} steps of training; an update is the schedule's step size × the tensor's step",
         color=_LOOK.soft,
         va="top",
     )
+    below = "RMS: root mean square over the tensor. "
+    if rule is None:
+        below += "All tensors are matrices that step along their orthogonalised momentum."
+    else:
+        below += (
+            "Lower row: an element of value 0 and average second moments, "
+            f"\nin {rule.tensor}, the largest tensor that the rule steps, halfway through training. Momentum is "
+            "that before\nthe gradient, all three of the rule's at one multiple of their RMS."
+        )
     figure.text(
         0.07,
         0.02,
-        "RMS: root mean square over the tensor. Lower row: an element of value 0 and average second moments, "
-        f"\nin {rule.tensor}, the largest tensor, halfway through training. Momentum is that before the "
-        "gradient,\nall three of the rule's at one multiple of their RMS.",
+        below,
         fontsize=8.5,
         color=_LOOK.soft,
         va="bottom",

@@ -1,14 +1,13 @@
 """Celo and its update rule as PyTorch optimizers (arXiv 2501.12670, section 3)."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from celo._definitions import CELO, MOMENTUM_DECAYS, RULE_STEP, SMALLEST, ZERO_SIZE, matrix_shape, usual_size
-from celo.torch import _kernel, _native, _rule, _rule_steps, _schedule
+from celo._definitions import CELO, RULE_STEP, matrix_shape
+from celo.torch import _kernel, _matrix_steps, _native, _rule, _rule_steps, _schedule
 from celo.torch._base import LearnedOptimizer
 from celo.torch._orthogonal import polar_factor
 from celo.torch._sharded import Work
@@ -16,15 +15,13 @@ from celo.torch._weights import CELO_RULE, CELO_SCHEDULE, RULE, SCHEDULE, Weight
 
 
 class _RuleOptimizer(LearnedOptimizer):
-    """An optimizer whose steps are those of Celo's update rule."""
+    """An optimizer whose steps are those of Celo's update rule, or of matrices along their momentum."""
 
     _decay_unit = RULE_STEP
 
     def _state_shapes(self, group: dict[str, Any], param: Tensor) -> dict[str, tuple[int, ...]]:
         shapes = _rule_steps.state_shapes(group, param)
-        if "start_power" in self._weights.theta[RULE]:
-            shapes["first_size"] = tuple(param.shape[: group["per_layer"]])
-        return shapes
+        return _matrix_steps.state_shapes(group, param) if self._is_matrix(group, param) else shapes
 
     def _steps(
         self, group: dict[str, Any], work: list[Work], taken: float | Tensor
@@ -35,82 +32,46 @@ class _RuleOptimizer(LearnedOptimizer):
         least = group["min_rms"]
         if least is None:
             least = theta["log_min_rms"].exp() if "log_min_rms" in theta else 0.0
-        batches = _rule_steps.take_steps(CELO, _rule.pack(theta, least), group, work, taken)
-        for batch, steps in _orthogonalized(theta, group, batches, least, taken):
-            yield from _rule_steps.divided(batch, steps, group)
+        matrices = [item for item in work if self._is_matrix(group, item.value)]
+        yield from _matrix_steps.take_steps(theta, group, matrices, least, taken)
+        if rest := [item for item in work if not self._is_matrix(group, item.value)]:
+            batches = _rule_steps.take_steps(CELO, _rule.pack(theta, least), group, rest, taken)
+            if group["orthogonalize"] and not self._has_matrices:
+                batches = _orthogonalized(group, batches)
+            for batch, steps in batches:
+                yield from _rule_steps.divided(batch, steps, group)
+
+    @property
+    def _has_matrices(self) -> bool:
+        """Whether the weights have matrices step along their momentum."""
+        return "log_matrix_step" in self._weights.theta[RULE]
+
+    def _is_matrix(self, group: dict[str, Any], param: Tensor) -> bool:
+        """Whether a tensor steps along its momentum."""
+        wanted = self._has_matrices and group["orthogonalize"] is not False
+        return wanted and param.numel() > 0 and _matrix_steps.matrix_of(group, param) is not None
 
 
 def _orthogonalized(
-    theta: _rule.Theta,
-    group: dict[str, Any],
-    batches: Iterator[_rule_steps.Batch],
-    least: float | Tensor,
-    taken: float | Tensor,
+    group: dict[str, Any], batches: Iterator[_rule_steps.Batch]
 ) -> Iterator[_rule_steps.Batch]:
-    """The steps, those of matrices orthogonalised; where the native kernel does that, all in one call."""
-    done, matrices, gains = [], [], []
+    """The rule's steps, those of matrices orthogonalised; by the native kernel all in one call."""
+    done, matrices = [], []
     for batch, steps in batches:
         native = _kernel.chosen(group["kernel"], steps.device) == "native"
-        if matrix := _wants_matrix(theta, group, tuple(steps.shape[1:])):
+        if matrix := matrix_shape(tuple(steps.shape[1:]), outputs_first=True):
             stack = steps.view(-1, *matrix)
-            if "momentum_share" in theta:
-                stack = _along_momentum(theta["momentum_share"], stack, batch)
-            gain = torch.cat([_matrix_gains(theta, item, matrix, least, taken) for item in batch])
             if native:
                 matrices.append(stack)
-                gains.append(gain)
             else:
-                stack = polar_factor(stack).mul_(gain.view(-1, 1, 1))
-            steps = stack.view(steps.shape)
+                steps = polar_factor(stack).view(steps.shape)
         if native:
             done.append((batch, steps))
         else:
             yield batch, steps
     if matrices:
-        _native.orthogonalize(matrices, torch.cat(gains))
+        _native.orthogonalize(matrices, torch.ones(sum(map(len, matrices))))
     yield from done
-
-
-def _along_momentum(share: Tensor, steps: Tensor, batch: list[Work]) -> Tensor:
-    """Matrices' steps [n, rows, columns], that share of each replaced by one along Nesterov's momentum."""
-    decay = MOMENTUM_DECAYS[0]
-    grads = torch.cat([_rule.finite_gradient(item.grad).reshape(-1, *steps.shape[1:]) for item in batch])
-    momenta = torch.cat([item.state["momenta"][0].reshape(-1, *steps.shape[1:]) for item in batch])
-    ahead = grads.mul_(1 - decay).add_(momenta, alpha=decay)
-    return (1 - share) * steps - share * _lengths(steps) / _lengths(ahead).clamp(min=SMALLEST) * ahead
-
-
-def _lengths(x: Tensor) -> Tensor:
-    """Root mean squares [n, 1, 1] of n matrices, also of such as are too small to be squared."""
-    largest = x.abs().amax(dim=(1, 2), keepdim=True).clamp(min=SMALLEST)
-    return largest * (x / largest).square().mean(dim=(1, 2), keepdim=True).sqrt()
-
-
-def _wants_matrix(
-    theta: _rule.Theta, group: dict[str, Any], shape: tuple[int, ...]
-) -> tuple[int, int] | None:
-    """The matrices in a tensor whose steps are to be orthogonalised, if there are any."""
-    wanted = group["orthogonalize"]
-    wanted = "log_matrix_gain" in theta if wanted is None else wanted
-    return matrix_shape(shape, outputs_first=True) if wanted else None
-
-
-def _matrix_gains(
-    theta: _rule.Theta, item: Work, matrix: tuple[int, int], least: float | Tensor, taken: float | Tensor
-) -> Tensor:
-    """[n], what a tensor's n orthogonalised steps are multiplied by; keeps the sizes at the first one."""
-    log_gain = theta.get("log_matrix_gain")
-    gain = theta["w0"].new_ones(()) if log_gain is None else log_gain.exp()
-    count = item.value.numel() // math.prod(matrix)
-    if "start_power" not in theta:
-        return gain.expand(count)
-    size = _rule.sizes(item.value.float().reshape(count, -1))
-    before = item.state["first_size"].view(count)
-    began = torch.where(size < ZERO_SIZE, usual_size(matrix), size)  # the size of zeros says nothing
-    first = torch.where(before == 0.0, began, before)
-    before.copy_(torch.where(torch.as_tensor(taken, device=before.device).bool(), first, before))
-    shrunk = first.clamp(min=least) / size.clamp(min=least)
-    return gain * shrunk ** theta["start_power"]
 
 
 class Celo(_RuleOptimizer):
@@ -146,7 +107,8 @@ class Celo(_RuleOptimizer):
       min_rms: a tensor counts as at least this large in the length of its step. None: what the weights say.
       per_layer: how many leading axes of each tensor count tensors, which are then treated apart: stacked
         experts or heads.
-      orthogonalize: whether the steps of matrices are orthogonalised. None: as the weights were meta-trained.
+      orthogonalize: whether the steps of matrices are orthogonalised: along their momentum where the weights
+        were meta-trained so (`log_matrix_step`), else the rule's. None: as the weights were meta-trained.
         A convolution's kernel [out, in, …] counts as a matrix [out, in · …].
       maximize: climb instead.
       foreach: False computes one tensor after another, which takes less memory and, for small tensors, more

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from celo._errors import CeloError
 from celo.torch._base import LearnedOptimizer
+from celo.torch._celo import Celo, CeloRule
 from celo.torch._celo2 import Celo2, Celo2Base
 from celo.torch._celo_adam import CeloAdam
 from celo.torch._jax_layout import BY_DECAY, Layout, ParamsAxes, layout, permutations
@@ -72,7 +73,8 @@ def _in_order(nodes: list[Any]) -> list[tuple[str, tuple[int, ...], Any, int]]:
     columns = []
     for node in nodes:
         trees = trees_of(node)
-        tree = trees["first" if "first" in trees else "second_moment"][0]
+        [whole] = {"first", "second_moment", "momentum"} & trees.keys()  # as large as its parameter
+        tree = trees[whole][0]
         columns.append(jax.tree_util.tree_leaves_with_path(tree, is_leaf=masked))
     found, counts = [], [0] * len(nodes)
     for entries in zip(*columns, strict=True):
@@ -86,10 +88,11 @@ def _in_order(nodes: list[Any]) -> list[tuple[str, tuple[int, ...], Any, int]]:
 
 def _check_names(path: str, mine: set[str], theirs: set[str]) -> None:
     odd = ", ".join(sorted(mine ^ theirs))
-    if odd == "first_size":
+    if odd and "momentum" in mine ^ theirs:
+        where = "JAX" if "momentum" in theirs else "PyTorch"
         raise CeloError(
-            f"{odd}: the weights of one have start_power and those of the other have not; use the same "
-            "weights in JAX and in PyTorch"
+            f"{path} steps along its momentum in {where} alone; use the same weights and the same "
+            "orthogonalize= in JAX and in PyTorch"
         )
     if odd:
         where = "JAX" if "first" in theirs else "PyTorch"
@@ -123,8 +126,10 @@ def statistics(optimizer: LearnedOptimizer, state: Any) -> list[Any]:
     from celo.optimizers._celo import CeloState
     from celo.optimizers._celo2 import Celo2State
     from celo.optimizers._celo_adam import CeloAdamState
+    from celo.optimizers._matrix_steps import MatrixState
     from celo.optimizers._rule_steps import RuleState
     from celo.optimizers._schedule import LossHistory, PlateauState, ScheduleState
+    from celo.optimizers._update_rule import SplitState
     from celo.optimizers._velo import ControllerState, VeloState
     from celo.transforms._low_precision_state import CompactState
 
@@ -136,6 +141,10 @@ def statistics(optimizer: LearnedOptimizer, state: Any) -> list[Any]:
         kinds, remedy, ours = (RuleState, AdamState), "celo.celo2 or celo.celo2_base", (*ours, Celo2State)
     elif isinstance(optimizer, VeLO):
         remedy, ours = "celo.velo", (*ours, VeloState, ControllerState)
+    elif isinstance(optimizer, Celo | CeloRule):
+        ours = (*ours, SplitState, MatrixState)
+        if nodes_of(state, MatrixState):
+            kinds = (RuleState, MatrixState)
     if nodes_of(state, CompactState):
         raise CeloError(
             "JAX's state is stored in bfloat16, which has no counterpart in PyTorch; use "

@@ -12,8 +12,13 @@ def polar_factor(x: Tensor) -> Tensor:
     Args:
       x: [..., rows, columns], float32. A matrix of zeros stays as it is.
     """
-    factor, length = _factor(x, POLAR)
-    return factor * length
+    of_x, length = _factor(x, POLAR)
+    return of_x * length
+
+
+def factor(x: Tensor) -> Tensor:
+    """Each matrix's polar factor, singular values about 1; `x` as above."""
+    return _factor(x, POLAR)[0]
 
 
 def muon_factor(x: Tensor) -> Tensor:
@@ -29,9 +34,9 @@ def _factor(x: Tensor, iteration: PolarIteration) -> tuple[Tensor, Tensor]:
     tall = x.shape[-2] >= x.shape[-1]
     gram = scaled.mT @ scaled if tall else scaled @ scaled.mT
     inverse_root = _inverse_root(gram, iteration)
-    factor = scaled @ inverse_root if tall else inverse_root @ scaled
-    length = _norm(scaled) / torch.where(usable, _norm(factor), 1.0) * largest
-    return torch.where(usable, factor, x), torch.where(usable, length, 1.0)
+    found = scaled @ inverse_root if tall else inverse_root @ scaled
+    length = _norm(scaled) / torch.where(usable, _norm(found), 1.0) * largest
+    return torch.where(usable, found, x), torch.where(usable, length, 1.0)
 
 
 def _inverse_root(gram: Tensor, iteration: PolarIteration) -> Tensor:

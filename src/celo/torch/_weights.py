@@ -29,11 +29,7 @@ class Part(NamedTuple):
     optional: Shapes = MappingProxyType({})  # of weights that need not be there
 
 
-CELO_RULE = Part(
-    RULE,
-    CELO.shapes,
-    {"log_min_rms": (), "log_matrix_gain": (), "start_power": (), "momentum_share": ()},
-)
+CELO_RULE = Part(RULE, CELO.shapes, {"log_min_rms": (), "log_matrix_step": (), "start_power": ()})
 CELO2_RULE = Part(RULE, CELO2.shapes)
 CELO_SCHEDULE = Part(
     SCHEDULE,
