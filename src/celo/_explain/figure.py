@@ -145,8 +145,8 @@ def _words(figure: Any, explanation: Explanation) -> None:
     else:
         below += (
             "Lower row: an element of value 0 and average second moments, "
-            f"\nin {rule.tensor}, the largest tensor that the rule steps, halfway through training. Momentum is "
-            "that before\nthe gradient, all three of the rule's at one multiple of their RMS."
+            f"\nin {rule.tensor}, the largest tensor that the rule steps, halfway through training. Momentum "
+            "is that\nbefore the gradient, all three of the rule's at one multiple of their RMS."
         )
     figure.text(
         0.07,

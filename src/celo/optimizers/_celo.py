@@ -18,13 +18,13 @@ from celo.optimizers import _schedule
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
 from celo.optimizers._schedule import ScheduleState, scale_by_schedule
-from celo.optimizers._update_rule import Orthogonalize, RuleState, UpdateRule
+from celo.optimizers._update_rule import Orthogonalize, RuleState, SplitState, UpdateRule
 
 
 class CeloState(NamedTuple):
     """State of rule and schedule."""
 
-    rule: RuleState
+    rule: RuleState | SplitState
     schedule: ScheduleState
 
 

@@ -12,7 +12,7 @@ from celo._kernels import native
 from celo._tree import scaled
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer
-from celo.optimizers._update_rule import RuleState, UpdateRule
+from celo.optimizers._update_rule import RuleState, SplitState, UpdateRule
 
 # At -0.5 undirected steps would carry a run as far at any horizon. Tried on a rule trained without it, -0.33
 # to -0.5 was best beyond its horizons and -0.25 to -0.5 below (results/LOG.md).
@@ -22,7 +22,7 @@ HORIZON_POWER = -0.4
 class DecayedState(NamedTuple):
     """The rule's statistics and the place in the run."""
 
-    rule: RuleState
+    rule: RuleState | SplitState
     step: Array  # int32, steps taken
     num_steps: Array  # int32, the horizon
 
