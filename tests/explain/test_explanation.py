@@ -65,6 +65,26 @@ def test_it_is_the_optimizer_that_is_seen(problem, theta, seen):
     assert seen.weights == "θ"
 
 
+def test_of_matrices_that_step_along_their_momentum_there_is_no_map(theta, tmp_path):
+    """The map is of the largest tensor that the rule steps."""
+    rule = {**theta["update_rule"], "log_matrix_step": jnp.zeros(())}
+    batch = jnp.linspace(-1.0, 1.0, 20).reshape(4, 5)
+
+    def error(params, batch):
+        return jnp.mean(jnp.square(batch @ params["w"] + params.get("b", 0.0) - 1.0))
+
+    def seen(params):
+        return celo.explain(error, params, [batch] * 9, num_steps=9, weights={**theta, "update_rule": rule})
+
+    params = {"w": jnp.ones((5, 4)), "b": jnp.zeros(4)}
+    assert seen(params).rule.tensor == "b"
+    alone = seen({"w": params["w"]})
+    assert alone.rule is None
+    assert alone.tensors == ("w",)
+    pytest.importorskip("matplotlib", reason="figures need Matplotlib")
+    assert celo.draw_explanation(alone, tmp_path / "seen.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize("given", [(loss,), (loss, {"w": jnp.ones(3)}), (None, None, [])])
 def test_part_of_a_problem_is_refused(theta, given):
     with pytest.raises(CeloError, match="loss, params and batches together"):

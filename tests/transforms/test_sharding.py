@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,7 +21,8 @@ from jax.sharding import PartitionSpec as P
 
 from celo._errors import CeloError
 from celo.optimizers import celo, celo_rule
-from celo.optimizers._update_rule import RuleState
+from celo.optimizers._matrix_steps import MatrixState
+from celo.optimizers._rule_steps import RuleState
 from celo.transforms import accumulate, soap, state_sharding
 
 # After 20 steps: 6e-6 of the distance that parameters have moved and 1.0e-5 of a statistic's norm were met.
@@ -174,18 +176,31 @@ COL = {  # without the second largest
 RULE = RuleState(momenta=(WHOLE,) * 3, second_moment=WHOLE, row=(ROW,) * 3, col=(COL,) * 3)
 
 
+by_rule = partial(celo, weights="celo-1")  # the network steps all tensors
+
+
 def is_rule(node):
     return isinstance(node, RuleState)
+
+
+def test_momenta_of_matrices_are_split_as_those():
+    found = state_sharding(celo(100, weights="celo"), PARAMS)[0]
+    matrices = ("wide", "tall", "rows", "kernel")
+    assert specs(found.matrices) == MatrixState(
+        momentum={name: WHOLE[name] if name in matrices else optax.MaskedNode() for name in PARAMS},
+        first_size={name: P() if name in matrices else optax.MaskedNode() for name in PARAMS},
+    )
+    assert jax.tree.leaves(specs(found.rule.second_moment)) == [WHOLE["bias"], WHOLE["scale"]]
 
 
 @pytest.mark.parametrize(
     "tx",
     [
-        celo(100),
-        celo(100, nonfinite="skip", plateau=0.5, weight_decay=1e-4),
-        celo(100, state_dtype="bfloat16", mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
-        celo_rule(optax.cosine_decay_schedule(1.0, 100)),
-        optax.chain(optax.clip_by_global_norm(1.0), celo(100)),
+        by_rule(100),
+        by_rule(100, nonfinite="skip", plateau=0.5, weight_decay=1e-4),
+        by_rule(100, state_dtype="bfloat16", mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params)),
+        celo_rule(optax.cosine_decay_schedule(1.0, 100), weights="celo-1"),
+        optax.chain(optax.clip_by_global_norm(1.0), by_rule(100)),
     ],
     ids=["celo", "guard", "bfloat16", "rule", "chain"],
 )
@@ -201,14 +216,14 @@ def test_statistics_are_split_as_their_tensors_and_the_rest_is_copied(tx):
 
 
 def test_sums_over_micro_batches_are_split_too():
-    found = state_sharding(accumulate(celo(100), 4), PARAMS)
+    found = state_sharding(accumulate(by_rule(100), 4), PARAMS)
     assert specs(found.inner_state[0]) == RULE
     assert specs([found.grads, found.loss, found.mini_step]) == [WHOLE, P(), P()]
 
 
 def test_groups():
     labels = {name: "matrix" if leaf.ndim > 1 else "vector" for name, leaf in PARAMS.items()}
-    tx = optax.partition({"matrix": celo(100), "vector": optax.adam(1e-3)}, labels)
+    tx = optax.partition({"matrix": by_rule(100), "vector": optax.adam(1e-3)}, labels)
     found = state_sharding(tx, PARAMS)
     assert jax.tree.structure(found) == jax.tree.structure(jax.eval_shape(tx.init, PARAMS))
     row = specs(found.inner_states["matrix"].inner_state[0].row[0])
@@ -220,7 +235,7 @@ def test_groups():
 @pytest.mark.parametrize("per_layer", [{"w": 1, "b": 1}, lambda params: jax.tree.map(lambda _: 1, params)])
 def test_stacked_layers(per_layer):
     params = shaped(w=((4, 8, 32), P("data", None, "model")), b=((4, 32), P("data", "model")))
-    rule = state_sharding(celo(100, per_layer=per_layer), params)[0]
+    rule = state_sharding(by_rule(100, per_layer=per_layer), params)[0]
     assert specs(rule.row[0]) == {"w": P("data"), "b": P("data", "model")}
     assert specs(rule.col[0]) == {"w": P("data", None, "model"), "b": P("data")}
 
