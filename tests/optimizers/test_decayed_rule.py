@@ -68,3 +68,15 @@ def test_the_loss_is_not_read(theta):
 def test_an_unknown_kernel_is_named():
     with pytest.raises(CeloError, match="unknown kernel 'natve'; known, nearest first: native"):
         DecayedRule("natve")
+
+
+def test_it_steps_matrices_that_will_step_along_their_momentum(theta):
+    """So that the network learns on them, too."""
+    with_momentum = {"update_rule": {**theta["update_rule"], "log_matrix_step": jnp.ones(())}}
+    params, grads = {"w": jnp.ones((5, 8))}, {"w": jnp.cos(jnp.arange(40.0)).reshape(5, 8)}
+    steps = []
+    for weights in ({"update_rule": theta["update_rule"]}, with_momentum):
+        state = DecayedRule().init(weights, params, jnp.int32(100))
+        steps.append(DecayedRule().update(weights, grads, state, params, value=jnp.ones(()))[0]["w"])
+    np.testing.assert_array_equal(*steps)
+    assert "update_rule/log_matrix_step" in DecayedRule.fixed_theta

@@ -113,7 +113,7 @@ def test_a_state_whose_memory_is_not_in_order_is_put_in_order():
     steps = []
     for in_order in (True, False):
         p = torch.nn.Parameter(torch.ones(6, 5))
-        optimizer = celo.torch.CeloRule([p], kernel="native")
+        optimizer = celo.torch.CeloRule([p], weights="celo-1", kernel="native")
         if not in_order:
             state = optimizer.state[p]
             state["momenta"] = state["momenta"].mT.contiguous().mT

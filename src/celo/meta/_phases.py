@@ -20,6 +20,8 @@ from celo.tasks._augment import Augmented, Reparametrisation
 from celo.tasks._base import TaskFamily
 from celo.tasks._registry import make_task
 
+MATRIX_STEP = 2.5  # hundredths of a matrix's size, about where meta-training takes it
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -72,7 +74,7 @@ def first_theta(recipe: Recipe, key: Key) -> Theta:
         theta = {**theta, update_rule.GROUP: update_rule.mirrored(theta[update_rule.GROUP])}
     extra = {}
     if recipe.orthogonalize:
-        extra["log_matrix_step"] = jnp.zeros((), jnp.float32)
+        extra["log_matrix_step"] = jnp.log(jnp.float32(MATRIX_STEP))
     if recipe.start_power:
         extra["start_power"] = jnp.float32(recipe.start_power)
     extra |= _floor(recipe)

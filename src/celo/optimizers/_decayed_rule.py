@@ -12,7 +12,7 @@ from celo._kernels import native
 from celo._tree import scaled
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer
-from celo.optimizers._update_rule import RuleState, SplitState, UpdateRule
+from celo.optimizers._update_rule import MATRIX_STEP, RuleState, SplitState, UpdateRule
 
 # At -0.5 undirected steps would carry a run as far at any horizon. Tried on a rule trained without it, -0.33
 # to -0.5 was best beyond its horizons and -0.25 to -0.5 below (results/LOG.md).
@@ -36,6 +36,9 @@ class DecayedRule(LearnedOptimizer):
     Under a constant step a rule must choose between fast steps and calm ones. The published first phase
     asks it to; ours (recipe `laptop`) trains it for the decay that the scheduler begins with.
 
+    It steps matrices, too, where θ has them step along their momentum afterwards: a network that had seen
+    vectors alone would step thin matrices badly.
+
     Attributes:
       kernel: as in `UpdateRule`.
 
@@ -46,14 +49,14 @@ class DecayedRule(LearnedOptimizer):
     kernel: str = "auto"
     theta_groups: ClassVar[tuple[str, ...]] = UpdateRule.theta_groups
     optional_theta: ClassVar[Mapping[str, tuple[int, ...]]] = UpdateRule.optional_theta
-    fixed_theta: ClassVar[tuple[str, ...]] = UpdateRule.fixed_theta
+    fixed_theta: ClassVar[tuple[str, ...]] = (*UpdateRule.fixed_theta, MATRIX_STEP)
 
     def __post_init__(self):
         native.check_kernel(self.kernel)
 
     @property
     def _rule(self) -> UpdateRule:
-        return UpdateRule(self.kernel)
+        return UpdateRule(self.kernel, orthogonalize=False)
 
     def init_theta(self, key: Key) -> Theta:
         """As `UpdateRule`."""
