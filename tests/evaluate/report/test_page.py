@@ -86,7 +86,8 @@ EVIL = ["</script><script>alert(1)</script>", "<!--<script>", "a\"'&<b>", "@@DAT
 
 @pytest.mark.parametrize("names", [EVIL, *(pytest.param([name], marks=pytest.mark.slow) for name in EVIL)])
 def test_a_name_cannot_break_the_page(small, names):
-    board = leaderboard([one for evil in names for one in renamed(small, {"muon": evil})])
+    muon = [one for one in small if one.contestant == "muon"]
+    board = leaderboard([*small, *(one for evil in names for one in renamed(muon, {"muon": evil}))])
     text = page_of(board)
     assert "alert(1)</script>" not in text
     assert text.count("</script>") == 3
