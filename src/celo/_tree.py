@@ -1,9 +1,10 @@
-"""Arithmetic on pytrees, leaf by leaf."""
+"""Pytrees: arithmetic leaf by leaf, and parts of them."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from celo._types import Array, Key, Theta
 
@@ -44,3 +45,16 @@ def scaled(tree: Tree, factor: Array) -> Tree:
         return (factor.astype(wide) * x.astype(wide)).astype(x.dtype)
 
     return jax.tree.map(times, tree)
+
+
+def only(mask: list[bool], tree: Tree, like: Tree) -> Tree:
+    """A tree shaped like `like`, with `optax.MaskedNode` where the mask, one value a leaf, is False."""
+    treedef = jax.tree.structure(like)
+    leaves = treedef.flatten_up_to(tree)
+    kept = [leaf if keep else optax.MaskedNode() for leaf, keep in zip(leaves, mask, strict=True)]
+    return jax.tree.unflatten(treedef, kept)
+
+
+def without(mask: list[bool], tree: Tree, like: Tree) -> Tree:
+    """A tree shaped like `like`, with `optax.MaskedNode` where the mask is True."""
+    return only([not taken for taken in mask], tree, like)

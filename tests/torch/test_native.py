@@ -8,7 +8,7 @@ from celo import _compile
 from celo._definitions import CELO, CELO2, MUON
 from celo._errors import CeloError
 from celo.torch import _native, _rule
-from celo.torch._orthogonal import muon_factor, polar_factor
+from celo.torch._orthogonal import factor, polar_factor
 from celo.torch._weights import CELO_RULE, RULE, bind
 
 needs_compiler = pytest.mark.skipif(_compile.find_compiler() is None, reason="there is no C++ compiler here")
@@ -77,7 +77,7 @@ def test_which_tensors_have_a_native_form():
 @needs_compiler
 def test_muons_factors_are_left_as_long_as_they_are():
     matrices = [torch.randn(3, 40, 60), torch.zeros(2, 5, 5)]
-    expected = [muon_factor(x) for x in matrices]
+    expected = [factor(x, MUON) for x in matrices]
     _native.orthogonalize(matrices, None, MUON)
     for found, one in zip(matrices, expected, strict=True):
         torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-3)

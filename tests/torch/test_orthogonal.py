@@ -8,7 +8,7 @@ import torch
 
 from celo._definitions import MUON
 from celo._kernels import orthogonal
-from celo.torch._orthogonal import muon_factor, polar_factor
+from celo.torch._orthogonal import factor, polar_factor
 
 SHAPES = [(6, 6), (5, 12), (3, 7, 4), (2, 3, 4, 9)]
 
@@ -36,7 +36,7 @@ def assert_it_is_what_jax_computes(compiled, x):
 def test_muons_factor_is_what_jax_computes(shape):
     x = matrices(shape, 1e-3)
     expected, _ = jax.jit(lambda x: orthogonal.polar_factor(x, MUON))(x)
-    np.testing.assert_allclose(muon_factor(torch.from_numpy(x)), expected, atol=1e-4)
+    np.testing.assert_allclose(factor(torch.from_numpy(x), MUON), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

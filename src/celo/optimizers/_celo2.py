@@ -31,6 +31,7 @@ from celo._errors import CeloError
 from celo._kernels import native, orthogonal
 from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
 from celo._kernels.statistics import unclipped_gradient
+from celo._tree import only, without
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._adam import AdamState, init_moments, update_moments
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
@@ -110,8 +111,8 @@ class Celo2(LearnedOptimizer):
         check_parameters(params)
         by_adam = self._by_adam(params)
         return Celo2State(
-            rule=init_state(_without(by_adam, params), self._layers(by_adam, params)),
-            adam=init_moments(_only(by_adam, params)),
+            rule=init_state(without(by_adam, params, params), self._layers(by_adam, params)),
+            adam=init_moments(only(by_adam, params, params)),
         )
 
     def update(
@@ -125,8 +126,8 @@ class Celo2(LearnedOptimizer):
         directions, rule = self._rule_directions(theta, grads, state.rule, params, by_adam)
         adam = update_moments(
             state.adam,
-            _only(by_adam, grads, like=treedef),
-            _only(by_adam, params),
+            only(by_adam, grads, params),
+            only(by_adam, params, params),
             CELO2_ADAM_DECAYS,
             unclipped_gradient,
         )
@@ -148,9 +149,9 @@ class Celo2(LearnedOptimizer):
         """(what the rule's tensors take, downhill and of root mean square 1; the rule's new state)."""
         layers = self._layers(by_adam, params)
         kernel = native.resolve(self.kernel)
-        grads = _without(by_adam, grads, like=jax.tree.structure(params))
+        grads = without(by_adam, grads, params)
         steps, state = take_steps(
-            CELO2, theta[GROUP], grads, state, _without(by_adam, params), layers, kernel
+            CELO2, theta[GROUP], grads, state, without(by_adam, params, params), layers, kernel
         )
         wanted = per_leaf(self.orthogonalize, params, bool, "orthogonalize", default=True)
         wanted = [want for want, taken in zip(wanted, by_adam, strict=True) if not taken]
@@ -174,20 +175,6 @@ class Celo2(LearnedOptimizer):
 def vectors_and_embeddings(params: Params) -> Params:
     """The tensors that Adam takes unless the caller says otherwise: a pytree of bools like the parameters."""
     return jax.tree.map(lambda label: label in ("vector", "embedding"), label_params(params))
-
-
-def _only(mask: list[bool], tree: Params, like: Any = None) -> Params:
-    """The tree with `optax.MaskedNode` where the mask is False; `like` is the parameters' structure."""
-    treedef = jax.tree.structure(tree) if like is None else like
-    leaves = treedef.flatten_up_to(tree)
-    return jax.tree.unflatten(
-        treedef, [x if keep else optax.MaskedNode() for x, keep in zip(leaves, mask, strict=True)]
-    )
-
-
-def _without(mask: list[bool], tree: Params, like: Any = None) -> Params:
-    """The tree with `optax.MaskedNode` where the mask is True."""
-    return _only([not taken for taken in mask], tree, like)
 
 
 def _unit(step: Array, layers: int) -> Array:

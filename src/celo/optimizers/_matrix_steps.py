@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from celo._definitions import MOMENTUM_DECAYS, RMS_FLOOR, RULE_STEP, ZERO_SIZE, matrix_shape, usual_size
 from celo._kernels import native, orthogonal
@@ -166,19 +165,6 @@ def are_matrices(params: Params, layers: list[int], wanted: list[bool]) -> list[
         want and leaf.size > 0 and matrix_shape(jnp.shape(leaf), axes) is not None
         for leaf, axes, want in zip(jax.tree.leaves(params), layers, wanted, strict=True)
     ]
-
-
-def only(mask: list[bool], tree: Params, like: Params) -> Params:
-    """A tree shaped like `like`, with `optax.MaskedNode` where the mask is False."""
-    treedef = jax.tree.structure(like)
-    leaves = treedef.flatten_up_to(tree)
-    kept = [leaf if keep else optax.MaskedNode() for leaf, keep in zip(leaves, mask, strict=True)]
-    return jax.tree.unflatten(treedef, kept)
-
-
-def without(mask: list[bool], tree: Params, like: Params) -> Params:
-    """A tree shaped like `like`, with `optax.MaskedNode` where the mask is True."""
-    return only([not taken for taken in mask], tree, like)
 
 
 def _size(param: Array) -> Array:

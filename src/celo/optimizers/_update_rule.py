@@ -21,6 +21,7 @@ from celo._errors import CeloError
 from celo._kernels import native
 from celo._kernels.orthogonal import orthogonalized
 from celo._kernels.stacking import PerLayer, leading_axes, per_leaf
+from celo._tree import only, without
 from celo._types import Array, Key, OptState, Params, Theta, Updates
 from celo.optimizers._base import LearnedOptimizer, chain, with_weights
 from celo.optimizers._bind import WeightsLike, bind
@@ -28,9 +29,7 @@ from celo.optimizers._matrix_steps import (
     MatrixState,
     are_matrices,
     init_matrices,
-    only,
     take_matrix_steps,
-    without,
 )
 from celo.optimizers._rule_steps import (
     GROUP,
@@ -73,8 +72,9 @@ class UpdateRule(LearnedOptimizer):
         nothing.
       per_layer: how many leading axes of each tensor count tensors: a whole number, a pytree prefix of the
         parameters, or a function of them giving one. None: none.
-      orthogonalize: whether the steps of matrices are orthogonalised: a bool, a pytree prefix of the
-        parameters, or a function of them giving one. None: what θ says, which is no if it says nothing.
+      orthogonalize: whether the steps of matrices are orthogonalised, along their momentum where θ has
+        `log_matrix_step`, else the network's: a bool, a pytree prefix of the parameters, or a function of
+        them giving one. None: what θ says, which is no if it says nothing.
 
     Raises:
       CeloError: for an unknown kernel, or a native one that does not work here; for a negative `min_rms`.
@@ -242,9 +242,10 @@ def scale_by_celo_rule(
       per_layer: how many leading axes of each tensor count layers, which are then treated apart: a pytree
         prefix of the parameters with whole numbers (`{"blocks": 1, "head": 0}`), or a function of the
         parameters giving one.
-      orthogonalize: whether the steps of matrices are orthogonalised: a bool, a pytree prefix of the
+      orthogonalize: whether the steps of matrices are orthogonalised, along their momentum where the weights
+        have that (`log_matrix_step`, as the bundled `celo`), else the rule's: a bool, a pytree prefix of the
         parameters (`{"embedding": False, "blocks": True}`), or a function of them giving one. None: as the
-        weights were meta-trained.
+        weights say.
       state_dtype: float32, or bfloat16 for statistics of half the size.
 
     Raises:

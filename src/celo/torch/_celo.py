@@ -32,9 +32,12 @@ class _RuleOptimizer(LearnedOptimizer):
         least = group["min_rms"]
         if least is None:
             least = theta["log_min_rms"].exp() if "log_min_rms" in theta else 0.0
-        matrices = [item for item in work if self._is_matrix(group, item.value)]
-        yield from _matrix_steps.take_steps(theta, group, matrices, least, taken)
-        if rest := [item for item in work if not self._is_matrix(group, item.value)]:
+        matrices, rest = [], []
+        for item in work:
+            (matrices if self._is_matrix(group, item.value) else rest).append(item)
+        if matrices:
+            yield from _matrix_steps.take_steps(theta, group, matrices, least, taken)
+        if rest:
             batches = _rule_steps.take_steps(CELO, _rule.pack(theta, least), group, rest, taken)
             if group["orthogonalize"] and not self._has_matrices:
                 batches = _orthogonalized(group, batches)
@@ -108,7 +111,7 @@ class Celo(_RuleOptimizer):
       per_layer: how many leading axes of each tensor count tensors, which are then treated apart: stacked
         experts or heads.
       orthogonalize: whether the steps of matrices are orthogonalised: along their momentum where the weights
-        were meta-trained so (`log_matrix_step`), else the rule's. None: as the weights were meta-trained.
+        have that (`log_matrix_step`), else the rule's. None: as the weights say.
         A convolution's kernel [out, in, …] counts as a matrix [out, in · …].
       maximize: climb instead.
       foreach: False computes one tensor after another, which takes less memory and, for small tensors, more

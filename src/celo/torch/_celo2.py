@@ -22,7 +22,7 @@ from celo._definitions import (
 from celo._errors import CeloError
 from celo.torch import _adam, _kernel, _native, _rule, _rule_steps
 from celo.torch._base import LearnedOptimizer
-from celo.torch._orthogonal import muon_factor
+from celo.torch._orthogonal import factor
 from celo.torch._sharded import Work
 from celo.torch._weights import CELO2_RULE, RULE, WeightsLike, bind
 
@@ -87,7 +87,7 @@ def _orthogonalized(
         native = _kernel.chosen(group["kernel"], steps.device) == "native"
         if wanted:  # [n, rows, columns, *places] as [n, *places, rows, columns]
             stack = steps.movedim((1, 2), (-2, -1))
-            stack = stack.contiguous() if native else muon_factor(stack)
+            stack = stack.contiguous() if native else factor(stack, MUON)
             steps = stack.movedim((-2, -1), (1, 2))
             if native:
                 matrices.append(stack.view(-1, *stack.shape[-2:]))

@@ -40,12 +40,10 @@ def take_steps(
     Args:
       theta: the rule's weights, with `log_matrix_step`.
       group: options of the parameters.
-      work: the parameters, on one device; their state is updated in place.
+      work: one or more parameters, on one device; their state is updated in place.
       least: a matrix counts as at least this large.
       taken: 1 where the state takes the gradients in, 0 where it stays as it is.
     """
-    if not work:
-        return
     native = _kernel.chosen(group["kernel"], work[0].value.device) == "native"
     by_shape: dict[tuple[int, int], list[tuple[Work, Tensor, Tensor]]] = {}
     for item in work:
@@ -73,8 +71,13 @@ def _ahead(item: Work, taken: float | Tensor) -> Tensor:
     grad, momentum = _rule.finite_gradient(item.grad), item.state["momentum"]
     new = momentum.lerp(grad, 1 - DECAY)
     ahead = grad.lerp_(new, DECAY).contiguous()
-    momentum.copy_(torch.where(torch.as_tensor(taken, device=new.device).bool(), new, momentum))
+    _keep(momentum, new, taken)
     return ahead
+
+
+def _keep(old: Tensor, new: Tensor, taken: float | Tensor) -> None:
+    """Writes a new statistic over the old one, if the gradients are taken in; a number says that they are."""
+    old.copy_(torch.where(taken.bool(), new, old) if isinstance(taken, Tensor) else new)
 
 
 def _lengths(
@@ -86,7 +89,7 @@ def _lengths(
     before = item.state["first_size"].view(count)
     began = torch.where(size < ZERO_SIZE, usual_size(matrix), size)  # the size of zeros says nothing
     first = torch.where(before == 0.0, began, before)
-    before.copy_(torch.where(torch.as_tensor(taken, device=before.device).bool(), first, before))
+    _keep(before, first, taken)
     power = theta["start_power"] if "start_power" in theta else torch.zeros_like(theta["log_matrix_step"])
     share = size.clamp(min=least) ** (1 - power) * first.clamp(min=least) ** power
     return RULE_STEP * math.sqrt(max(matrix)) * theta["log_matrix_step"].exp() * share

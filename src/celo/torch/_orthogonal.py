@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from celo._definitions import LARGEST, MUON, POLAR, SMALLEST, PolarIteration
+from celo._definitions import LARGEST, POLAR, SMALLEST, PolarIteration
 
 
 def polar_factor(x: Tensor) -> Tensor:
@@ -16,14 +16,9 @@ def polar_factor(x: Tensor) -> Tensor:
     return of_x * length
 
 
-def factor(x: Tensor) -> Tensor:
-    """Each matrix's polar factor, singular values about 1; `x` as above."""
-    return _factor(x, POLAR)[0]
-
-
-def muon_factor(x: Tensor) -> Tensor:
-    """Each matrix's polar factor as Muon approximates it, singular values about 1; `x` as above."""
-    return _factor(x, MUON)[0]
+def factor(x: Tensor, iteration: PolarIteration = POLAR) -> Tensor:
+    """Each matrix's polar factor, singular values about 1; by `MUON` as Muon has it. `x` as above."""
+    return _factor(x, iteration)[0]
 
 
 def _factor(x: Tensor, iteration: PolarIteration) -> tuple[Tensor, Tensor]:
