@@ -7,6 +7,7 @@ from celo.tasks import (
     colour_error,
     negative_elbo,
     next_character,
+    noise_error,
     reconstruction_error,
     squared_error,
 )
@@ -19,6 +20,8 @@ def test_losses():
     np.testing.assert_allclose([loss, metrics["psnr"]], [0.01, 20.0], rtol=1e-5)
     loss, _ = reconstruction_error(jnp.ones((2, 4)), (jnp.zeros((2, 2, 2, 1)), jnp.zeros(2, jnp.int32)))
     assert loss == 1.0
+    loss, _ = noise_error((jnp.ones((2, 3)), jnp.asarray([[1.0, 3.0, 1.0], [1.0, 1.0, 1.0]])), (None, None))
+    np.testing.assert_allclose(loss, 4 / 6, rtol=1e-6)
     logits = jnp.zeros((1, 2, 4)).at[0, 0, 3].set(50.0)
     loss, metrics = next_character(logits, (None, jnp.asarray([[3, 1]])))
     np.testing.assert_allclose([loss, metrics["bits_per_character"]], [np.log(4) / 2, 1.0], rtol=1e-5)

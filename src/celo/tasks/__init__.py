@@ -15,6 +15,7 @@ from celo.tasks._losses import (
     negative_elbo,
     next_character,
     next_token,
+    noise_error,
     reconstruction_error,
     squared_error,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "negative_elbo",
     "next_character",
     "next_token",
+    "noise_error",
     "reconstruction_error",
     "split_patches",
     "squared_error",

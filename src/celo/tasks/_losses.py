@@ -72,6 +72,14 @@ def negative_elbo(outputs: tuple[Array, Array, Array], batch: Batch) -> tuple[Ar
     return bound / logits.shape[-1], {"elbo": -bound, "divergence": jnp.mean(divergence)}
 
 
+def noise_error(outputs: tuple[Array, Array], batch: Batch) -> tuple[Array, dict[str, Array]]:
+    """Mean squared error of predicted noise; outputs are (the prediction, the noise), any one shape."""
+    del batch
+    predicted, noise = outputs
+    loss = jnp.mean(jnp.square(predicted - noise))
+    return loss, {"mse": loss}
+
+
 def guessing_cap(classes: int) -> float:
     """The loss cap of a classifier: 1.5 times the cross-entropy of guessing."""
     return 1.5 * math.log(classes)

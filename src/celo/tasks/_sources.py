@@ -16,6 +16,7 @@ from celo._types import Array, Batch, Key
 from celo.data._corpora import CORPORA, load_tokens
 from celo.data._load import load_images, load_text
 from celo.data._splits import Split
+from celo.data._words import split_words
 from celo.tasks._base import SPLITS
 
 # The image sets that Celo is meta-trained on. MNIST digits over CIFAR-10 photographs stand in for SVHN, whose
@@ -185,18 +186,30 @@ def image_examples(
     return Examples(splits, classes.pop(), batch_size, shift.astype(np.float32), scale, sizes)
 
 
-def text_windows(dataset: str, *, length: int, batch_size: int) -> Windows:
-    """Windows of a text (in characters) or a corpus (in word pieces) known to `celo.data`.
+def text_windows(dataset: str, *, length: int, batch_size: int, words: int | None = None) -> Windows:
+    """Windows of a text (in characters or words) or a corpus (in word pieces) known to `celo.data`.
+
+    Args:
+      dataset: the name of the text or corpus.
+      length: tokens in a window.
+      batch_size: windows in a batch.
+      words: of a text, how many different tokens words become, one of which stands for all rarer ones; None:
+        its tokens are characters.
 
     Raises:
-      CeloError: it is unknown or unavailable, or a part of it is too short for a window.
+      CeloError: it is unknown or unavailable, a part of it is too short for a window, or `words` is given for
+        a corpus or out of range.
     """
     if dataset in CORPORA:
+        if words is not None:
+            raise CeloError(f"the corpus {dataset!r} is one of word pieces: leave words={words} out")
         text = load_tokens(dataset)
         classes = text.vocabulary
     else:
         text = load_text(dataset)
         classes = len(text.vocabulary)
+        if words is not None:
+            text, classes = split_words(text, words), words
     splits = {split: getattr(text, split) for split in SPLITS}
     for split, tokens in splits.items():
         if len(tokens) <= length:  # a window and the token after it

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import stand_ins
 
+from celo._errors import CeloError
 from celo.tasks._models.transformers import (
     CausalTransformer,
     Mixer,
@@ -152,3 +153,19 @@ def test_language_models_are_of_characters_or_word_pieces(dataset, bits, monkeyp
     assert batch[0].shape == (3, 6)
     _, (_, metrics) = jax.eval_shape(lambda key: task.loss(*task.init(key), key, batch), jax.random.key(0))
     assert ("bits_per_character" in metrics) == bits
+
+
+def test_language_models_of_words_know_the_most_frequent_ones(monkeypatch):
+    monkeypatch.setattr("celo.tasks._sources.load_text", stand_ins.text)
+    family = language_model("austen", length=6, width=4, depth=1, heads=2, batch_size=3, words=50)
+    assert (family.module.vocabulary, family.loss_cap) == (50, 1.5 * math.log(50))
+    task = family.sample(jax.random.key(0), jnp.int32(0))
+    batch = family.batch(task, "train", family.draw(jax.random.key(0), 1)[0])
+    assert int(batch[0].max()) < 50
+    _, (_, metrics) = jax.eval_shape(lambda key: task.loss(*task.init(key), key, batch), jax.random.key(0))
+    assert metrics.keys() == {"accuracy", "perplexity"}
+
+
+def test_a_corpus_of_word_pieces_has_no_words():
+    with pytest.raises(CeloError, match="'lm1b' is one of word pieces: leave words=50 out"):
+        language_model("lm1b", words=50)

@@ -106,6 +106,17 @@ SUITES: dict[str, tuple[TaskSettings, ...]] = {
             )
         ),
     ),
+    # Each a run of minutes: ten to a hundred times as large as those of "laptop".
+    "medium": tuple(
+        TaskSettings(name, num_steps=1000)
+        for name in (
+            "austen_gpt",
+            "kjv_word_gpt",
+            "cifar10_resnet32",
+            "cifar10_vit32",
+            "fashion_mnist_denoiser",
+        )
+    ),
     "paper": _celo_tasks(published_data=False),
     "published": _celo_tasks(published_data=True),  # needs CIFAR-100, LM1B and Wikipedia
 }

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from celo._types import Array
-from celo.tasks._losses import cross_entropy
+from celo.tasks._losses import cross_entropy, next_token
 from celo.tasks._models.layers import Blocks
 from celo.tasks._models.patches import split_patches
 from celo.tasks._module import ModuleFamily, classification, language
@@ -110,8 +110,11 @@ def language_model(
     heads: int = 2,
     dropout: float = 0.0,
     batch_size: int = 16,
+    words: int | None = None,
 ) -> ModuleFamily:
-    """Next-token prediction by `CausalTransformer`."""
-    source = text_windows(dataset, length=length, batch_size=batch_size)
+    """Next-token prediction by `CausalTransformer`; `words` as in `text_windows`."""
+    source = text_windows(dataset, length=length, batch_size=batch_size, words=words)
     module = CausalTransformer(source.classes, width, depth, heads, dropout)
+    if words is not None:
+        return classification(dataset, source, module, next_token)
     return language(dataset, source, module)
