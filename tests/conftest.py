@@ -13,6 +13,8 @@ from pathlib import Path
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Else the folder's own path is part of every key, and a cache that is copied or moved is of no use.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
 
 import jax
 import pytest
@@ -28,16 +30,23 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 FUSION_EMITTERS = "--xla_cpu_use_fusion_emitters"
+CODE_PARTS = "--xla_cpu_parallel_codegen_split_count"
 
 
 def pytest_configure(config):
-    """Quick tests do without XLA's newer way to make loops, which takes nearly twice as long to compile."""
+    """Quick tests do without XLA's newer way to make loops, which takes nearly twice as long to compile.
+
+    And with programs in one part each: in many, for as many threads, they take a third longer in all.
+    """
     slow = "slow" in config.option.markexpr.replace("not slow", "")
     flags = os.environ.get("XLA_FLAGS", "")
     # XLA ends a process that names a flag it does not have: hence the releases.
     known = metadata.version("jaxlib").startswith(("0.10.", "0.11."))
     if known and not slow and FUSION_EMITTERS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {FUSION_EMITTERS}=false".strip()
+        flags = f"{flags} {FUSION_EMITTERS}=false"
+        if CODE_PARTS not in flags and metadata.version("jaxlib").startswith("0.10."):
+            flags = f"{flags} {CODE_PARTS}=1"
+        os.environ["XLA_FLAGS"] = flags.strip()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""Run by test_hosts.py on 8 devices: one recipe on 1, 2 and 8 of them, and the program's collectives.
+"""Run by test_hosts.py on 8 devices: one recipe on several numbers of them, and the program's collectives.
 
-Writes into the folder it is given: start-N.npz, middle-N.npz and end-N.npz, checkpoints of a run on N
-devices; resumed-N.npz, the end of the 2-device run resumed from its middle on N devices; and
-program-P.hlo, the compiled outer steps with P pairs.
+Its arguments are a folder and those numbers, 1 and 2 among them. Writes into the folder: start-N.npz,
+middle-N.npz and end-N.npz, checkpoints of a run on N devices; resumed-N.npz, the end of the 2-device run
+resumed from its middle on N other devices; and program-N-P.hlo, the compiled outer steps with P pairs on N
+devices: with 8, and on all 8 devices with 16, too.
 """
 
 import dataclasses
@@ -69,28 +70,31 @@ def program_on(count, recipe=RECIPE):
     return outer.PhaseProgram(recipe, phases(recipe)[0], (ShakenQuadratics(),), "xla")
 
 
-def main(folder):
+def main(folder, counts):
     theta, key = Celo().init_theta(jax.random.key(0)), jax.random.key(1)
-    programs = {count: program_on(count) for count in (1, 2, 8)}
+    programs = {count: program_on(count) for count in counts}
     for count, program in programs.items():
         state, frozen = program.init(theta, key)
         checkpoint.save(folder / f"start-{count}.npz", (state, frozen), {})
         for name in ("middle", "end"):
             state, _ = program.advance(state, frozen, STEPS)
             checkpoint.save(folder / f"{name}-{count}.npz", (state, frozen), {})
-    for count in (1, 8):
-        program = programs[count]
+    for count, program in programs.items():
+        if count == 2:
+            continue
         saved = checkpoint.load(folder / "middle-2.npz", program.shapes(theta, key))
         state, frozen = program.place(*saved)
         state, _ = program.advance(state, frozen, STEPS)
         checkpoint.save(folder / f"resumed-{count}.npz", (state, frozen), {})
-    wider = program_on(8, dataclasses.replace(RECIPE, pairs_per_task=16))
-    for pairs, program in ((8, programs[8]), (16, wider)):
+    compiled = {(count, 8): program for count, program in programs.items() if count > 1}
+    if 8 in programs:
+        compiled[8, 16] = program_on(8, dataclasses.replace(RECIPE, pairs_per_task=16))
+    for (count, pairs), program in compiled.items():
         lowered = program._advance.lower(*program.init(theta, key), np.int32(1))
-        (folder / f"program-{pairs}.hlo").write_text(lowered.compile().as_text())
+        (folder / f"program-{count}-{pairs}.hlo").write_text(lowered.compile().as_text())
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_disable_most_optimizations", True)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(count) for count in sys.argv[2:]])

@@ -18,6 +18,7 @@ import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
+from marks import slow_are_run, slow_but
 
 from celo._errors import CeloError
 from celo.optimizers import celo, celo_rule
@@ -38,8 +39,10 @@ def written(folder, *parts):
 
 
 @pytest.fixture(scope="module")
-def layouts(tmp_path_factory):
-    return written(tmp_path_factory.mktemp("layouts"), "bad", "plain", "wrapped")
+def layouts(request, tmp_path_factory):
+    """Of the rule: two of them, whose programs take the time, if no slow test is to be run."""
+    parts = ("plain", "wrapped") if slow_are_run(request) else ("first",)
+    return written(tmp_path_factory.mktemp("layouts"), "bad", *parts)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +55,7 @@ def report(folder):
     return json.loads((folder / "report.json").read_text())
 
 
-@pytest.mark.parametrize("layout", ["data", "fsdp", "tensor", "wrapped"])
+@pytest.mark.parametrize("layout", slow_but(["data", "fsdp"], ["data", "fsdp", "tensor", "wrapped"]))
 def test_the_step_is_the_one_of_whole_parameters(layouts, layout):
     """And the state stays where it is: the compiled step would refuse it in other shardings."""
     assert max(report(layouts)[layout].values()) < TOLERANCE
@@ -70,7 +73,7 @@ def test_soap_with_split_eigenbases_is_soap(others_layouts):
     assert max(report(others_layouts)["rotated"].values()) < 1e-3  # 7e-5 was met
 
 
-@pytest.mark.parametrize("layout", ["one", "tensor"])
+@pytest.mark.parametrize("layout", slow_but(["one"], ["one", "tensor"]))
 def test_an_orbax_checkpoint_goes_on_elsewhere(layouts, layout):
     """Saved half way on eight devices, every tensor in eight parts."""
     pytest.importorskip("orbax.checkpoint", reason="orbax-checkpoint is not installed")
@@ -101,8 +104,8 @@ def larger(program, limit):
     ("layout", "longest"),
     [  # of the rows and columns, of two layers in stacks
         ("fsdp", 64),
-        ("tensor", 64),
-        ("wrapped", 2 * 64),
+        pytest.param("tensor", 64, marks=pytest.mark.slow),
+        pytest.param("wrapped", 2 * 64, marks=pytest.mark.slow),
     ],
 )
 def test_only_scalars_and_vectors_cross_devices(layouts, layout, longest):
