@@ -324,7 +324,13 @@ def examples():
 DOCTESTS = examples()
 
 
-@pytest.mark.parametrize("name", DOCTESTS)
+# They take seconds, and show what the example of `celo.adafac_mlp` shows.
+SLOW_EXAMPLES = ("celo.rnn_mlp", "celo.velo")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_EXAMPLES)) for name in DOCTESTS]
+)
 def test_examples_of_docstrings_run(name):
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     with jax.numpy_dtype_promotion("standard"):

@@ -148,6 +148,8 @@ def settings():
 
 # What is checked without its options, without what is around it, under another name, or natively already.
 SLOW = ("celo, all options", "velo", "celo2", "accumulate", "xla")
+# What is a rule in another's place, or a chain with a part that is checked.
+SLOW += ("celo_rule", "celo, decayed rule", "as_optax(celo_rule)", "as_optax(celo_adam)")
 # What needs no schedule of its own, NN-Adam and the toy among them, stands for the others here.
 SLOW += tuple(f"as_optax({name})" for name in ("celo", "celo2", "adafac_mlp", "rnn_mlp", "velo_s"))
 

@@ -11,6 +11,8 @@ import pytest
 import toy
 
 from celo import weights
+from celo.cli import main
+from celo.evaluate._report import files, write
 from celo.optimizers import OPTIMIZERS
 
 HERE = Path(__file__).parent
@@ -56,27 +58,59 @@ def test_it_is_meta_trained(trained):
     assert {name: np.shape(x) for name, x in theta.theta["toy"].items()} == {"log_rate": (), "decay": ()}
 
 
-def test_its_weights_are_described(trained):
-    text = celo("info", "--import", "toy", "run/theta.safetensors", folder=trained)
+@pytest.fixture
+def here(trained, monkeypatch):
+    """The folder of the training, and a function that runs the command in this process, which knows `toy`."""
+    monkeypatch.chdir(trained)
+    return trained, lambda *words: main([*words])
+
+
+def test_its_weights_are_described(here, capsys):
+    _, celo_here = here
+    assert celo_here("info", "--import", "toy", "run/theta.safetensors") == 0
+    text = capsys.readouterr().out
     assert "theta.safetensors: toy, sha256" in text
     assert "toy/log_rate" in text
 
 
-def test_its_weights_are_converted_and_back(trained):
-    celo("convert", "--import", "toy", "run/theta.safetensors", "toy.state", folder=trained)
-    celo("convert", "--import", "toy", "toy.state", "back.safetensors", folder=trained)
-    there, back = (weights.load(trained / name) for name in ("run/theta.safetensors", "back.safetensors"))
+def test_its_weights_are_converted_and_back(here):
+    folder, celo_here = here
+    assert celo_here("convert", "--import", "toy", "run/theta.safetensors", "toy.state") == 0
+    assert celo_here("convert", "--import", "toy", "toy.state", "back.safetensors") == 0
+    there, back = (weights.load(folder / name) for name in ("run/theta.safetensors", "back.safetensors"))
     assert back.metadata["architecture"] == "toy"
     for name, array in weights.flatten(there.theta).items():
         np.testing.assert_array_equal(weights.flatten(back.theta)[name], array)
 
 
-def test_it_is_evaluated_beside_adam(trained):
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["info", "convert"])
+def test_weights_of_what_only_the_command_imports_are_read(trained, command):
+    to = ["elsewhere.state"] if command == "convert" else []
+    celo(command, "--import", "toy", "run/theta.safetensors", *to, folder=trained)
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
     celo(
         *("evaluate", "run/theta.safetensors", "adam", "--import", "toy", "--tasks", "toy:least_squares"),
         *("--steps", "30", "--seeds", "2", "--workers", "1", "--out", "evaluation"),
         folder=trained,
     )
-    text = celo("report", "evaluation", "--out", "report", folder=trained)
-    assert "theta" in text
-    assert (trained / "report" / "report.html").is_file()
+    return trained
+
+
+def test_it_is_evaluated_beside_adam(evaluated, here, monkeypatch, capsys):
+    monkeypatch.setattr(files, "draw_all", lambda board: {})  # charts take nearly all of a report's time
+    monkeypatch.setattr(write, "page", lambda board, headline, caption: headline)
+    folder, celo_here = here
+    assert celo_here("report", "evaluation", "--out", "report") == 0
+    assert "theta" in capsys.readouterr().out
+    assert "theta" in (folder / "report" / "leaderboard.md").read_text()
+
+
+@pytest.mark.slow
+def test_its_charts_are_drawn(evaluated):
+    assert "theta" in celo("report", "evaluation", "--out", "drawn", folder=evaluated)
+    assert "theta" in (evaluated / "drawn" / "figures" / "leaderboard.svg").read_text()
+    assert "theta" in (evaluated / "drawn" / "report.html").read_text()

@@ -23,8 +23,8 @@ def stand_in_data():
 
 
 # One of each kind; what is in the networks is tested with the models.
-QUICK = ("quadratic", "celo_image_mlps", "breast_cancer_mlp", "china_siren", "fashion_mnist_mlp_relu")
-QUICK += ("cifar10_conv", "mnist_vae", "kjv_lstm", "small_transformers")
+QUICK = ("quadratic", "celo_image_mlps", "breast_cancer_mlp", "china_siren", "cifar10_conv", "mnist_vae")
+QUICK += ("kjv_lstm",)
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, TASKS))

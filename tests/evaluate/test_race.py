@@ -6,6 +6,7 @@ import pytest
 
 from celo import cli
 from celo.evaluate._records import load_records
+from celo.evaluate._report import files, write
 
 SHORT = ["--tasks", "quadratic", "--steps", "20", "--seeds", "2", "--workers", "1", "--kernel", "xla"]
 
@@ -14,7 +15,10 @@ SHORT = ["--tasks", "quadratic", "--steps", "20", "--seeds", "2", "--workers", "
 def raced(tmp_path_factory):
     pytest.importorskip("altair", reason="needs celo[plots]")
     out = tmp_path_factory.mktemp("race") / "new"
-    assert cli.main(["race", *SHORT, "--out", str(out)]) == 0
+    with pytest.MonkeyPatch.context() as patch:  # drawn in a test below, and in those of reports
+        patch.setattr(files, "draw_all", lambda board: {"curves.svg": b"<svg/>"})
+        patch.setattr(write, "page", lambda board, headline, caption: f"{headline}\n{caption}")
+        assert cli.main(["race", *SHORT, "--out", str(out)]) == 0
     return out
 
 
@@ -59,6 +63,7 @@ def test_a_task_of_ones_own_is_one_line(tmp_path, monkeypatch, capsys):
     assert first.startswith("On own_race:valley, celo ")
     assert "tuned adam's" in first
     assert (tmp_path / "race" / "report.html").is_file()
+    assert (tmp_path / "race" / "figures" / "curves.svg").is_file()
 
 
 def test_a_race_of_other_settings_is_not_mixed_with_it(raced, capsys):

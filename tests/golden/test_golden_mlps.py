@@ -14,10 +14,9 @@ import mlps_reading
 import numpy as np
 import optax
 import pytest
+from marks import slow_are_run
 
 from celo.optimizers import RNNMLP, AdafacMLP, NNAdam, adafac_mlp, as_optax, nn_adam, rnn_mlp
-
-pytestmark = pytest.mark.usefixtures("users_compilation")
 
 TOLERANCE = 1e-3  # of a tensor's total movement
 ROUNDING = 5e-7  # of parameters of about 1, over 30 steps
@@ -50,6 +49,13 @@ RUNS = [
     for stem in FORMS
     for form in FORMS[stem]
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_programs_are_as_users_have_them(request):
+    """The quick tests do without, which take three times as long so."""
+    if slow_are_run(request):
+        request.getfixturevalue("users_compilation")
 
 
 @functools.cache
@@ -230,8 +236,14 @@ STRESS = {
 }
 
 
-@pytest.mark.parametrize("case", STRESS)
-@pytest.mark.parametrize("stem", READINGS)
+@pytest.mark.parametrize(
+    ("stem", "case"),  # the shapes need a program of their own, and RNN-MLP's takes longest
+    [
+        pytest.param(stem, case, marks=[pytest.mark.slow] * (case == "other_shapes" and stem == "rnn_mlp"))
+        for stem in READINGS
+        for case in STRESS
+    ],
+)
 def test_under_stress_it_does_what_the_published_code_says(stem, case):
     params, grads, losses = STRESS[case]()
     theta = theta_of(stem, "noisy")

@@ -116,9 +116,10 @@ def test_table_of_deviations():
     print("\n" + "\n".join(rows))
 
 
+@pytest.mark.parametrize("form", slow_but(list(FORMS)[-1:], list(FORMS)[1:]))
 @pytest.mark.parametrize("name", golden_data.VELO_TRAJECTORIES)
-def test_final_state(name):
-    (state, _), _ = run(name, "xla")
+def test_final_state(name, form):
+    (state, _), _ = run(name, form)
     theirs = golden_data.below(GOLDEN, f"traj/{name}/final_state")
     ours = state.controller
     assert int(ours.step) == int(theirs["iteration"]) == int(ours.losses.step) == 30

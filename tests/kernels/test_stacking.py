@@ -11,8 +11,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from celo._kernels.stacking import over_stack, stackable
 from celo.optimizers import UpdateRule
 
-pytestmark = pytest.mark.usefixtures("users_compilation")
-
 
 def layers(count, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(0), 2 * count)

@@ -114,11 +114,16 @@ def test_frozen_weights_are_neither_updated_nor_decayed_nor_perturbed():
     assert all(jax.tree.leaves(moved)), moved
 
 
-def test_a_first_step_is_that_of_the_outer_optimizer():
-    """Adam's first step is the rate in every weight, whatever the gradient, and the decay comes on top."""
+@pytest.fixture(scope="module")
+def program():
+    """Of the first phase, whose weights decay."""
     recipe = Recipe(**TINY, weight_decay=0.1)
     phase = phases(recipe)[0]
-    program = PhaseProgram(recipe, phase, task_families(recipe, phase))
+    return PhaseProgram(recipe, phase, task_families(recipe, phase))
+
+
+def test_a_first_step_is_that_of_the_outer_optimizer(program):
+    """Adam's first step is the rate in every weight, whatever the gradient, and the decay comes on top."""
     state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
     before = jax.device_get(state.theta)["update_rule"]
     after = jax.device_get(program.advance(state, frozen, 1)[0].theta)["update_rule"]
@@ -127,9 +132,7 @@ def test_a_first_step_is_that_of_the_outer_optimizer():
     assert np.abs(moved).max() < 1.001e-2
 
 
-def test_one_call_compiles_once():
-    recipe = Recipe(**TINY)
-    program = PhaseProgram(recipe, phases(recipe)[0], task_families(recipe, phases(recipe)[0]))
+def test_one_call_compiles_once(program):
     state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
     for count in (1, 3, 2):
         state, _ = program.advance(state, frozen, count)
@@ -147,12 +150,9 @@ def test_an_experts_share_fades_in_the_first_phase_alone():
     assert PhaseProgram(recipe, second, families)._expert(jnp.int32(0)) is None
 
 
-def test_pairs_say_how_much_of_the_meta_gradient_is_noise():
+def test_pairs_say_how_much_of_the_meta_gradient_is_noise(program):
     """The mean over pairs is no longer than they are on average, and so much shorter as they disagree."""
-    recipe = Recipe(**TINY)
-    phase = phases(recipe)[0]
-    program = PhaseProgram(recipe, phase, task_families(recipe, phase))
-    assert program.pairs == recipe.pairs_per_task
+    assert program.pairs == TINY["pairs_per_task"]
     state, frozen = program.init(Celo().init_theta(jax.random.key(0)), jax.random.key(1))
     _, seen = program.advance(state, frozen, 1)
     assert float(seen.gradient_square) == pytest.approx(float(seen.gradient_norm) ** 2, rel=1e-5)

@@ -294,7 +294,7 @@ def test_a_run_prints_nothing_and_leaves_signals_alone(tmp_path, capfd):
     def progress(*words):
         during.append([signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)])
 
-    recipe = Recipe(**{**TINY, "rule_steps": 10, "scheduler_steps": 0})
+    recipe = Recipe(**{**TINY, "scheduler_steps": 0})  # a program that is compiled already
     meta.start(tmp_path / "run", recipe, progress=progress)
     assert capfd.readouterr() == ("", "")
     assert during

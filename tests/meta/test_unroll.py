@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from celo._errors import CeloError
 from celo.meta._estimators.pes import PES
@@ -73,9 +74,7 @@ def test_problems_are_met_at_all_ages(theta):
     assert (np.asarray(state.params["x"]) != 0).all()
 
 
-@pytest.mark.parametrize(
-    "power", [0.0, 1.5, pytest.param(2.0, marks=pytest.mark.slow), pytest.param(3.0, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("power", slow_but([1.5], [0.0, 1.5, 2.0, 3.0]))
 def test_how_rare_long_horizons_are(theta, power):
     """Fresh problems have density h^-power, those met in mid-life h^(1 - power)."""
     problem = unroll(horizon_power=power, horizon_min=100, horizon_max=1000)

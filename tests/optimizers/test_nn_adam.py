@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from small_model import PARAMS, normal
 
 from celo._errors import CeloError
@@ -98,7 +99,7 @@ def test_half_the_moments(weights):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, wanted)
 
 
-@pytest.mark.parametrize("policy", ["hold", "skip"])
+@pytest.mark.parametrize("policy", slow_but(["hold"], ["hold", "skip"]))  # RNN-MLP's quick one is "skip"
 def test_a_bad_step_leaves_the_whole_state_alone(weights, policy):
     """All of it is made of gradients."""
     tx = nn_adam(weights=weights, nonfinite=policy)

@@ -69,7 +69,7 @@ def study(family):
 
 
 # Others compile for longer.
-QUICK = ("quadratic", "breast_cancer_mlp", "china_siren", "fashion_mnist_mlp_relu", "mnist_autoencoder")
+QUICK = ("quadratic", "breast_cancer_mlp", "china_siren")
 
 
 @pytest.fixture(

@@ -6,7 +6,7 @@ import pytest
 
 from celo import __version__
 from celo._errors import CeloError
-from celo.evaluate._report import write
+from celo.evaluate._report import files, write
 from celo.evaluate._report.tables import markdown
 from celo.evaluate._report.write import write_report
 
@@ -14,7 +14,8 @@ pytest.importorskip("altair", reason="charts need Altair")
 pytest.importorskip("vl_convert", reason="charts need vl-convert")
 
 
-def test_a_report_is_tables_charts_and_a_page(tmp_path, small):
+def test_a_report_is_tables_charts_and_a_page(tmp_path, small, drawn, monkeypatch):
+    monkeypatch.setattr(files, "draw_all", lambda board: drawn)  # for seconds, once for all tests
     board = write_report(small[:2], tmp_path / "new" / "report", made_from="two archives")
     folder = tmp_path / "new" / "report"
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

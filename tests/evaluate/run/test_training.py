@@ -90,8 +90,14 @@ def test_a_grid_equals_a_run_alone(side_by_side):
     )
 
 
-@pytest.mark.parametrize("side_by_side", [False, True])
-@pytest.mark.parametrize("stop", [1, 10, 15])
+@pytest.mark.parametrize(
+    ("stop", "side_by_side"),
+    [
+        pytest.param(stop, beside, marks=[pytest.mark.slow] * (beside != (stop == 15)))
+        for stop in (1, 10, 15)
+        for beside in (False, True)
+    ],
+)
 def test_a_run_that_stops_early_is_the_beginning_of_the_whole_one(stop, side_by_side):
     program = CurveProgram(Means(), 0, optax.sgd, num_steps=30, eval_every=10, side_by_side=side_by_side)
     whole, early = program.curves((0.1,), (1, 2)), program.curves((0.1,), (1, 2), stop)

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import synthetic
+from marks import slow_but
 
 from celo._errors import CeloError
 from celo.evaluate._records import EqualTime, Record, load_records, write_record
@@ -300,7 +301,7 @@ def test_a_record_that_may_not_stand_beside_adams_costs_its_task_alone(known):
         ([np.nan] * 5, [np.nan] * 5, "adam diverged"),
     ],
 )
-@pytest.mark.parametrize("common", [True, False])
+@pytest.mark.parametrize("common", slow_but([True], [True, False]))
 def test_a_task_without_meaning_costs_no_other_task_its_scores(known, adams, others, reason, common):
     new = [made(task, "new", [FALLING] * 2) for task in ("one", "two")]
     odd = [made("odd", "adam", [adams] * 2), made("odd", "new", [others] * 2)]

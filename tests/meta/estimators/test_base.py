@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from marks import slow_but
 
 from celo.meta import ESTIMATORS, GradientEstimator, Recipe
 from celo.meta._estimators.base import Estimate, Trajectory
@@ -51,7 +52,7 @@ class Plane:
         )
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", slow_but(["pes", "full_es", "truncated_es"], ESTIMATORS))
 def test_an_estimator_knows_no_more_of_a_problem_than_the_contract(name):
     """On a plane each finds its slope, within four standard errors."""
     theta = {"plane": {"w": jnp.asarray([1.0, 2.0, 3.0])}}

@@ -22,6 +22,7 @@ RECIPE = {
 }
 
 
+@pytest.mark.slow
 def test_it_is_unbiased(problem, exact, mean_and_error, distance):
     assert (distance(mean_and_error(FullES(problem, 5), 30), exact) < 4).all()
 

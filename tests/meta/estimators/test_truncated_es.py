@@ -14,6 +14,7 @@ def test_it_is_biased(problem, exact, mean_and_error, distance):
     assert distance(mean_and_error(TruncatedES(problem, 5), 120, skip=4), exact).max() > 10
 
 
+@pytest.mark.slow
 def test_it_is_unbiased_where_a_life_is_one_truncation(
     make_problem, back_propagate, mean_and_error, distance
 ):

@@ -122,7 +122,12 @@ CAUSAL = np.tril(np.ones((1, 1, 5, 5), bool))
 
 
 @pytest.mark.parametrize(
-    ("settings", "mask"), [({}, None), ({"head_size": 4}, None), ({"positions": False}, CAUSAL)]
+    ("settings", "mask"),
+    [
+        ({}, None),
+        pytest.param({"head_size": 4}, None, marks=pytest.mark.slow),
+        ({"positions": False}, CAUSAL),
+    ],
 )
 def test_blocks_are_attention_and_a_perceptron_each_after_a_norm_and_added(settings, mask):
     module = Blocks(2, 3, **settings)

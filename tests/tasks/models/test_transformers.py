@@ -53,9 +53,10 @@ def test_a_vision_transformer_sees_patches_at_their_positions():
 
 def test_the_size_of_a_vision_transformer_is_that_of_its_parts():
     """Patches 12-4; positions 6 * 4; a block of two norms, four products of 4-4 and 4-16-4; a norm; 4-5."""
-    params, _ = network(VisionTransformer(5, patch=2, width=4, depth=2, heads=2), IMAGES)
+    module = VisionTransformer(5, patch=2, width=4, depth=2, heads=2)
+    shapes = jax.eval_shape(lambda key: module.init(key, IMAGES, train=False)["params"], jax.random.key(0))
     block = 2 * 8 + 4 * (16 + 4) + (64 + 16) + (64 + 4)
-    assert size(params) == (48 + 4) + 24 + 2 * block + 8 + (20 + 5)
+    assert size(shapes) == (48 + 4) + 24 + 2 * block + 8 + (20 + 5)
 
 
 def layer_norm(layer, x):
