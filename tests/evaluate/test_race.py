@@ -6,7 +6,7 @@ import pytest
 
 from celo import cli
 from celo.evaluate._records import load_records
-from celo.evaluate._report import files
+from celo.evaluate._report import files, write
 
 SHORT = ["--tasks", "quadratic", "--steps", "20", "--seeds", "2", "--workers", "1", "--kernel", "xla"]
 
@@ -17,6 +17,7 @@ def raced(tmp_path_factory):
     out = tmp_path_factory.mktemp("race") / "new"
     with pytest.MonkeyPatch.context() as patch:  # drawn in a test below, and in those of reports
         patch.setattr(files, "draw_all", lambda board: {"curves.svg": b"<svg/>"})
+        patch.setattr(write, "page", lambda board, headline, caption: f"{headline}\n{caption}")
         assert cli.main(["race", *SHORT, "--out", str(out)]) == 0
     return out
 
