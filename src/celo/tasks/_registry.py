@@ -153,11 +153,13 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
         "kjv",
         **{"words": 4096, "length": 32, "width": 128, "depth": 2, "heads": 4, "batch_size": 16},
     ),
-    "cifar10_resnet32": _model("convnets:resnet", "cifar10", channels=(32, 64, 128), batch_size=32),
+    "cifar10_resnet32": _model("convnets:resnet", "cifar10", channels=(32, 64, 128), batch_size=16),
     "cifar10_vit32": _model(
-        "transformers:vision_transformer", "cifar10", width=128, depth=4, heads=4, batch_size=32
+        "transformers:vision_transformer", "cifar10", width=128, depth=4, heads=4, batch_size=16
     ),
-    "fashion_mnist_denoiser": _model("denoisers:denoiser", "fashion_mnist", channels=(32, 64, 96)),
+    "fashion_mnist_denoiser": _model(
+        "denoisers:denoiser", "fashion_mnist", channels=(32, 64, 96), batch_size=8
+    ),
     # The probe, by which recipes and weights are chosen: data of neither meta-training nor evaluation.
     "digits_autoencoder": _model("autoencoders:autoencoder", "digits", hidden=(64, 16, 64), batch_size=64),
     "digits_conv": _model("convnets:convnet", "digits", channels=(8, 16, 16), batch_size=32),
