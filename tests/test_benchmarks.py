@@ -299,3 +299,12 @@ def test_a_joint_celo_goes_on_from_its_checkpoint_and_its_weights_are_celos(
     assert found[0] == found[1]
     path.write_bytes(found[0][2])
     assert resolve_contestant(f"mine={path}").optimizer == "celo"
+
+
+@pytest.mark.slow
+def test_tables_of_the_results_are_what_the_records_say(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    results_page = importlib.import_module("benchmarks.results_page")
+    text = results_page.PAGE.read_text()
+    assert len(results_page.TABLE.findall(text)) == text.count("<!-- table:") == 4
+    assert results_page.renewed(text) == text

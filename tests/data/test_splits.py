@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from celo import CeloError
-from celo.data._splits import every_line, fixed_permutation, split_lines, split_off, split_tenths, verses
+from celo.data._splits import (
+    decode,
+    every_line,
+    fixed_permutation,
+    split_lines,
+    split_off,
+    split_tenths,
+    verses,
+)
 
 
 def test_the_permutation_never_changes():
@@ -96,3 +104,10 @@ def test_more_characters_than_a_byte_can_tell_apart_are_refused():
     assert len(split_lines([characters[1:], "", ""], 1, 1).vocabulary) == 256  # with the line end
     with pytest.raises(CeloError, match="257 different characters, at most 256"):
         split_lines([characters, "", ""], 1, 1)
+
+
+def test_tokens_are_decoded_to_the_lines_they_came_from():
+    text = split_lines(["a𝛉b", "𝛉 £"], 1, 1)
+    assert decode(text.train, text.vocabulary) == "a𝛉b\n"
+    assert decode(text.valid, text.vocabulary) == "𝛉 £\n"
+    assert decode(text.test, text.vocabulary) == ""

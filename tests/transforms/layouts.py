@@ -141,7 +141,7 @@ def plain(folder, layouts=tuple(LAYOUTS)):
     }
     report = {name: apart(end, ends["one"], start) for name, end in ends.items()}
     if ocp is not None:
-        for name in trainings.keys() - {"data"}:
+        for name in (name for name in trainings if name != "data"):
             training = trainings[name]
             training.params, training.state = through_orbax(folder / name, half, targets[name])
             end = training.advance(STEPS // 2).arrays()

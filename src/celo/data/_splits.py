@@ -109,5 +109,10 @@ def split_lines(lines: list[str], train: int, valid: int) -> Text:
     return Text(encode(ended[:train]), encode(ended[train:end]), encode(ended[end:]), vocabulary)
 
 
+def decode(tokens: np.ndarray, vocabulary: str) -> str:
+    """The characters that the tokens of a `Text` stand for."""
+    return _code_points(vocabulary)[tokens].tobytes().decode("utf-32-le")
+
+
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le"), np.dtype("<u4"))

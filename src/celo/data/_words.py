@@ -7,7 +7,7 @@ import numpy as np
 
 from celo._errors import CeloError
 from celo.data._corpora import Tokens
-from celo.data._splits import Text
+from celo.data._splits import Text, decode
 
 WORD = re.compile(r"\w+|[^\w\s]")  # punctuation marks are words, too
 UNKNOWN = 0
@@ -37,4 +37,4 @@ def split_words(text: Text, vocabulary: int) -> Tokens:
 
 
 def _words(characters: np.ndarray, vocabulary: str) -> list[str]:
-    return WORD.findall("".join(np.array(list(vocabulary))[characters]).lower())
+    return WORD.findall(decode(characters, vocabulary).lower())

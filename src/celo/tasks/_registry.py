@@ -144,7 +144,7 @@ TASKS: dict[str, Callable[..., TaskFamily]] = {
         for dataset in ("kjv", "austen", "lm1b", "wikipedia")
     },
     "cifar10_autoencoder_full": _model("autoencoders:autoencoder", "cifar10", batch_size=256),
-    # Suite `medium`: 0.3 to 1.4 million parameters.
+    # Suite `medium`: 0.3 to 1.5 million parameters.
     "austen_gpt": _model(
         "transformers:language_model", "austen", length=64, width=128, depth=4, heads=4, batch_size=16
     ),

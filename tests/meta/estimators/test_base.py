@@ -52,7 +52,7 @@ class Plane:
         )
 
 
-@pytest.mark.parametrize("name", slow_but(["pes", "full_es", "truncated_es"], ESTIMATORS))
+@pytest.mark.parametrize("name", slow_but(["nres", "full_es", "truncated_es"], ESTIMATORS))
 def test_an_estimator_knows_no_more_of_a_problem_than_the_contract(name):
     """On a plane each finds its slope, within four standard errors."""
     theta = {"plane": {"w": jnp.asarray([1.0, 2.0, 3.0])}}

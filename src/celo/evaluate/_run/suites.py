@@ -106,7 +106,7 @@ SUITES: dict[str, tuple[TaskSettings, ...]] = {
             )
         ),
     ),
-    # Each a run of minutes: ten to a hundred times as large as those of "laptop".
+    # Each a run of minutes, of 0.3 to 1.5 million parameters.
     "medium": tuple(
         TaskSettings(name, num_steps=1000)
         for name in (

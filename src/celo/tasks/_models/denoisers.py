@@ -1,7 +1,5 @@
 """A denoiser of images: a small U-Net that says which noise was added, as diffusion models do."""
 
-from collections.abc import Sequence
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -18,14 +16,14 @@ FREQUENCIES = 8  # of the sines and cosines by which the network knows how much 
 class Denoiser(nn.Module):
     """A U-Net (arXiv 1505.04597) that predicts the noise ε in √(1 - s²) x + s ε, s = sin(u π / 2).
 
-    How noisy each image is, u, is uniform in [0, 1): continuous levels on a cosine (arXiv 2107.00630).
+    How noisy each image is, u, is uniform in [0, 1): the cosine of arXiv 2102.09672, at continuous levels.
 
     Attributes:
       channels: of each stage; each but the first has half the height and width of the one before.
       groups: of the group norms; divides all of `channels`.
     """
 
-    channels: Sequence[int]
+    channels: tuple[int, ...]
     groups: int = 8
 
     @nn.compact
@@ -69,10 +67,10 @@ def denoiser(
     dataset: str,
     *,
     size: int | None = None,
-    channels: Sequence[int] = (32, 64),
+    channels: tuple[int, ...] = (32, 64),
     groups: int = 8,
     batch_size: int = 16,
 ) -> ModuleFamily:
     """Denoising of images by `Denoiser`; predicting no noise at all costs 1, the cap is twice that."""
     source = image_examples(dataset, size=size, batch_size=batch_size)
-    return ModuleFamily(dataset, source, Denoiser(tuple(channels), groups), noise_error, loss_cap=2.0)
+    return ModuleFamily(dataset, source, Denoiser(channels, groups), noise_error, loss_cap=2.0)
