@@ -54,10 +54,13 @@ def contestants(device: str) -> dict[str, Make]:
         found |= {
             f"Celo {kernel}": one(celo.torch.Celo, 1_000, orthogonalize=False, **of_celo),
             f"Celo {kernel}, orthogonalised": one(celo.torch.Celo, 1_000, orthogonalize=True, **of_celo),
-            f"Celo2 {kernel}": one(celo.torch.Celo2, weights=celo2, kernel=kernel),
-            f"Celo2-base {kernel}": one(celo.torch.Celo2Base, weights=celo2, kernel=kernel),
             f"VeLO-S {kernel}": one(celo.torch.VeLO, 1_000, weights=velo, kernel=kernel),
         }
+        if kernel != "triton":  # it has none of Celo2's rule
+            found |= {
+                f"Celo2 {kernel}": one(celo.torch.Celo2, weights=celo2, kernel=kernel),
+                f"Celo2-base {kernel}": one(celo.torch.Celo2Base, weights=celo2, kernel=kernel),
+            }
     return found
 
 

@@ -120,6 +120,7 @@ TOGETHER = {
     "meta/estimators/test_estimators": "all estimators, by their registry",
     "optimizers/test_properties": "optimizers under any parameters, gradients and losses",
     "torch/test_both_frameworks": "one training in JAX and in PyTorch",
+    "torch/test_gpu": "all optimizers of celo.torch on a GPU",
     "tasks/test_suite_tasks": "the tasks of the laptop suite, trained",
 }
 

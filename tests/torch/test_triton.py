@@ -1,4 +1,4 @@
-"""Triton's kernels against PyTorch's own operations, in Triton's interpreter; they compile for GPUs."""
+"""Triton's kernels against PyTorch's own operations: on a GPU if there is one, else in its interpreter."""
 
 import os
 import subprocess
@@ -17,34 +17,40 @@ from celo.torch._weights import CELO_RULE, RULE, bind
 pytest.importorskip("triton", reason="Triton is not installed")
 kernels = pytest.importorskip("celo.torch._triton")
 
+DEVICE = "cpu" if kernels.INTERPRETED else "cuda"
 # Without and with factors; of one block each but for the last three, of which one divides I.
 SHAPES = [(1,), (7,), (9, 4), (4, 9), (8, 8), (3, 5, 4), (1500,), (20, 70), (2, 3, 5, 7)]
 
 
 @pytest.fixture(scope="module")
 def network():
-    return _rule.pack(bind("celo", (CELO_RULE,)).theta[RULE], 0.01)
+    return _rule.pack(bind("celo", (CELO_RULE,)).theta[RULE], 0.01).to(DEVICE)
 
 
 def statistics(shape, count):
     """Of as many tensors of one shape, zero."""
     sizes = _rule.statistics_shapes(shape)
-    zeros = {
-        n: torch.zeros((count, *s) if n == "second_moment" else (3, count, *s[1:])) for n, s in sizes.items()
-    }
+    shapes = {n: (count, *s) if n == "second_moment" else (3, count, *s[1:]) for n, s in sizes.items()}
+    zeros = {n: torch.zeros(s, device=DEVICE) for n, s in shapes.items()}
     return _rule.Statistics(**zeros)
+
+
+def by_triton(network, stats, grads, params, taken=1.0):
+    return kernels.steps(
+        network, [stats.momenta], [stats.second_moment], stats.row, stats.col, [grads], [params], taken
+    )
 
 
 def assert_same_steps(network, shape, count, taken):
     """Over as many steps as `taken` has numbers."""
-    draw = torch.Generator().manual_seed(0)
-    params = torch.randn(count, *shape, generator=draw)
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    params = torch.randn(count, *shape, generator=draw, device=DEVICE)
     eager, found = statistics(shape, count), statistics(shape, count)
     for share in taken:
-        grads = torch.randn(count, *shape, generator=draw)
+        grads = torch.randn(count, *shape, generator=draw, device=DEVICE)
         grads[0].view(-1)[-1] = torch.nan
         expected = _rule.steps(CELO, network, eager, grads, params, share)
-        step = kernels.steps(network, found, grads, params, share)
+        step = by_triton(network, found, grads, params, share)
         torch.testing.assert_close(step, expected, rtol=1e-4, atol=2e-6 * float(expected.abs().max()))
     for one, other in zip(found, eager, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -64,25 +70,50 @@ def test_several_tensors_each_with_its_own_network(network):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6,), (4, 3)], ids=str)
 def test_gradients_that_are_not_taken_in_leave_statistics(network, shape):
-    assert_same_steps(network, shape, count=1, taken=[torch.tensor(1.0), torch.tensor(0.0)])
+    assert_same_steps(
+        network, shape, count=1, taken=[torch.ones((), device=DEVICE), torch.zeros((), device=DEVICE)]
+    )
 
 
 @pytest.mark.slow
 def test_strides_of_statistics_do_not_matter(network):
-    draw = torch.Generator().manual_seed(0)
-    grads, params = torch.randn(1, 4, 6, generator=draw), torch.randn(1, 6, 4, generator=draw).mT
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    grads, params = (
+        torch.randn(1, 4, 6, generator=draw, device=DEVICE),
+        torch.randn(1, 6, 4, generator=draw, device=DEVICE).mT,
+    )
     in_order, other = statistics((4, 6), 1), statistics((4, 6), 1)
     other = other._replace(momenta=other.momenta.mT.contiguous().mT)
-    expected = kernels.steps(network, in_order, grads, params.contiguous())
-    assert torch.equal(kernels.steps(network, other, grads, params), expected)
+    expected = by_triton(network, in_order, grads, params.contiguous())
+    assert torch.equal(by_triton(network, other, grads, params), expected)
     assert torch.equal(other.momenta, in_order.momenta)
 
 
+def test_tensors_that_lie_apart_or_at_odd_places(network):
+    """As side by side: two stacks, of two tensors and of one, whose addresses are no multiples of 16."""
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    grads, params = (torch.randn(3, 5, 3, generator=draw, device=DEVICE) for _ in range(2))
+    stats = statistics((5, 3), 3)
+    expected = by_triton(network, stats, grads, params)
+    apart = statistics((5, 3), 3)
+    momenta, second_moments = apart.momenta.split([2, 1], dim=1), list(apart.second_moment.split([2, 1]))
+    found = kernels.steps(
+        *(network, list(momenta), second_moments, apart.row, apart.col),
+        *(list(grads.split([2, 1])), list(params.split([2, 1]))),
+    )
+    assert torch.equal(found, expected)
+    assert torch.equal(apart.momenta, stats.momenta)
+    assert torch.equal(torch.cat(second_moments), stats.second_moment)
+
+
 def trained(kernel, make):
-    params = [torch.linspace(-1, 1, n).view(shape).requires_grad_() for n, shape in ((12, (4, 3)), (5, (5,)))]
+    params = [
+        torch.linspace(-1, 1, n, device=DEVICE).view(shape).requires_grad_()
+        for n, shape in ((12, (4, 3)), (5, (5,)))
+    ]
     optimizer = make(params, kernel=kernel)
     for p in params:
-        p.grad = torch.linspace(1, -2, p.numel()).view(p.shape)
+        p.grad = torch.linspace(1, -2, p.numel(), device=DEVICE).view(p.shape)
     optimizer.step(loss=1.0)
     return params
 
@@ -104,12 +135,10 @@ def test_an_optimizer_that_is_asked_to_uses_them(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_step_calls_them(network):
     torch._dynamo.reset()
-    grads, params = torch.ones(1, 3, 2), torch.ones(1, 3, 2)
+    grads, params = torch.ones(1, 3, 2, device=DEVICE), torch.ones(1, 3, 2, device=DEVICE)
     plain, compiled = statistics((3, 2), 1), statistics((3, 2), 1)
-    expected = kernels.steps(network, plain, grads, params)
-    found = torch.compile(kernels.steps, fullgraph=True, backend="aot_eager")(
-        network, compiled, grads, params
-    )
+    expected = by_triton(network, plain, grads, params)
+    found = torch.compile(by_triton, fullgraph=True, backend="aot_eager")(network, compiled, grads, params)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(compiled.momenta, plain.momenta)
     torch._dynamo.reset()
@@ -132,7 +161,7 @@ def test_blocks_cover_a_tensor(shape):
 
 
 def test_by_name_they_run_on_gpus_or_in_the_interpreter(monkeypatch):
-    assert kernels.INTERPRETED
+    monkeypatch.setattr(kernels, "INTERPRETED", True)
     assert _kernel.chosen("triton", torch.device("cpu")) == "triton"
     monkeypatch.setattr(kernels, "INTERPRETED", False)
     with pytest.raises(CeloError, match="the Triton kernel runs on GPUs, and parameters are on cpu"):

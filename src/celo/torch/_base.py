@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from celo._errors import CeloError, unknown_name
 from celo._limits import check_rate, check_steps
-from celo.torch import _adam, _kernel, _nonfinite, _schedule, _sharded
+from celo.torch import _adam, _kernel, _nonfinite, _schedule, _sharded, _updates
 from celo.torch._sharded import Work, workloads
 from celo.torch._weights import SCHEDULE, BoundWeights
 
@@ -163,13 +163,7 @@ class LearnedOptimizer(Optimizer):
             taken, scale = _on(good, device), _on(factor, device) * _on(group["lr"], device)
             decay = group["weight_decay"] * scale * (1.0 if group["rule"] == "adamw" else self._decay_unit)
             for load in workloads(of_device):
-                for item, step in steps(group, load, taken):
-                    update = step.mul_(scale)
-                    if isinstance(taken, Tensor):  # a step from statistics that are all zero may be NaN
-                        update = torch.where(taken > 0, update, 0.0)
-                    if group["weight_decay"]:
-                        update -= decay * item.value.float()
-                    item.param.add_(_sharded.placed(update, item.param))
+                _updates.add(group, steps(group, load, taken), taken, scale, decay)
 
     def report_loss(self, loss: Any) -> None:
         """Tells the next step its training loss, for loops that call `step()` themselves.
@@ -183,7 +177,9 @@ class LearnedOptimizer(Optimizer):
 
     def _loss(self, explicit: Any, returned: Any) -> Tensor | None:
         """The loss of this step as a float32 scalar, averaged over processes."""
-        reported, self._reported = self._reported, []
+        reported = self._reported
+        if reported:  # torch.compile cannot trace the assignment in all of its releases
+            self._reported = []
         if not self._schedule_there and self._nonfinite is None:
             return None
         if explicit is not None:

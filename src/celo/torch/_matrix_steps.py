@@ -45,51 +45,73 @@ def take_steps(
       taken: 1 where the state takes the gradients in, 0 where it stays as it is.
     """
     native = _kernel.chosen(group["kernel"], work[0].value.device) == "native"
-    by_shape: dict[tuple[int, int], list[tuple[Work, Tensor, Tensor]]] = {}
+    batches = list(_batches(group, work, native))
+    uphill = [_ahead(batch, matrix, taken) for matrix, batch in batches] if native else []
+    if native:
+        _native.orthogonalize(uphill, None)
+    for number, (matrix, batch) in enumerate(batches):
+        factors = uphill[number] if native else factor(_ahead(batch, matrix, taken))
+        steps = factors * -_lengths(theta, batch, matrix, least, taken).view(-1, 1, 1)
+        counts = [item.value.numel() // math.prod(matrix) for item in batch]
+        for item, step in zip(batch, steps.split(counts), strict=True):
+            yield item, step.view(item.value.shape)
+
+
+def _batches(
+    group: dict[str, Any], work: list[Work], native: bool
+) -> Iterator[tuple[tuple[int, int], list[Work]]]:
+    """(rows and columns, parameters whose matrices have so many and are worked on together)."""
+    by_shape: dict[tuple[int, int], list[Work]] = {}
     for item in work:
         matrix = matrix_of(group, item.value)
         assert matrix is not None, f"a tensor of shape {list(item.value.shape)} has no matrices"
-        ahead = _ahead(item, taken).view(-1, *matrix)
-        by_shape.setdefault(matrix, []).append((item, ahead, _lengths(theta, item, matrix, least, taken)))
-    if native:
-        _native.orthogonalize([ahead for parts in by_shape.values() for _, ahead, _ in parts], None)
-    for (rows, columns), parts in by_shape.items():
-        counts = [len(ahead) for _, ahead, _ in parts]
-        together = _rule.slice_size(parts[0][1].device) // (rows * columns * max(counts))
-        most = 1 if native or group["foreach"] is False else max(1, together)
-        for first in range(0, len(parts), most):
-            batch = parts[first : first + most]
-            stack = batch[0][1] if len(batch) == 1 else torch.cat([ahead for _, ahead, _ in batch])
-            factors = stack if native else factor(stack)
-            of_each = factors.split([len(ahead) for _, ahead, _ in batch])
-            for (item, _, length), own in zip(batch, of_each, strict=True):
-                yield item, (own * -length.view(-1, 1, 1)).view(item.value.shape)
+        by_shape.setdefault(matrix, []).append(item)
+    for matrix, items in by_shape.items():
+        largest = max(item.value.numel() for item in items)
+        together = max(1, _rule.slice_size(items[0].value.device) // largest)
+        most = 1 if native or group["foreach"] is False else together  # the native kernel takes all at once
+        for first in range(0, len(items), most):
+            yield matrix, items[first : first + most]
 
 
-def _ahead(item: Work, taken: float | Tensor) -> Tensor:
-    """Nesterov's momentum, uphill; the momentum takes the gradient in."""
-    grad, momentum = _rule.finite_gradient(item.grad), item.state["momentum"]
-    new = momentum.lerp(grad, 1 - DECAY)
+def _ahead(batch: list[Work], matrix: tuple[int, int], taken: float | Tensor) -> Tensor:
+    """Nesterov's momentum, uphill, [n, rows, columns]; the momenta take the gradients in."""
+    grad = _rule.finite_gradient(_together([item.grad.reshape(-1, *matrix) for item in batch]))
+    momenta = [item.state["momentum"] for item in batch]
+    before = _together([momentum.view(-1, *matrix) for momentum in momenta])
+    new = before.lerp(grad, 1 - DECAY)
     ahead = grad.lerp_(new, DECAY).contiguous()
-    _keep(momentum, new, taken)
+    _keep(momenta, before, new, taken)
     return ahead
 
 
-def _keep(old: Tensor, new: Tensor, taken: float | Tensor) -> None:
+def _together(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _keep(states: list[Tensor], old: Tensor, new: Tensor, taken: float | Tensor) -> None:
     """Writes a new statistic over the old one, if the gradients are taken in; a number says that they are."""
-    old.copy_(torch.where(taken.bool(), new, old) if isinstance(taken, Tensor) else new)
+    kept = torch.where(taken.bool(), new, old) if isinstance(taken, Tensor) else new
+    parts = kept.reshape(-1).split([state.numel() for state in states])
+    torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+        states, [part.view(s.shape) for part, s in zip(parts, states, strict=True)]
+    )
 
 
 def _lengths(
-    theta: _rule.Theta, item: Work, matrix: tuple[int, int], least: float | Tensor, taken: float | Tensor
+    theta: _rule.Theta,
+    batch: list[Work],
+    matrix: tuple[int, int],
+    least: float | Tensor,
+    taken: float | Tensor,
 ) -> Tensor:
-    """[n], how long the steps of a tensor's n matrices are where factors have singular values of one."""
-    count = item.value.numel() // math.prod(matrix)
-    size = _rule.sizes(item.value.float().reshape(count, -1))
-    before = item.state["first_size"].view(count)
+    """[n], how long the steps of n matrices are where factors have singular values of one."""
+    size = _rule.sizes(_together([item.value.float().reshape(-1, math.prod(matrix)) for item in batch]))
+    firsts = [item.state["first_size"] for item in batch]
+    before = _together([first.view(-1) for first in firsts])
     began = torch.where(size < ZERO_SIZE, usual_size(matrix), size)  # the size of zeros says nothing
     first = torch.where(before == 0.0, began, before)
-    _keep(before, first, taken)
+    _keep(firsts, before, first, taken)
     power = theta["start_power"] if "start_power" in theta else torch.zeros_like(theta["log_matrix_step"])
     share = size.clamp(min=least) ** (1 - power) * first.clamp(min=least) ** power
     return RULE_STEP * math.sqrt(max(matrix)) * theta["log_matrix_step"].exp() * share

@@ -1,9 +1,18 @@
-"""Orthogonalised steps in PyTorch: `celo._kernels.orthogonal` has the mathematics."""
+"""Orthogonalised steps in PyTorch: `celo._kernels.orthogonal` has the mathematics.
+
+On a GPU products are in half precision, whatever `torch.set_float32_matmul_precision` says: in single
+precision they alone take longer than Muon's whole step. A Gram matrix doubles the orders of magnitude, so
+what half precision loses of it is made good: after some of the polynomials it is formed anew.
+"""
+
+import math
 
 import torch
 from torch import Tensor
 
 from celo._definitions import LARGEST, POLAR, SMALLEST, PolarIteration
+
+_BEFORE_ANEW = 2  # polynomials, on a GPU
 
 
 def polar_factor(x: Tensor) -> Tensor:
@@ -26,34 +35,58 @@ def _factor(x: Tensor, iteration: PolarIteration) -> tuple[Tensor, Tensor]:
     largest = x.abs().amax(dim=(-2, -1), keepdim=True)
     usable = (largest >= SMALLEST) & (largest <= LARGEST)
     scaled = x / torch.where(usable, largest, 1.0)
-    tall = x.shape[-2] >= x.shape[-1]
-    gram = scaled.mT @ scaled if tall else scaled @ scaled.mT
-    inverse_root = _inverse_root(gram, iteration)
-    found = scaled @ inverse_root if tall else inverse_root @ scaled
+    tall = x.shape[-2] > x.shape[-1]
+    stack = (scaled.mT if tall else scaled).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
+    found = _brought_near(stack, iteration)
+    found = (found.mT if tall else found).reshape(x.shape)
     length = _norm(scaled) / torch.where(usable, _norm(found), 1.0) * largest
     return torch.where(usable, found, x), torch.where(usable, length, 1.0)
 
 
-def _inverse_root(gram: Tensor, iteration: PolarIteration) -> Tensor:
-    """The polynomials' approximation of G^(-1/2), for [..., k, k]."""
-    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    square = gram @ gram
+def _brought_near(x: Tensor, iteration: PolarIteration) -> Tensor:
+    """Factors of matrices [n, k, m] of finite entries, k at most m; of one of zeros what it may be."""
+    parts, rows = (iteration.polynomials,), x.shape[-2]
+    if x.device.type != "cpu":
+        parts = iteration.polynomials[:_BEFORE_ANEW], iteration.polynomials[_BEFORE_ANEW:]
+        # Singular values of one on average, so that no entry is too large or small for half precision.
+        x = (x * (math.sqrt(rows) / _norm(x))).half()
+    gram = x @ x.mT
     if iteration.by_trace:
-        bound = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
+        bound = gram.diagonal(dim1=-2, dim2=-1).sum(dim=-1, dtype=torch.float32)[..., None, None]
+        gram = _over(gram, bound)
+        square = gram @ gram
     else:
-        bound = _norm(square).sqrt()
-    bound = torch.where(bound > 0, bound, 1.0)  # of a matrix of zeros
-    gram, square = gram / bound, square / bound**2
+        size = _norm(gram) / math.sqrt(rows)
+        gram = _over(gram, size)
+        square = gram @ gram
+        spread = _norm(square)
+        gram, square, bound = _over(gram, spread.sqrt()), _over(square, spread), size * spread.sqrt()
+    x = _applied(parts[0], gram, square, bound) @ x
+    for part in parts[1:]:
+        gram = x @ x.mT
+        x = _applied(part, gram, gram @ gram, None) @ x
+    return x.float()
+
+
+def _applied(
+    polynomials: tuple[tuple[float, float, float], ...], gram: Tensor, square: Tensor, bound: Tensor | None
+) -> Tensor:
+    """What a matrix is multiplied by to be brought through the polynomials, over the root of the bound."""
     root = None
-    for number, (a, b, c) in enumerate(iteration.polynomials, start=1):
-        factor = torch.add(a * identity + b * gram, square, alpha=c)
-        root = factor if root is None else root @ factor
-        if number < len(iteration.polynomials):
-            gram = gram @ factor @ factor
+    for number, (a, b, c) in enumerate(polynomials, start=1):
+        step = torch.add(b * gram, square, alpha=c)
+        step.diagonal(dim1=-2, dim2=-1).add_(a)
+        root = step if root is None else root @ step
+        if number < len(polynomials):
+            gram = gram @ step @ step
             square = gram @ gram
     assert root is not None
-    return root * bound.rsqrt()
+    return root if bound is None else root * torch.where(bound > 0, bound, 1.0).rsqrt().to(root.dtype)
+
+
+def _over(x: Tensor, size: Tensor) -> Tensor:
+    return x / torch.where(size > 0, size, 1.0).to(x.dtype)  # of a matrix of zeros it is 0
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.matrix_norm(x, keepdim=True)
+    return torch.linalg.matrix_norm(x, keepdim=True, dtype=torch.float32)

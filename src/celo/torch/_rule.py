@@ -98,7 +98,7 @@ def unclipped_gradient(grad: Tensor) -> Tensor:
 def pack(theta: Theta, min_rms: float | Tensor = 0.0) -> Tensor:
     """[W], a network: its weights, and the least size of a tensor."""
     weights = [theta[name].reshape(-1) for name in RULE_WEIGHTS]
-    return torch.cat([*weights, torch.as_tensor(min_rms, dtype=torch.float32).reshape(1)])
+    return torch.cat([*weights, weights[0].new_empty(1).fill_(min_rms)])
 
 
 def _unpack(rule: RuleNetwork, network: Tensor) -> tuple[Theta, Tensor]:

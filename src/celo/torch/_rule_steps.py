@@ -5,7 +5,7 @@ the Triton kernel computes where it can.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from celo.torch._sharded import Work
 
 Batch = tuple[list[Work], Tensor]  # tensors of one shape, and their steps [n, *S]; a stack counts as n
 _Owned = tuple[Work, Tensor]  # a tensor, and its network
-_Steps = Callable[[Tensor, Statistics, Tensor, Tensor, float | Tensor], Tensor]  # `_rule.steps` of one rule
 
 
 def options(
@@ -85,11 +84,13 @@ def take_steps(
         else:
             by_shape.setdefault(item.value.shape, []).append((item, network))
     for shape, of_shape in by_shape.items():
-        steps, together = _form(rule, kernel, of_shape[0][0], layers)
-        most = 1 if group["foreach"] is False else max(1, together // shape.numel())
+        by_triton = kernel == "triton" and _has_triton_form(rule, tuple(shape[layers:]))
+        compute = _triton_steps if by_triton else partial(_batched_steps, rule)
+        together = max(1, _rule.slice_size(of_shape[0][0].value.device) // shape.numel())
+        most = 1 if group["foreach"] is False else together
         for first in range(0, len(of_shape), most):
             batch = of_shape[first : first + most]
-            yield [item for item, _ in batch], _batched_steps(steps, batch, layers, taken)
+            yield [item for item, _ in batch], compute(batch, layers, taken)
 
 
 def divided(batch: list[Work], steps: Tensor, group: dict[str, Any]) -> Iterator[tuple[Work, Tensor]]:
@@ -99,29 +100,53 @@ def divided(batch: list[Work], steps: Tensor, group: dict[str, Any]) -> Iterator
         yield item, step.reshape(item.value.shape)
 
 
-def _form(rule: RuleNetwork, kernel: str, item: Work, layers: int) -> tuple[_Steps, int]:
-    """What computes tensors of one shape, and how many elements of them are worth computing together."""
-    if kernel == "triton":
-        from celo.torch import _triton  # it imports triton
+def _has_triton_form(rule: RuleNetwork, shape: tuple[int, ...]) -> bool:
+    from celo.torch import _triton  # it imports triton
 
-        if _triton.has_form(rule, tuple(item.value.shape[layers:])):
-            return _triton.steps, _triton.TOGETHER
-    return partial(_rule.steps, rule), _rule.slice_size(item.value.device)
+    return _triton.has_form(rule, shape)
 
 
-def _batched_steps(steps: _Steps, batch: list[_Owned], layers: int, taken: float | Tensor) -> Tensor:
-    """By PyTorch's own operations, or by Triton."""
-    items, networks = [item for item, _ in batch], [network for _, network in batch]
-    network = networks[0] if networks[0].dim() == 1 else _side_by_side(networks)
+def _batched_steps(rule: RuleNetwork, batch: list[_Owned], layers: int, taken: float | Tensor) -> Tensor:
+    """By PyTorch's own operations."""
+    items = [item for item, _ in batch]
     stats = Statistics(*(_joined(items, name, layers) for name in Statistics._fields))
-    shape = stats.second_moment.shape
-    gradient = _side_by_side([x.grad.float().reshape(-1, *shape[1:]) for x in items])
-    value = _side_by_side([x.value.float().reshape(-1, *shape[1:]) for x in items])
-    found = steps(network, stats, gradient, value, taken)
+    shape = stats.second_moment.shape[1:]
+    grads = _side_by_side([x.grad.float().reshape(-1, *shape) for x in items])
+    values = _side_by_side([x.value.float().reshape(-1, *shape) for x in items])
+    found = _rule.steps(rule, _network(batch), stats, grads, values, taken)
     if len(batch) > 1:
         for name, joined in zip(Statistics._fields, stats, strict=True):
             _take_apart(items, name, joined)
     return found
+
+
+def _triton_steps(batch: list[_Owned], layers: int, taken: float | Tensor) -> Tensor:
+    """By Triton, which copies side by side only what is small."""
+    from celo.torch import _triton
+
+    items = [item for item, _ in batch]
+    shape = tuple(items[0].value.shape[layers:]) or (1,)
+    row, col = (_joined(items, name, layers) for name in ("row", "col"))
+    found = _triton.steps(
+        _network(batch),
+        [x.state["momenta"].view(3, -1, *shape) for x in items],
+        [x.state["second_moment"].view(-1, *shape) for x in items],
+        row,
+        col,
+        [x.grad.float().reshape(-1, *shape) for x in items],
+        [x.value.float().reshape(-1, *shape) for x in items],
+        taken,
+    )
+    if len(batch) > 1:
+        _take_apart(items, "row", row)
+        _take_apart(items, "col", col)
+    return found
+
+
+def _network(batch: list[_Owned]) -> Tensor:
+    """That of all tensors [W], or of each [n, W]."""
+    networks = [network for _, network in batch]
+    return networks[0] if networks[0].dim() == 1 else _side_by_side(networks)
 
 
 def _side_by_side(parts: list[Tensor]) -> Tensor:

@@ -12,7 +12,7 @@ Both modules import triton. With TRITON_INTERPRET=1 set before that it also runs
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -34,9 +34,7 @@ from celo._definitions import (
     memory_layout,
 )
 from celo.torch import _triton_passes as passes
-from celo.torch._rule import Statistics
 
-TOGETHER = 1 << 20  # elements of tensors of one shape that are worth copying side by side
 _BLOCK = 1 << 10  # elements that one program works on
 _WARPS = 8  # so that what the network needs of so many elements stays in registers
 _LARGEST = 1 << 31  # elements of a tensor that 32 bits count
@@ -110,31 +108,50 @@ def _rates(device: torch.device) -> Tensor:
     return torch.tensor([1.0 - decay for decay in decays], dtype=torch.float32, device=device)
 
 
+@lru_cache(maxsize=1024)
+def _table(addresses: tuple[int, ...], device: torch.device) -> Tensor:
+    """Addresses where a kernel can read them; to be copied there without waiting they must be pinned."""
+    table = torch.tensor(addresses, dtype=torch.int64)
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+
+def _places(parts: list[list[Tensor]]) -> tuple[Tensor, bool]:
+    """(the table [parts, n], whether all begin at multiples of 16 bytes) of stacks of n tensors a part."""
+    addresses = [
+        x.data_ptr() + index * x.stride(0) * x.element_size()
+        for part in parts
+        for x in part
+        for index in range(len(x))
+    ]
+    return _table(tuple(addresses), parts[0][0].device), all(address % 16 == 0 for address in addresses)
+
+
 def _steps(
     network: Tensor,
-    momenta: Tensor,
-    second_moment: Tensor,
+    momenta: list[Tensor],
+    second_moments: list[Tensor],
     row: Tensor,
     col: Tensor,
-    grads: Tensor,
-    params: Tensor,
+    grads: list[Tensor],
+    params: list[Tensor],
     taken: Tensor,
 ) -> Tensor:
-    shape, count = tuple(grads.shape[1:]), grads.shape[0]
+    shape, count = tuple(grads[0].shape[1:]), sum(map(len, grads))
     g = _geometry(count, shape)
     grid = (count * g.blocks,)
+    places, aligned = _places([grads, params, second_moments, *([x[k] for x in momenta] for k in range(3))])
 
     def buffer(*sizes: int) -> Tensor:
-        return grads.new_empty(sizes)
+        return row.new_empty(sizes)
 
-    rates = _rates(grads.device) * taken
+    rates = _rates(row.device) * taken
     names = passes.PLAIN if g.FACTORED else passes.PLAIN + passes.OF_VECTORS
     plain = buffer(count, g.blocks, sum(INPUTS[name] for name in names))
     tiles_a, tiles_b, _ = g.tiles
     across = buffer(count, tiles_a, g.across if g.FACTORED else 0)
     along = buffer(count, tiles_b, g.along if g.FACTORED else 0)
     passes.observe[grid](  # pyright: ignore[reportIndexIssue]
-        grads, params, momenta, second_moment, row, rates, plain, across, along, *g, num_warps=_WARPS
+        places, row, rates, plain, across, along, *g, aligned, num_warps=_WARPS
     )
     sums = plain.sum(dim=1).split([INPUTS[name] for name in names], dim=1)  # [n, inputs] each
     squares = {name: total / g.size for name, total in zip(names, sums, strict=True)}
@@ -148,7 +165,7 @@ def _steps(
         assert axes
         means = row.mean(dim=2 + axes[1], keepdim=True)
         factored = buffer(count, g.blocks, 6)
-        arguments = (grads, momenta, row, col, means, factored, *g)
+        arguments = (places, row, col, means, factored, *g, aligned)
         passes.normalise[grid](*arguments, num_warps=_WARPS)  # pyright: ignore[reportIndexIssue]
         squares["factored_grad"], squares["factored_momentum"] = (
             factored.sum(dim=1).div_(g.size).split(3, dim=1)
@@ -166,40 +183,56 @@ def _steps(
     first = NUM_INPUTS * HIDDEN
     scaled = weights[:, :first] * scales.repeat_interleave(HIDDEN, dim=1)
     networks = torch.cat([scaled, weights[:, first:-1], length], dim=1)
-    steps = torch.empty_like(params)
+    steps = buffer(count, *shape)
     passes.step[grid](  # pyright: ignore[reportIndexIssue]
-        grads, params, momenta, second_moment, row, col, means, networks, steps, *g, num_warps=_WARPS
+        places, row, col, means, networks, steps, *g, aligned, num_warps=_WARPS
     )
     return steps
 
 
 # What torch.compile sees; it does not look into it.
 _steps_op = torch.library.custom_op(
-    "celo::triton_rule_steps", _steps, mutates_args=("momenta", "second_moment", "row", "col")
+    "celo::triton_rule_steps", _steps, mutates_args=("momenta", "second_moments", "row", "col")
 )
-_steps_op.register_fake(lambda network, momenta, second_moment, row, col, grads, *_: torch.empty_like(grads))
+_steps_op.register_fake(lambda network, momenta, second_moments, *rest: torch.cat(second_moments))
 
 
 def steps(
-    network: Tensor, stats: Statistics, grads: Tensor, params: Tensor, taken: float | Tensor = 1.0
+    network: Tensor,
+    momenta: list[Tensor],
+    second_moments: list[Tensor],
+    row: Tensor,
+    col: Tensor,
+    grads: list[Tensor],
+    params: list[Tensor],
+    taken: float | Tensor = 1.0,
 ) -> Tensor:
-    """`_rule.steps` of raw gradients by Celo's rule; `stats` are updated in place.
+    """`_rule.steps` of raw gradients by Celo's rule; statistics are updated in place.
+
+    Tensors that are as large as a parameter, or larger, are given in lists, and stay where they are.
 
     Args:
       network: as `_rule.pack` gives it, of all tensors [W] or of each [n, W].
-      stats: of n tensors of one shape that has a form.
-      grads: [n, *S]; NaN counts as zero.
-      params: [n, *S].
+      momenta: stacks of tensors of one shape that has a form, [3, k, *S], of n tensors in all.
+      second_moments: likewise, [k, *S].
+      row: [3, n, …].
+      col: [3, n, …].
+      grads: likewise, [k, *S]; NaN counts as zero.
+      params: likewise, [k, *S].
       taken: 1 where statistics take the gradients in, 0 where they stay as they are.
 
     All are float32, on a GPU unless Triton's interpreter runs.
     """
     call = _steps_op if torch.compiler.is_compiling() else _steps
-    taken = taken if isinstance(taken, Tensor) else grads.new_full((), taken)
-    in_order = tuple(x.contiguous() for x in stats)
-    momenta, second_moment, row, col = in_order
-    found = call(network, momenta, second_moment, row, col, grads.contiguous(), params.contiguous(), taken)
-    for x, changed in zip(stats, in_order, strict=True):
+    taken = taken if isinstance(taken, Tensor) else row.new_full((), taken)
+    given = [*momenta, *second_moments, row, col]
+    in_order = [x.contiguous() for x in given]
+    count = len(momenta)
+    found = call(
+        *(network, in_order[:count], in_order[count : 2 * count], in_order[-2], in_order[-1]),
+        *([x.contiguous() for x in grads], [x.contiguous() for x in params], taken),
+    )
+    for x, changed in zip(given, in_order, strict=True):
         if x is not changed:
             x.copy_(changed)
     return found

@@ -1,7 +1,11 @@
 """The passes of Celo's update rule over tensors on a GPU, in Triton's language; `_triton` calls them.
 
 A tensor is seen as [A, a, M, b, I] with a and b its factored axes, as `rule.cc` explains. A program works on
-a block of a, b and I. What it sums is stored for each block, and added up afterwards.
+a block of a, b and I. What it sums is stored for each block, and added up afterwards. Where the tensors lie
+is in a table of addresses, so that those of one shape need not be side by side.
+
+No argument of a kernel may be named params, specialization or options: they are variables of the function
+that Triton writes to call it.
 """
 
 import math
@@ -78,6 +82,15 @@ def _place(size, outer, a, middle, b, inner, A: tl.constexpr, B: tl.constexpr, I
 
 
 @triton.jit
+def _at(places, which, n, tensor, ALIGNED: tl.constexpr):
+    """Where a tensor's gradient (0), value, second moment or one of three momenta (3, 4, 5) begins."""
+    first = tl.load(places + which * n + tensor).to(tl.pointer_type(tl.float32))
+    if ALIGNED:
+        first = tl.multiple_of(first, 16)
+    return first
+
+
+@triton.jit
 def _clean(grad):
     grad = tl.where(grad == grad, grad, 0.0)  # NaN counts as zero
     return tl.minimum(tl.maximum(grad, -_LIMIT), _LIMIT)
@@ -112,10 +125,7 @@ def _factor(row, col, mean, there_row, there_col, there_mean):
 
 @triton.jit
 def observe(
-    grads,
-    params,
-    momenta,
-    second_moment,
+    places,
     row,
     rates,
     plain,
@@ -133,19 +143,20 @@ def observe(
     INNER: tl.constexpr,
     FACTORED: tl.constexpr,
     ROW_ALONG: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """Takes gradients into momenta, second moments, and the rows of tensors without factors; by block, sums
     of squares of inputs into `plain`, and sums over a and over b of squared gradients."""
     place = _place(size, outer, a, middle, b, inner, A, B, INNER)
     tensor, tile_a, tile_b, there, there_across, there_along, _, at, across, along, _ = place
-    first = tensor.to(tl.int64) * size
     plain += tl.program_id(0).to(tl.int64) * (_NUM_PLAIN if FACTORED else _NUM_PLAIN + _NUM_OF_VECTORS)
-    grad = _clean(tl.load(grads + first + at, mask=there, other=0.0))
-    param = tl.load(params + first + at, mask=there, other=0.0)
+    grad = _clean(tl.load(_at(places, 0, n, tensor, ALIGNED) + at, mask=there, other=0.0))
+    param = tl.load(_at(places, 1, n, tensor, ALIGNED) + at, mask=there, other=0.0)
     square = grad * grad
-    second = tl.load(second_moment + first + at, mask=there, other=0.0)
+    at_second = _at(places, 2, n, tensor, ALIGNED) + at
+    second = tl.load(at_second, mask=there, other=0.0)
     second += tl.load(rates + 3) * (square - second)
-    tl.store(second_moment + first + at, second, mask=there)
+    tl.store(at_second, second, mask=there)
     inverse_rms = tl.where(there, tl.rsqrt(second + _FLOOR), 0.0)
     _put_squares(plain, 0, grad)
     _put_squares(plain, 1, _clipped(grad))
@@ -155,10 +166,10 @@ def observe(
     _put_squares(plain, 5, grad * inverse_rms)
     for k in tl.static_range(3):
         which = (k * n + tensor).to(tl.int64)
-        where = momenta + which * size + at
-        momentum = tl.load(where, mask=there, other=0.0)
+        at_momentum = _at(places, 3 + k, n, tensor, ALIGNED) + at
+        momentum = tl.load(at_momentum, mask=there, other=0.0)
         momentum += tl.load(rates + k) * (grad - momentum)
-        tl.store(where, momentum, mask=there)
+        tl.store(at_momentum, momentum, mask=there)
         _put_squares(plain, 6 + k, momentum)
         _put_squares(plain, 9 + k, momentum * inverse_rms)
         if not FACTORED:
@@ -180,8 +191,7 @@ def observe(
 
 @triton.jit
 def normalise(
-    grads,
-    momenta,
+    places,
     row,
     col,
     means,
@@ -198,6 +208,7 @@ def normalise(
     INNER: tl.constexpr,
     FACTORED: tl.constexpr,
     ROW_ALONG: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """By block, sums of squares of the factored gradients and momenta of tensors that have factors."""
     place = _place(size, outer, a, middle, b, inner, A, B, INNER)
@@ -205,9 +216,8 @@ def normalise(
     at_row, at_col = _row_and_col(ROW_ALONG, along, across)
     there_row, there_col = _row_and_col(ROW_ALONG, there_along, there_across)
     rows, cols = _row_and_col(ROW_ALONG, outer * a * middle * inner, outer * middle * b * inner)
-    first = tensor.to(tl.int64) * size
     sums += tl.program_id(0).to(tl.int64) * 6
-    grad = _clean(tl.load(grads + first + at, mask=there, other=0.0))
+    grad = _clean(tl.load(_at(places, 0, n, tensor, ALIGNED) + at, mask=there, other=0.0))
     for k in tl.static_range(3):
         which = (k * n + tensor).to(tl.int64)
         factor = _factor(
@@ -218,7 +228,7 @@ def normalise(
             there_col,
             there_mean,
         )
-        momentum = tl.load(momenta + which * size + at, mask=there, other=0.0)
+        momentum = tl.load(_at(places, 3 + k, n, tensor, ALIGNED) + at, mask=there, other=0.0)
         _put_squares(sums, k, grad * factor)
         _put_squares(sums, 3 + k, momentum * factor)
 
@@ -248,10 +258,7 @@ def _unit(h0, h1, h2, h3, layer, unit, OUTPUTS: tl.constexpr):
 
 @triton.jit
 def step(
-    grads,
-    params,
-    momenta,
-    second_moment,
+    places,
     row,
     col,
     means,
@@ -269,6 +276,7 @@ def step(
     INNER: tl.constexpr,
     FACTORED: tl.constexpr,
     ROW_ALONG: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """The network's steps; `networks` have normalisers in their first layer, and a tensor's length last."""
     place = _place(size, outer, a, middle, b, inner, A, B, INNER)
@@ -276,12 +284,11 @@ def step(
     at_row, at_col = _row_and_col(ROW_ALONG, along, across)
     there_row, there_col = _row_and_col(ROW_ALONG, there_along, there_across)
     rows, cols = _row_and_col(ROW_ALONG, outer * a * middle * inner, outer * middle * b * inner)
-    first = tensor.to(tl.int64) * size
     network = networks + tensor * _WEIGHTS
     layer = network + 4 * _INPUTS
-    grad = _clean(tl.load(grads + first + at, mask=there, other=0.0))
-    param = tl.load(params + first + at, mask=there, other=0.0)
-    second = tl.load(second_moment + first + at, mask=there, other=0.0)
+    grad = _clean(tl.load(_at(places, 0, n, tensor, ALIGNED) + at, mask=there, other=0.0))
+    param = tl.load(_at(places, 1, n, tensor, ALIGNED) + at, mask=there, other=0.0)
+    second = tl.load(_at(places, 2, n, tensor, ALIGNED) + at, mask=there, other=0.0)
     inverse_rms = tl.rsqrt(second + _FLOOR)
     h0, h1, h2, h3 = tl.load(layer), tl.load(layer + 1), tl.load(layer + 2), tl.load(layer + 3)
     h0, h1, h2, h3 = _enter(h0, h1, h2, h3, network, _GRAD, grad)
@@ -292,7 +299,7 @@ def step(
     h0, h1, h2, h3 = _enter(h0, h1, h2, h3, network, _GRAD_OVER_RMS, grad * inverse_rms)
     for k in tl.static_range(3):
         which = (k * n + tensor).to(tl.int64)
-        momentum = tl.load(momenta + which * size + at, mask=there, other=0.0)
+        momentum = tl.load(_at(places, 3 + k, n, tensor, ALIGNED) + at, mask=there, other=0.0)
         of_row = tl.load(row + which * rows + at_row, mask=there_row, other=1.0)
         if FACTORED:
             of_col = tl.load(col + which * cols + at_col, mask=there_col, other=1.0)
@@ -322,4 +329,8 @@ def step(
     layer += 4 * 4 + 4
     direction, magnitude = _unit(u0, u1, u2, u3, layer, 0, 2), _unit(u0, u1, u2, u3, layer, 1, 2)
     length = tl.load(layer + 4 * 2 + 2)
-    tl.store(steps + first + at, -direction * tl.exp(magnitude * _MAGNITUDE) * length, mask=there)
+    tl.store(
+        steps + tensor.to(tl.int64) * size + at,
+        -direction * tl.exp(magnitude * _MAGNITUDE) * length,
+        mask=there,
+    )
