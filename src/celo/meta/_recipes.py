@@ -237,8 +237,7 @@ RECIPES: dict[str, Recipe] = {
         resume_slots=1,
         expert_steps=50_000,
     ),
-    # The shipped weights were trained by it when matrices still took the rule's steps, orthogonalised, and
-    # were given the momentum afterwards. A run with convolutions and autoencoders in phase 1, six times as
+    # The shipped weights are of it, seed 2. A run with convolutions and autoencoders in phase 1, six times as
     # long, took smaller steps and ended behind on the probe (results/LOG.md).
     "laptop": dataclasses.replace(
         _QUICK,
