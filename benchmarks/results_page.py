@@ -17,12 +17,9 @@ from typing import Any
 from celo.evaluate import leaderboard, load_records
 from celo.evaluate._report import tables
 from celo.evaluate._score.leaderboard import Leaderboard
-from celo.evaluate._settings import ADAM
 
 PAGE = Path("docs/results.md")
 ARCHIVES = ("results/evaluation/laptop.zip", "src/celo/evaluate/records/laptop.zip")
-ONE_SETTING = "results/evaluation/laptop_one_setting.zip"
-UNTUNED = ("celo", "celo_1", "celo_published", "celo_adam_published")
 NEW_DATA = (
     *("breast_cancer_mlp", "diabetes_mlp", "china_fourier", "china_siren"),
     *("kjv_lstm", "kjv_gru", "kjv_transformer"),
@@ -31,7 +28,6 @@ BOARDS: dict[str, dict[str, Any]] = {
     "all": {},
     "new-data": {"tasks": NEW_DATA},
     "validation": {"loss": "valid"},
-    "one-setting": {},  # of those whom nobody has tuned for a task, and of Adam, who is the reference
 }
 TABLE = re.compile(r"(<!-- table: (?P<words>.*?) -->\n\n)(?:\|.*\n)*")
 
@@ -39,10 +35,7 @@ TABLE = re.compile(r"(<!-- table: (?P<words>.*?) -->\n\n)(?:\|.*\n)*")
 @functools.cache
 def board_of(key: str) -> Leaderboard:
     """The leaderboard of `BOARDS`; two tables are of one."""
-    records = load_records(*ARCHIVES)
-    if key == "one-setting":
-        records = [one for one in records if one.contestant in (ADAM, *UNTUNED)] + load_records(ONE_SETTING)
-    return leaderboard(records, **BOARDS[key])
+    return leaderboard(load_records(*ARCHIVES), **BOARDS[key])
 
 
 def table(words: str) -> str:
