@@ -6,6 +6,7 @@
 weights `celo-1` over its own, from the entries of `results/LOG.md` that say how they were measured.
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -26,6 +27,7 @@ STAGES = {  # what it is called in the log -> what was new in it
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter).parse_args()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
