@@ -6,21 +6,7 @@ from triton.compiler import ASTSource
 
 from celo.torch import _triton, _triton_passes
 
-SIZES = (
-    "n",
-    "size",
-    "outer",
-    "a",
-    "middle",
-    "b",
-    "inner",
-    "A",
-    "B",
-    "INNER",
-    "FACTORED",
-    "ROW_ALONG",
-    "ALIGNED",
-)
+SIZES = (*_triton._Geometry._fields, "ALIGNED")
 TARGET = GPUTarget("cuda", 80, 32)
 
 for count, shape in ((1, (768, 3072)), (3, (64, 3, 3, 3)), (12, (768,))):

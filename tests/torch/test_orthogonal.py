@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from celo._definitions import MUON
+from celo._definitions import MUON, POLAR
 from celo._kernels import orthogonal
-from celo.torch._orthogonal import factor, polar_factor
+from celo.torch._orthogonal import _brought_near, factor, polar_factor
 
 SHAPES = [(6, 6), (5, 12), (3, 7, 4), (2, 3, 4, 9)]
 
@@ -46,6 +46,17 @@ def test_singular_values_are_nearly_equal_and_the_length_is_kept(shape):
     values = torch.linalg.svdvals(result)
     assert (values.amax(-1) / values.amin(-1) < 1.2).all()
     torch.testing.assert_close(torch.linalg.matrix_norm(result), torch.linalg.matrix_norm(x))
+
+
+@pytest.mark.parametrize("iteration", [POLAR, MUON], ids=["polar", "muon"])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
+def test_half_precision_comes_near_single(iteration, scale):
+    """As on a GPU, with singular values over two decades."""
+    left, _, right = np.linalg.svd(matrices((48, 80)), full_matrices=False)
+    x = torch.from_numpy(scale * left * np.logspace(0, -2, 48, dtype=np.float32) @ right)[None]
+    single, half = (_brought_near(x, iteration, half=half) for half in (False, True))
+    assert (half - single).norm() < 0.02 * single.norm()
+    assert torch.equal(_brought_near(torch.zeros_like(x), iteration, half=False), torch.zeros_like(x))
 
 
 def test_directions_are_those_of_the_matrix():

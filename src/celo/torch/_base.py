@@ -178,7 +178,7 @@ class LearnedOptimizer(Optimizer):
     def _loss(self, explicit: Any, returned: Any) -> Tensor | None:
         """The loss of this step as a float32 scalar, averaged over processes."""
         reported = self._reported
-        if reported:  # torch.compile cannot trace the assignment in all of its releases
+        if reported:  # PyTorch 2.11 could not compile the assignment
             self._reported = []
         if not self._schedule_there and self._nonfinite is None:
             return None

@@ -76,17 +76,13 @@ def _batches(
 
 def _ahead(batch: list[Work], matrix: tuple[int, int], taken: float | Tensor) -> Tensor:
     """Nesterov's momentum, uphill, [n, rows, columns]; the momenta take the gradients in."""
-    grad = _rule.finite_gradient(_together([item.grad.reshape(-1, *matrix) for item in batch]))
+    grad = _rule.finite_gradient(_rule.side_by_side([item.grad.reshape(-1, *matrix) for item in batch]))
     momenta = [item.state["momentum"] for item in batch]
-    before = _together([momentum.view(-1, *matrix) for momentum in momenta])
+    before = _rule.side_by_side([momentum.view(-1, *matrix) for momentum in momenta])
     new = before.lerp(grad, 1 - DECAY)
     ahead = grad.lerp_(new, DECAY).contiguous()
     _keep(momenta, before, new, taken)
     return ahead
-
-
-def _together(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _keep(states: list[Tensor], old: Tensor, new: Tensor, taken: float | Tensor) -> None:
@@ -106,9 +102,11 @@ def _lengths(
     taken: float | Tensor,
 ) -> Tensor:
     """[n], how long the steps of n matrices are where factors have singular values of one."""
-    size = _rule.sizes(_together([item.value.float().reshape(-1, math.prod(matrix)) for item in batch]))
+    size = _rule.sizes(
+        _rule.side_by_side([item.value.float().reshape(-1, math.prod(matrix)) for item in batch])
+    )
     firsts = [item.state["first_size"] for item in batch]
-    before = _together([first.view(-1) for first in firsts])
+    before = _rule.side_by_side([first.view(-1) for first in firsts])
     began = torch.where(size < ZERO_SIZE, usual_size(matrix), size)  # the size of zeros says nothing
     first = torch.where(before == 0.0, began, before)
     _keep(firsts, before, first, taken)

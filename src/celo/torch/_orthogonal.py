@@ -1,8 +1,8 @@
 """Orthogonalised steps in PyTorch: `celo._kernels.orthogonal` has the mathematics.
 
 On a GPU products are in half precision, whatever `torch.set_float32_matmul_precision` says: in single
-precision they alone take longer than Muon's whole step. A Gram matrix doubles the orders of magnitude, so
-what half precision loses of it is made good: after some of the polynomials it is formed anew.
+precision they take two to four times as long (results/LOG.md). A Gram matrix doubles the orders of
+magnitude, so what half precision loses of it is made good: after some polynomials it is formed anew.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from celo._definitions import LARGEST, POLAR, SMALLEST, PolarIteration
 
-_BEFORE_ANEW = 2  # polynomials, on a GPU
+_BEFORE_ANEW = 2  # polynomials, in half precision
 
 
 def polar_factor(x: Tensor) -> Tensor:
@@ -37,16 +37,16 @@ def _factor(x: Tensor, iteration: PolarIteration) -> tuple[Tensor, Tensor]:
     scaled = x / torch.where(usable, largest, 1.0)
     tall = x.shape[-2] > x.shape[-1]
     stack = (scaled.mT if tall else scaled).reshape(-1, min(x.shape[-2:]), max(x.shape[-2:]))
-    found = _brought_near(stack, iteration)
+    found = _brought_near(stack, iteration, half=x.device.type != "cpu")
     found = (found.mT if tall else found).reshape(x.shape)
     length = _norm(scaled) / torch.where(usable, _norm(found), 1.0) * largest
     return torch.where(usable, found, x), torch.where(usable, length, 1.0)
 
 
-def _brought_near(x: Tensor, iteration: PolarIteration) -> Tensor:
+def _brought_near(x: Tensor, iteration: PolarIteration, half: bool) -> Tensor:
     """Factors of matrices [n, k, m] of finite entries, k at most m; of one of zeros what it may be."""
     parts, rows = (iteration.polynomials,), x.shape[-2]
-    if x.device.type != "cpu":
+    if half:
         parts = iteration.polynomials[:_BEFORE_ANEW], iteration.polynomials[_BEFORE_ANEW:]
         # Singular values of one on average, so that no entry is too large or small for half precision.
         x = (x * (math.sqrt(rows) / _norm(x))).half()

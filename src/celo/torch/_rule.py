@@ -84,6 +84,11 @@ def slice_size(device: torch.device) -> int:
     return CPU_SLICE if device.type == "cpu" else GPU_SLICE
 
 
+def side_by_side(parts: list[Tensor]) -> Tensor:
+    """Stacks of tensors of one shape as one stack; without a copy if there is but one."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def finite_gradient(grad: Tensor) -> Tensor:
     """The gradient as float32, clipped to ±1000, NaN taken as zero."""
     return grad.float().nan_to_num(nan=0.0).clamp_(-GRADIENT_LIMIT, GRADIENT_LIMIT)

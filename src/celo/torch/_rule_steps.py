@@ -111,8 +111,8 @@ def _batched_steps(rule: RuleNetwork, batch: list[_Owned], layers: int, taken: f
     items = [item for item, _ in batch]
     stats = Statistics(*(_joined(items, name, layers) for name in Statistics._fields))
     shape = stats.second_moment.shape[1:]
-    grads = _side_by_side([x.grad.float().reshape(-1, *shape) for x in items])
-    values = _side_by_side([x.value.float().reshape(-1, *shape) for x in items])
+    grads = _rule.side_by_side([x.grad.float().reshape(-1, *shape) for x in items])
+    values = _rule.side_by_side([x.value.float().reshape(-1, *shape) for x in items])
     found = _rule.steps(rule, _network(batch), stats, grads, values, taken)
     if len(batch) > 1:
         for name, joined in zip(Statistics._fields, stats, strict=True):
@@ -146,11 +146,7 @@ def _triton_steps(batch: list[_Owned], layers: int, taken: float | Tensor) -> Te
 def _network(batch: list[_Owned]) -> Tensor:
     """That of all tensors [W], or of each [n, W]."""
     networks = [network for _, network in batch]
-    return networks[0] if networks[0].dim() == 1 else _side_by_side(networks)
-
-
-def _side_by_side(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return networks[0] if networks[0].dim() == 1 else _rule.side_by_side(networks)
 
 
 def _joined(batch: list[Work], name: str, layers: int) -> Tensor:
